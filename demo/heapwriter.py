@@ -1,0 +1,286 @@
+"""Writes real heaps, byte for byte as REDHAWK lays them out, for the tests and the demonstration.
+
+    heapwriter.py own [OPTION ...] [NAME VALUE ...]   create the heap of this process, and keep it
+    heapwriter.py attach NAME [OPTION ...]            attach to a heap as a peer, and keep it
+
+NAME VALUE are for others to see on the command line: REDHAWK starts a component with such pairs.
+
+Prints "ready NAME" once the heap is there or attached to, then waits until stdin ends, and leaves as a
+REDHAWK process does that exits normally: an owner unlinks its heap. Killed, it leaves everything behind.
+
+  --root=DIR        where heaps lie (default /dev/shm)
+  --keep-fd         keep the descriptor open too (default: only the mappings, which are for life)
+  --for-ever        do not look at stdin: wait until killed
+of own only:
+  --superblocks=N   how many (default 1)
+  --size=BYTES      of each one's data area (default 2097152); rounded up to whole pages
+  --used=BYTES      in use in all of them together, block headers included (default 0)
+  --block=BYTES     in each block in use, header included (default 65536)
+  --mode=OCTAL      of the file (default 666 less the umask)
+  --hold-lock       hold the lock of the first superblock for ever
+"""
+
+import mmap
+import os
+import struct
+import sys
+
+ROOT = "/dev/shm"
+PAGE = mmap.PAGESIZE
+SUPERBLOCK_SIZE = 2097152
+UNIT = 16
+MIN_BLOCK = 48
+FREE = -1
+LOCK_SIZE = 48 if os.uname().machine == "aarch64" else 40
+
+HEADER = struct.Struct("<IIii")
+# The lock's kind, 128, is a process-shared mutex of glibc's.
+SUPERBLOCK_START = struct.Struct("<256sQIIi4xi4xi")
+SUPERBLOCK_END = struct.Struct("<QII")
+BLOCK = struct.Struct("<IiII")
+LINKS = struct.Struct("<IIII")
+U32 = struct.Struct("<I")
+
+
+def whole_pages(size, page=PAGE):
+    return -(-size // page) * page
+
+
+def put_header(buffer, creator, refcount=1, version=1):
+    HEADER.pack_into(buffer, 0, 0xACEB70CC, version, refcount, creator)
+
+
+def put_superblock(
+    buffer, name, offset, size, fill=(), at=None, page=PAGE, lock_size=LOCK_SIZE, lock_owner=0
+):
+    """Write a superblock of `size` bytes, for `offset` in the file, into `buffer` at `at` (default `offset`).
+
+    `fill`: its blocks, end to end, as (bytes, refcount), header included; refcount FREE for a free one.
+    What they leave of `size` is free. No two free blocks may be neighbours: the allocator joins them.
+    """
+    at = offset if at is None else at
+    left = size - sum(length for length, _ in fill)
+    fill = list(fill)
+    if left:
+        fill.append((left, FREE))
+    position, before, used, bins = page // UNIT, 0, 0, {}
+    for length, refcount in fill:
+        if length < MIN_BLOCK or length % UNIT or (before == refcount == FREE):
+            raise ValueError(f"no allocator makes these blocks: {fill}")
+        units, start = length // UNIT, at + position * UNIT
+        BLOCK.pack_into(buffer, start, 0xBADDC0DE | (before == FREE), refcount, position, units)
+        if refcount == FREE:
+            bins.setdefault(units, []).append(position)
+            U32.pack_into(buffer, start + length - 4, units)
+        else:
+            used += length
+        position, before = position + units, refcount
+    first, last = put_free_list(buffer, at, bins)
+    lock_word = 1 if lock_owner else 0
+    encoded = os.fsencode(name)
+    SUPERBLOCK_START.pack_into(buffer, at, encoded, offset, size, page, lock_word, lock_owner, 128)
+    SUPERBLOCK_END.pack_into(buffer, at + 272 + lock_size, used, first, last)
+
+
+def put_free_list(buffer, at, bins):
+    """Link the free blocks: `bins` is their positions by size, all in units; the first and the last bin."""
+    heads = [bins[units][0] for units in sorted(bins)]
+    for smaller, head, larger, units in zip([0] + heads, heads, heads[1:] + [0], sorted(bins)):
+        chain = bins[units]
+        for previous, position, following in zip([0] + chain, chain, chain[1:] + [0]):
+            sizes = (smaller, larger) if position == head else (0, 0)
+            LINKS.pack_into(buffer, at + position * UNIT + UNIT, previous, following, *sizes)
+    return (heads[0], heads[-1]) if heads else (0, 0)
+
+
+def image(pid, superblocks=((SUPERBLOCK_SIZE, ()),), name=None, page=PAGE, lock_size=LOCK_SIZE, refcount=1):
+    """A whole heap as a bytearray; `superblocks` as (size, fill) each."""
+    buffer = bytearray(page + sum(page + size for size, _ in superblocks))
+    put_header(buffer, pid, refcount)
+    offset = page
+    for size, fill in superblocks:
+        put_superblock(buffer, name or "heap-%d" % pid, offset, size, fill, None, page, lock_size)
+        offset += page + size
+    return buffer
+
+
+def create(path, pid, superblocks=((SUPERBLOCK_SIZE, ()),), mode=0o644, refcount=1):
+    """Write the heap that `pid` would leave behind at `path`: nobody has it open or mapped."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        os.fchmod(fd, mode)
+        size = PAGE + sum(PAGE + size for size, _ in superblocks)
+        os.posix_fallocate(fd, 0, size)
+        with mmap.mmap(fd, size) as buffer:
+            put_header(buffer, pid, refcount)
+            offset = PAGE
+            for size, fill in superblocks:
+                put_superblock(buffer, os.path.basename(path), offset, size, fill)
+                offset += PAGE + size
+    finally:
+        os.close(fd)
+
+
+def filled(count, size, used, block=65536):
+    """`count` superblocks of `size`, the first of them filled with `used` bytes in blocks of `block`."""
+    superblocks = []
+    for _ in range(count):
+        here = min(used, size) // UNIT * UNIT
+        # What is left must be big enough to be a block.
+        if 0 < size - here < MIN_BLOCK:
+            here = size - MIN_BLOCK
+        whole = max(block, MIN_BLOCK) // UNIT * UNIT
+        fill = [(whole, 1)] * (here // whole)
+        rest = here % whole
+        if rest >= MIN_BLOCK:
+            fill.append((rest, 1))
+        elif rest and fill:
+            fill[-1] = (whole + rest, 1)
+        superblocks.append((size, fill))
+        used -= sum(length for length, _ in fill)
+    return superblocks
+
+
+def mapped(fd, offset, size):
+    """A read-write mapping that holds no descriptor (mmap.mmap keeps a copy of it), for ever."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "mmap: " + os.strerror(ctypes.get_errno()))
+    return (ctypes.c_char * size).from_address(address)
+
+
+class LiveHeap:
+    """A heap that this process keeps mapped read-write until it ends, as its owner or as a peer.
+
+    name  of the file under root
+    fd    a descriptor opened O_RDWR, or None
+    """
+
+    def __init__(self, root, name, flags, keep_fd):
+        self.path = os.path.join(root, name)
+        self.name = name
+        # As shm_open() does.
+        self.fd = os.open(self.path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        self.keep_fd = keep_fd
+        self.mappings = []
+
+    @classmethod
+    def create(
+        cls,
+        root=ROOT,
+        superblocks=((SUPERBLOCK_SIZE, ()),),
+        mode=None,
+        keep_fd=False,
+        name=None,
+        hold_lock=False,
+    ):
+        """The heap of this process; `superblocks` as (size, fill) each (see `put_superblock`)."""
+        heap = cls(root, name or "heap-%d" % os.getpid(), os.O_CREAT | os.O_TRUNC, True)
+        if mode is not None:
+            os.fchmod(heap.fd, mode)
+        os.posix_fallocate(heap.fd, 0, PAGE)
+        heap.mappings.append(mapped(heap.fd, 0, PAGE))
+        put_header(heap.mappings[0], os.getpid())
+        for size, fill in superblocks:
+            heap.grow(size, fill, os.getpid() if hold_lock and len(heap.mappings) == 1 else 0)
+        if not keep_fd:
+            heap.close_fd()
+        return heap
+
+    @classmethod
+    def attach(cls, name, root=ROOT, keep_fd=False):
+        """Attach to the heap `name` as a peer, and map all of it."""
+        heap = cls(root, name, 0, keep_fd)
+        heap.mappings.append(mapped(heap.fd, 0, PAGE))
+        heap.count(1)
+        offset, end = PAGE, os.fstat(heap.fd).st_size
+        while offset < end:
+            recorded, size = struct.unpack("<QI", os.pread(heap.fd, 12, offset + 256))
+            if recorded != offset:
+                break
+            heap.mappings.append(mapped(heap.fd, offset, PAGE + size))
+            offset += PAGE + size
+        if not keep_fd:
+            heap.close_fd()
+        return heap
+
+    def grow(self, size=SUPERBLOCK_SIZE, fill=(), lock_owner=0):
+        """Add a superblock; needs `fd`."""
+        offset = os.fstat(self.fd).st_size
+        os.posix_fallocate(self.fd, offset, PAGE + size)
+        self.mappings.append(mapped(self.fd, offset, PAGE + size))
+        put_superblock(self.mappings[-1], self.name, offset, size, fill, at=0, lock_owner=lock_owner)
+
+    def count(self, change):
+        """Change the header's refcount (the real one does so atomically)."""
+        (refcount,) = struct.unpack_from("<i", self.mappings[0], 8)
+        struct.pack_into("<i", self.mappings[0], 8, refcount + change)
+
+    def close_fd(self):
+        """The mappings alone keep the heap from now on."""
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def detach(self):
+        """What a peer does when it exits normally."""
+        self.count(-1)
+
+    def unlink(self):
+        """What the owner does when it exits normally; somebody may have done it already."""
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+
+def main(arguments):
+    options = {"root": ROOT, "superblocks": "1", "size": str(SUPERBLOCK_SIZE), "used": "0", "block": "65536"}
+    flags, names = set(), []
+    for argument in arguments:
+        key, equals, value = argument[2:].partition("=")
+        if not argument.startswith("--"):
+            names.append(argument)
+        elif equals and key in ("root", "superblocks", "size", "used", "block", "mode"):
+            options[key] = value
+        elif not equals and key in ("keep-fd", "for-ever", "hold-lock"):
+            flags.add(key)
+        else:
+            names = []
+            break
+    keep_fd = "keep-fd" in flags
+    if names[:1] == ["own"] and len(names) % 2:
+        sizes = [int(options[key]) for key in ("superblocks", "size", "used", "block")]
+        superblocks = filled(sizes[0], whole_pages(sizes[1]), sizes[2], sizes[3])
+        mode = int(options["mode"], 8) if "mode" in options else None
+        heap = LiveHeap.create(options["root"], superblocks, mode, keep_fd, None, "hold-lock" in flags)
+        leave = heap.unlink
+    elif len(names) == 2 and names[0] == "attach":
+        heap = LiveHeap.attach(names[1], options["root"], keep_fd)
+        leave = heap.detach
+    else:
+        sys.stderr.write(__doc__)
+        return 2
+    try:
+        sys.stdout.write("ready %s\n" % heap.name)
+        sys.stdout.flush()
+        # The writing end of the pipe is this process' own: only a signal ends the wait.
+        wait = os.pipe()[0] if "for-ever" in flags else 0
+        while os.read(wait, 4096):
+            pass
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    leave()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (OSError, ValueError) as error:
+        sys.exit(f"heapwriter.py: {error}")

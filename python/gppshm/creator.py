@@ -1,0 +1,255 @@
+"""Is the creator of this heap gone?  One function, one verdict, one sentence of reason.
+
+A heap's life is its creator's life, as for REDHAWK: when the creator is gone the heap is orphaned, whoever
+else still maps it.  Two kinds of evidence are taken:
+
+1. a read lease that the kernel grants (see `gppshm.lease`): no process anywhere has the heap open or mapped
+   for writing, so its creator has not.  This needs no /proc and sees through pid namespaces.
+2. pids, where the lease is refused (an attached peer lives, maybe also the creator) or says nothing: no
+   process of this host that has the creator's pid, in its own pid namespace, maps the heap; seen from the
+   initial pid namespace, with a /proc that hides nothing.
+
+Whatever falls short of that is UNKNOWN: it is kept, and may be asked again.  Clocks, ages, reference
+counts and EPERM prove nothing and take no part.
+
+Limits: a process dumped by CRIU holds nothing and looks dead; of a creator that forked without exec, the
+child is an attached peer.
+"""
+
+from gppshm import heapfile, lease, procfs, shmfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Sequence, Tuple
+
+    FileId = Tuple[int, int]
+
+
+class State(str):
+    """What became of a heap's creator."""
+
+    __slots__ = ()
+
+
+ALIVE = State("alive")
+ORPHANED = State("orphaned")
+"""The creator is gone, and nobody is attached."""
+ATTACHED = State("orphaned, attached")
+"""The creator is gone, but processes are attached: when unlinked, the memory stays until they exit."""
+UNKNOWN = State("unknown")
+"""Not proven either way: never removed."""
+
+ORPHANS = (ORPHANED, ATTACHED)
+"""The states in which a heap may be unlinked."""
+
+
+class Evidence(str):
+    """What a verdict rests on."""
+
+    __slots__ = ()
+
+
+LEASE = Evidence("lease")
+PIDS = Evidence("pids")
+NONE = Evidence("none")
+
+
+class Verdict:
+    """state, the one plain sentence of `reason`, and the evidence.
+
+    creator   pid, as seen from here, of the living creator of an ALIVE heap; else 0
+    attached  pids, as seen from here, of those who hold an ATTACHED heap; else empty
+    """
+
+    __slots__ = ("attached", "creator", "evidence", "reason", "state")
+
+    def __init__(
+        self,
+        state: State,
+        reason: str,
+        evidence: Evidence = NONE,
+        creator: int = 0,
+        attached: "Sequence[int]" = (),
+    ) -> None:
+        self.state = state
+        self.reason = reason
+        self.evidence = evidence
+        self.creator = creator
+        self.attached: Tuple[int, ...] = tuple(attached)
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.state}: {self.reason})"
+
+
+def judge(sighting: shmfs.Sighting, processes: procfs.Processes) -> Verdict:
+    """The verdict on a HEAP or a HALF_MADE one; `processes` must be younger than `sighting`.
+
+    No error: what cannot be read makes the verdict UNKNOWN.
+    """
+    if sighting.kind is shmfs.HALF_MADE:
+        return _judge_half_made(sighting, processes)
+    if sighting.kind is not shmfs.HEAP or sighting.header is None:
+        return Verdict(UNKNOWN, sighting.error or "it is no heap")
+    named, recorded = sighting.name_pid, sighting.header.creator
+    if not named and sighting.header.version != heapfile.VERSION:
+        # REDHAWK refuses it, and what lies where version 1 has the creator's pid may be anything.
+        reason = "it is not named as heaps are, and what version {} of a heap's header holds is not known"
+        return Verdict(UNKNOWN, reason.format(sighting.header.version))
+    if sighting.answer is lease.GRANTED:
+        if not named:
+            # A file of somebody else's that begins with these four bytes, or a copy that is in use.
+            if not _plausible(recorded):
+                reason = "it is not named as heaps are, and its header has no possible pid: {}"
+                return Verdict(UNKNOWN, reason.format(recorded))
+            if processes.process(recorded).existence is not procfs.GONE:
+                reason = "it is not named as heaps are, and process {}, its creator by the header, lives"
+                return Verdict(UNKNOWN, reason.format(recorded))
+        reason = "no process has it open or mapped for writing, so its creator, process {}, is gone"
+        return Verdict(ORPHANED, reason.format(named or recorded), LEASE)
+    return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes)
+
+
+def living(sighting: shmfs.Sighting, processes: procfs.Processes) -> "Optional[Verdict]":
+    """ALIVE if that can be told by the creator's own process alone, which is quickly looked at; else None."""
+    if sighting.header is None:
+        return None
+    for pid in (sighting.header.creator, sighting.name_pid):
+        if processes.maps(pid, sighting.file_id):
+            return Verdict(ALIVE, f"its creator, process {pid}, lives and maps it", PIDS, pid)
+    return None
+
+
+def _judge_by_pids(
+    sighting: shmfs.Sighting, named: int, recorded: int, processes: procfs.Processes
+) -> Verdict:
+    """The second evidence, when neither the pid in the name nor that in the header maps the heap."""
+    writer = "a process has it open or mapped for writing" if sighting.answer is lease.REFUSED else ""
+    if not sighting.on_tmpfs:
+        return Verdict(UNKNOWN, "it is not on a tmpfs, where neither leases nor memory maps prove anything")
+    first = writer or "the kernel grants no lease on it"
+    blind = processes.blind_spot()
+    if blind:
+        return _unknown(first, blind)
+    if not named:
+        # One stray write into the header of a file that REDHAWK never names so must not be its end.
+        return _unknown(first, "it is not named as heaps are, so only its header says who created it")
+    if named != recorded:
+        reason = "its name says that process {} created it and its header {}"
+        return _unknown(first, reason.format(named, recorded))
+    if not _plausible(recorded):
+        return _unknown(first, f"its header has no possible pid: {recorded}")
+
+    holders = []
+    doubt = ""
+    nobody = "no process"
+    for process in processes.all():
+        if process.existence is procfs.GONE:
+            continue
+        if process.existence is procfs.UNREADABLE:
+            nobody = "no process that can be looked into"
+        maps = sighting.file_id in process.files
+        pid_inside = processes.innermost_pid(process.pid)
+        if pid_inside in (recorded, 0):
+            if not pid_inside and processes.no_such_process(process.pid):
+                continue  # it ended while it was being looked at
+            if maps and pid_inside:
+                reason = "its creator, process {} of a container, lives and maps it as process {} here"
+                return Verdict(ALIVE, reason.format(recorded, process.pid), PIDS, process.pid)
+            why = _may_be_creator(process, sighting.file_id, processes)
+            if why and not doubt:
+                doubt = f"process {process.pid} may be its creator: {why}"
+        if maps:
+            holders.append(process.pid)
+    if doubt:
+        return _unknown(first, doubt)
+    namesake = processes.process(recorded)
+    if namesake.existence is procfs.UNREADABLE:
+        return _unknown(first, f"process {recorded} lives, and its memory map cannot be read")
+    if writer and not holders:
+        holders = processes.holders(sighting.file_id)
+        if not holders:
+            return _unknown(first, "it cannot be seen which")
+    gone = f"its creator, process {recorded}, is gone"
+    if namesake.existence is procfs.LIVES:
+        gone = f"its creator is gone: process {recorded} is another one, which does not map it"
+    if holders:
+        return Verdict(ATTACHED, f"{gone}; still attached: {listed(holders)}", PIDS, 0, holders)
+    return Verdict(ORPHANED, f"{gone} and {nobody} maps it", PIDS)
+
+
+def _may_be_creator(process: procfs.Process, file_id: "FileId", processes: procfs.Processes) -> str:
+    """Why a process with the creator's pid in its own namespace, or an unknown one, may be it; else ""."""
+    if process.existence is procfs.UNREADABLE:
+        return "its memory map cannot be read"
+    if file_id in process.files:
+        return "its pid in its own namespace is not known"
+    # Between a creator's open() and its mmap(). A kernel thread has no files of either kind.
+    opened = processes.open_files(process.pid) if process.files else ()
+    if opened is None or file_id in opened:
+        return "it may be about to map it"
+    return ""
+
+
+def _judge_half_made(sighting: shmfs.Sighting, processes: procfs.Processes) -> Verdict:
+    """A file without a whole header: nobody writes to it, and its name's pid is gone; both, or UNKNOWN.
+
+    The lease alone does not do: a creator is in the middle of open() while nobody has the new file open.
+    """
+    pid = sighting.name_pid
+    if sighting.answer is lease.REFUSED:
+        return Verdict(ALIVE, "a process is just making it, or has it open for writing", LEASE)
+    if sighting.answer is lease.SILENT:
+        return Verdict(UNKNOWN, "it has no whole header, and the kernel grants no lease on it")
+    gone, why = _pid_is_gone(pid, processes)
+    if not gone:
+        return Verdict(UNKNOWN, f"it has no whole header, nobody is writing to it, and {why}")
+    return Verdict(ORPHANED, f"its creator, {why}, died before its header was whole", LEASE)
+
+
+def judge_fifo(pid: int, processes: procfs.Processes) -> Verdict:
+    """The verdict on a FIFO of process `pid`, which may not be opened: a probe would wake a blocked peer.
+
+    By pids alone: who is blocked in open() shows nowhere.
+    """
+    gone, why = _pid_is_gone(pid, processes)
+    if not gone:
+        return Verdict(UNKNOWN, why)
+    return Verdict(ORPHANED, f"its creator, {why}, is gone", PIDS)
+
+
+def attached(sighting: shmfs.Sighting, verdict: Verdict, processes: procfs.Processes) -> "Tuple[int, ...]":
+    """The pids of all who hold a heap, as far as can be seen, its living creator left out."""
+    return tuple(pid for pid in processes.holders(sighting.file_id) if pid != verdict.creator)
+
+
+def listed(pids: "Sequence[int]") -> str:
+    """Pids as a person reads them: process 12; processes 12, 13 and 14 more."""
+    shown = ", ".join(str(pid) for pid in pids[:4])
+    more = f" and {len(pids) - 4} more" if len(pids) > 4 else ""
+    return "process{} {}{}".format("es" if len(pids) > 1 else "", shown, more)
+
+
+def _pid_is_gone(pid: int, processes: procfs.Processes) -> "Tuple[bool, str]":
+    """Whether no process of this host has the pid, here or in its own pid namespace, and the words for it."""
+    blind = processes.blind_spot()
+    if blind:
+        return False, blind
+    if not _plausible(pid):
+        return False, f"{pid} is no possible pid"
+    if processes.process(pid).existence is not procfs.GONE:
+        return False, f"process {pid} lives"
+    for process in processes.all():
+        inside = processes.innermost_pid(process.pid)
+        if process.existence is not procfs.GONE and inside in (pid, 0):
+            if inside or not processes.no_such_process(process.pid):
+                return False, f"process {process.pid} may be its creator, in a container"
+    return True, f"process {pid}"
+
+
+def _plausible(pid: int) -> bool:
+    """Never ask the kernel about 0, negatives or absurd numbers: to kill() 0 and -1 mean everybody."""
+    return 0 < pid <= procfs.PID_MAX
+
+
+def _unknown(first: str, second: str) -> Verdict:
+    return Verdict(UNKNOWN, f"{first}, and {second}")

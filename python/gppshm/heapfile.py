@@ -1,0 +1,555 @@
+"""The bytes of a REDHAWK heap: its header, superblocks, blocks and free lists, and whether they are whole.
+
+Everything is read by os.pread from a descriptor that the caller opened for reading: no mmap, which a
+truncation would turn into SIGBUS, no writing, no locking. Any bytes will do: what is wrong with them is
+data (a `Fault`), never an exception, and the work is bounded by the file's size and by MAX_SUPERBLOCKS,
+MAX_BLOCKS and MAX_FAULTS. Only an OSError of os.pread itself comes through (a directory, an I/O error).
+
+The heap of a living process changes while it is read; a fault in one may be a moment's view of it, in
+the middle of an allocation or of growing. A fault that a second reading does not find was none.
+
+Offsets and sizes are in bytes, offsets from the start of the file, unless a unit is named. The allocator
+itself counts in units of 16 bytes from the start of the superblock.
+"""
+
+import os
+from struct import Struct
+from struct import error as StructError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+    FreeBlocks = Dict[int, Tuple[int, int, int, int, int]]
+
+MAGIC = 0xACEB70CC
+VERSION = 1
+BLOCK_MAGIC = 0xBADDC0DE
+PREVIOUS_FREE = 1
+"""The flag in bit 0 of a block's magic number."""
+UNIT = 16
+"""Bytes in one of the allocator's units; also the size of a block's own header."""
+
+PAGE_SIZES = (4096, 16384, 65536)
+"""Those that Linux has on x86_64 and aarch64; a heap is laid out in pages of the host that it was made on."""
+HOST_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+MACHINE = os.uname().machine
+
+MAX_SUPERBLOCKS = 65536
+"""No heap has more: its creator keeps each mapped, and vm.max_map_count gives a process 65530 mappings."""
+MAX_BLOCKS = 1 << 21
+"""So many blocks of one heap are checked, in a few seconds: 2 GiB if they hold 1 KiB each."""
+MAX_FAULTS = 100
+"""So many faults of one heap are told; the last one says that there are more."""
+
+_HEADER = Struct("<IIii")
+# From the recorded offset on: offset, size, data start; lock word, owner; used, first free, last bin.
+_SUPERBLOCK_AT = 256
+_SUPERBLOCK = {"x86_64": Struct("<QII i4xi28x QII"), "aarch64": Struct("<QII i4xi36x QII")}
+# The same, of what a sum needs: offset, size, data start, used.
+_SUM = Struct("<QII48xQ" if MACHINE == "aarch64" else "<QII40xQ")
+_BLOCK = Struct("<IiII")
+_FREE_LINKS = Struct("<IIII")
+_U32 = Struct("<I")
+# The least that holds a block's header, the links of a free one and its tail.
+_MIN_FREE_UNITS = 3
+
+_SMALL_READ = 1024
+_LARGE_READ = 256 * 1024
+
+
+class _Record:
+    __slots__: "Tuple[str, ...]" = ()
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return "{}({})".format(type(self).__name__, ", ".join(fields))
+
+
+class Header(_Record):
+    """A heap's header; what lies beyond the end of a file that is too short reads 0, as in a mapping.
+
+    version   1, or REDHAWK refuses the heap
+    refcount  1 for the creator and 1 for each attached process; a crash does not lower it
+    creator   pid in the creator's own pid namespace; any peer can overwrite it
+    """
+
+    __slots__ = ("creator", "refcount", "version")
+
+    def __init__(self, version: int, refcount: int, creator: int) -> None:
+        self.version = version
+        self.refcount = refcount
+        self.creator = creator
+
+
+class Superblock(_Record):
+    """The header of one superblock, as it was read, right or wrong.
+
+    offset      where it lies
+    size        of the data area, which follows the superblock's own page
+    data_start  from `offset`; one page
+    lock_word   0 = the allocator's lock is free
+    lock_owner  thread id of its holder, in the holder's own pid namespace; 0 = nobody, or not written yet
+    used        bytes in blocks in use, their headers included
+    first_free  the smallest bin of the free list, in units from `offset`; 0 = nothing is free
+    last_free   the largest bin, likewise
+    """
+
+    __slots__ = ("data_start", "first_free", "last_free", "lock_owner", "lock_word", "offset", "size", "used")
+
+    def __init__(
+        self,
+        offset: int,
+        size: int,
+        data_start: int,
+        lock_word: int,
+        lock_owner: int,
+        used: int,
+        first_free: int,
+        last_free: int,
+    ) -> None:
+        self.offset = offset
+        self.size = size
+        self.data_start = data_start
+        self.lock_word = lock_word
+        self.lock_owner = lock_owner
+        self.used = used
+        self.first_free = first_free
+        self.last_free = last_free
+
+
+class Block(_Record):
+    """One block of a superblock's data area.
+
+    offset         where its header lies
+    size           header included
+    refcount       -1 = free, 1 and more = in use
+    previous_free  what it says of the block before it
+    """
+
+    __slots__ = ("offset", "previous_free", "refcount", "size")
+
+    def __init__(self, offset: int, size: int, refcount: int, previous_free: bool) -> None:
+        self.offset = offset
+        self.size = size
+        self.refcount = refcount
+        self.previous_free = previous_free
+
+    @property
+    def free(self) -> bool:
+        return self.refcount < 0
+
+
+class Fault(_Record):
+    """What is wrong (`what`, one plain sentence), and where.
+
+    offset  of the header's field, or of the superblock or the block, that is wrong
+    """
+
+    __slots__ = ("offset", "what")
+
+    def __init__(self, offset: int, what: str) -> None:
+        self.offset = offset
+        self.what = what
+
+
+class Heap(_Record):
+    """A heap as far as it could be read.
+
+    header       None if the file has no magic number: it is no heap
+    page_size    of the host that it was made on
+    superblocks  those that REDHAWK's own walk finds, in the order of the file
+    faults       what is wrong with any of these; `check` looks deeper
+    """
+
+    __slots__ = ("faults", "header", "page_size", "superblocks")
+
+    def __init__(
+        self,
+        header: "Optional[Header]",
+        page_size: int,
+        superblocks: "Sequence[Superblock]",
+        faults: "Sequence[Fault]",
+    ) -> None:
+        self.header = header
+        self.page_size = page_size
+        self.superblocks = superblocks
+        self.faults = faults
+
+    @property
+    def superblock_count(self) -> int:
+        return len(self.superblocks)
+
+    @property
+    def heap_size(self) -> int:
+        """What REDHAWK calls heap size: the data areas, without header pages."""
+        return sum([superblock.size for superblock in self.superblocks])
+
+    @property
+    def heap_used(self) -> int:
+        """What REDHAWK calls heap used; more than `heap_size` only in a heap with a fault."""
+        return sum([superblock.used for superblock in self.superblocks])
+
+
+class Sum(Heap):
+    """A heap without a fault, of which only the sums are known: `superblocks` is empty."""
+
+    __slots__ = ("_count", "_size", "_used")
+
+    def __init__(self, header: Header, count: int, size: int, used: int) -> None:
+        Heap.__init__(self, header, HOST_PAGE_SIZE, (), ())
+        self._count = count
+        self._size = size
+        self._used = used
+
+    @property
+    def superblock_count(self) -> int:
+        return self._count
+
+    @property
+    def heap_size(self) -> int:
+        return self._size
+
+    @property
+    def heap_used(self) -> int:
+        return self._used
+
+
+def read_header(fd: int) -> "Optional[Header]":
+    """The header, or None if the file does not begin with a heap's magic number, whatever its name."""
+    return parse_header(os.pread(fd, 16, 0))
+
+
+def parse_header(raw: bytes) -> "Optional[Header]":
+    """The header in the first 16 bytes of a file; None as above."""
+    if len(raw) < 16:
+        if len(raw) < 4:
+            return None
+        raw = raw.ljust(16, b"\0")
+    magic, version, refcount, creator = _HEADER.unpack(raw)
+    return Header(version, refcount, creator) if magic == MAGIC else None
+
+
+def is_half_made(fd: int, page_size: int = HOST_PAGE_SIZE) -> bool:
+    """Whether the file is what a creator leaves that died, or found tmpfs full, before its header was whole.
+
+    That is: shorter than a page, and empty, all zero, or beginning with the magic number.
+    """
+    raw = os.pread(fd, page_size, 0)
+    return len(raw) < page_size and (not raw.strip(b"\0") or raw.startswith(_U32.pack(MAGIC)))
+
+
+def read_heap(fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, machine: str = MACHINE) -> Heap:
+    """Read the header and walk the superblocks.
+
+    `file_size` is st_size, asked for before. The walk goes as REDHAWK's does: to the end of the file, or
+    to the first superblock whose recorded offset is not where it lies; only the latter is a fault.
+    `machine` (os.uname) tells the size of the lock.
+    """
+    header = read_header(fd)
+    if header is None:
+        return Heap(None, host_page_size, (), (Fault(0, "no magic number: this is no heap"),))
+    layout = _SUPERBLOCK.get(machine, _SUPERBLOCK["x86_64"])
+    page_size = host_page_size
+    if file_size < page_size:
+        page_size = _page_size(fd, file_size, layout, host_page_size)
+        if file_size < page_size:
+            what = f"the file is {file_size} bytes long, shorter than its header page of {page_size}"
+            return Heap(header, page_size, (), (Fault(0, what),))
+    if header.version != VERSION:
+        what = f"version {header.version}, not {VERSION}: REDHAWK refuses it, and its layout is not known"
+        return Heap(header, page_size, (), (Fault(4, what),))
+
+    superblocks: List[Superblock] = []
+    faults: List[Fault] = []
+    pread, length, unpack = os.pread, layout.size, layout.unpack
+    sure_of_page_size = False
+    offset = page_size
+    while offset < file_size:
+        raw = pread(fd, length, offset + _SUPERBLOCK_AT)
+        if len(raw) < length:
+            faults.append(Fault(offset, "the file ends inside the header of a superblock"))
+            break
+        superblock = Superblock(*unpack(raw))
+        size = superblock.size
+        if superblock.offset != offset or superblock.data_start != page_size:
+            if not sure_of_page_size:
+                sure_of_page_size = True
+                if not superblocks:
+                    page_size = offset = _page_size(fd, file_size, layout, host_page_size)
+                    continue
+            if superblock.offset != offset:
+                faults.append(Fault(offset, _no_superblock(superblock, file_size - offset)))
+                break
+        superblocks.append(superblock)
+        following = offset + page_size + size
+        if (
+            superblock.used > size
+            or superblock.data_start != page_size
+            or size % page_size
+            or not size
+            or following > file_size
+        ):
+            faults.extend(_superblock_faults(superblock, page_size, file_size))
+            if size % page_size:
+                break
+        offset = following
+        if len(superblocks) == MAX_SUPERBLOCKS and offset < file_size:
+            what = f"more than {MAX_SUPERBLOCKS} superblocks: the rest is not looked at"
+            faults.append(Fault(offset, what))
+            break
+    return Heap(header, page_size, superblocks, _capped(faults))
+
+
+def read_sum(fd: int, header: Header, file_size: int) -> "Optional[Sum]":
+    """The sums of a heap in which `read_heap` finds no fault, and which has the host's page size; else None.
+
+    The walk is the same, and as bounded, without an object for each superblock: a listing of a thousand
+    heaps asks for nothing else of most of them.
+    """
+    page = offset = HOST_PAGE_SIZE
+    if header.version != VERSION:
+        return None
+    total = in_use = 0
+    pread, length, unpack = os.pread, _SUM.size, _SUM.unpack
+    usual = -1
+    try:
+        for _ in range(MAX_SUPERBLOCKS):
+            if offset >= file_size:
+                break
+            recorded, size, start, used = unpack(pread(fd, length, offset + _SUPERBLOCK_AT))
+            if recorded != offset or start != page or used > size:
+                return None
+            if size != usual:
+                if size % page or not size:
+                    return None
+                usual = size
+            total += size
+            in_use += used
+            offset += page + size
+    except StructError:
+        return None
+    # Each superblock has one page for itself, and so has the heap.
+    count = (file_size - total) // page - 1
+    return Sum(header, count, total, in_use) if offset == file_size else None
+
+
+def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> int:
+    """The page size of the heap in a file; the host's if nothing shows it."""
+    candidates = (host_page_size,) + PAGE_SIZES
+    doubtful = []
+    for candidate in candidates:
+        raw = os.pread(fd, layout.size, candidate + _SUPERBLOCK_AT)
+        if len(raw) == layout.size:
+            fields = layout.unpack(raw)
+            if fields[0] == candidate:
+                if fields[2] == candidate:
+                    return candidate
+                doubtful.append(candidate)
+    if doubtful:
+        return doubtful[0]
+    # A heap without superblocks is its header page.
+    return file_size if file_size in candidates else host_page_size
+
+
+def _no_superblock(superblock: Superblock, rest: int) -> str:
+    if superblock.offset == 0 and superblock.size == 0:
+        # The file is grown first and the superblock written then.
+        return f"no superblock in the last {rest} bytes: its creator is growing the heap, or died of it"
+    return f"no superblock here: the offset recorded is {superblock.offset}"
+
+
+def _superblock_faults(superblock: Superblock, page_size: int, file_size: int) -> "Iterator[Fault]":
+    offset, size = superblock.offset, superblock.size
+    if superblock.data_start != page_size:
+        what = f"the superblock's data start at {superblock.data_start}, not after one page of {page_size}"
+        yield Fault(offset, what)
+    if not size:
+        yield Fault(offset, "the superblock has no data area: its size is 0")
+    if size % page_size:
+        yield Fault(offset, f"the superblock's size, {size}, is not a multiple of the page size, {page_size}")
+    if offset + page_size + size > file_size:
+        beyond = offset + page_size + size - file_size
+        yield Fault(
+            offset, f"the superblock, of {size} bytes, goes {beyond} bytes beyond the end of the file"
+        )
+    if superblock.used > size:
+        yield Fault(offset, f"the superblock uses more than it has: {superblock.used} of {size} bytes")
+
+
+def blocks(fd: int, superblock: Superblock) -> "Iterator[Block]":
+    """The blocks of a superblock, end to end; it ends before the first that is not whole.
+
+    That the last one ends where the data area ends is for the caller to see, as `check` does.
+    """
+    base = superblock.offset
+    offset = base + superblock.data_start
+    end = offset + superblock.size
+    pread, unpack_from = os.pread, _BLOCK.unpack_from
+    reach = _SMALL_READ
+    window, start, last = b"", offset, offset - 1
+    while offset < end:
+        if offset > last:
+            # Small blocks lie close: read far ahead. Large ones: only their headers are wanted.
+            near = offset - start < 2 * reach
+            reach = min(2 * reach, _LARGE_READ) if near else _SMALL_READ
+            window, start = pread(fd, min(reach, end - offset), offset), offset
+            last = start + len(window) - UNIT
+            if offset > last:
+                return
+        magic, refcount, own_offset, units = unpack_from(window, offset - start)
+        following = offset + units * UNIT
+        if (
+            magic | PREVIOUS_FREE != BLOCK_MAGIC | PREVIOUS_FREE
+            or own_offset * UNIT != offset - base
+            or not units
+            or following > end
+        ):
+            return
+        yield Block(offset, units * UNIT, refcount, magic != BLOCK_MAGIC)
+        offset = following
+
+
+def check(fd: int, heap: Heap) -> "List[Fault]":
+    """What is wrong with the blocks and free lists of the superblocks of `heap`, besides `heap.faults`.
+
+    A superblock whose data start is wrong is left out, and where a chain of blocks is broken so is all
+    that depends on its rest: the sum of the blocks in use, and the free list.
+    """
+    faults: List[Fault] = []
+    budget = MAX_BLOCKS
+    for superblock in heap.superblocks:
+        if superblock.data_start == heap.page_size:
+            budget -= _check_superblock(fd, superblock, budget, faults)
+        if budget < 0:
+            what = f"more than {MAX_BLOCKS} blocks: what follows is not checked"
+            faults.append(Fault(superblock.offset, what))
+        if budget < 0 or len(faults) > MAX_FAULTS:
+            break
+    return _capped(faults)
+
+
+def _check_superblock(fd: int, superblock: Superblock, budget: int, faults: "List[Fault]") -> int:
+    """Append to `faults`; the number of blocks seen: more than `budget` if they were too many."""
+    base = superblock.offset
+    offset = base + superblock.data_start
+    end = offset + superblock.size
+    used = count = 0
+    free: FreeBlocks = {}
+    before: Optional[Block] = None
+    for block in blocks(fd, superblock):
+        count += 1
+        if count > budget or len(faults) > MAX_FAULTS:
+            return count
+        if block.refcount < 1 and block.refcount != -1:
+            what = f"the block's refcount is {block.refcount}: neither free (-1) nor in use"
+            faults.append(Fault(block.offset, what))
+        if block.previous_free != (before is not None and before.free):
+            said = "free" if block.previous_free else "in use"
+            faults.append(
+                Fault(block.offset, f"the block says that the one before it is {said}, and it is not")
+            )
+        if block.free:
+            links = _free_links(fd, block, faults)
+            if links:
+                free[(block.offset - base) // UNIT] = links
+        else:
+            used += block.size
+        offset = block.offset + block.size
+        before = block
+    if offset < end:
+        faults.append(Fault(offset, _no_block(fd, superblock, offset, end)))
+        return count
+    if used != superblock.used:
+        what = f"the superblock says that {superblock.used} bytes are in use, and its blocks say {used}"
+        faults.append(Fault(base, what))
+    faults.extend(_free_list_faults(superblock, free))
+    return count
+
+
+def _free_links(fd: int, block: Block, faults: "List[Fault]") -> "Optional[Tuple[int, int, int, int, int]]":
+    """(size in units, prev_free, next_free, prev_size, next_size) of a free block; None if it has no room."""
+    units = block.size // UNIT
+    if units < _MIN_FREE_UNITS:
+        faults.append(Fault(block.offset, f"the free block, of {block.size} bytes, is too small"))
+        return None
+    links = os.pread(fd, 16, block.offset + UNIT).ljust(16, b"\0")
+    (tail,) = _U32.unpack(os.pread(fd, 4, block.offset + block.size - 4).ljust(4, b"\0"))
+    if tail != units:
+        what = f"the free block's tail says {tail * UNIT} bytes, its header {block.size}"
+        faults.append(Fault(block.offset, what))
+    return (units,) + _FREE_LINKS.unpack(links)
+
+
+def _no_block(fd: int, superblock: Superblock, offset: int, end: int) -> str:
+    """What is wrong with the header of the block that should begin at `offset`."""
+    raw = os.pread(fd, UNIT, offset)
+    if len(raw) < UNIT:
+        return "the file ends before the block that should begin here"
+    magic, _, own_offset, units = _BLOCK.unpack(raw)
+    if magic | PREVIOUS_FREE != BLOCK_MAGIC | PREVIOUS_FREE:
+        return f"no block here: its magic number is 0x{magic:08X}"
+    if own_offset * UNIT != offset - superblock.offset:
+        return f"the block says that it lies at {superblock.offset + own_offset * UNIT}"
+    if not units:
+        return "the block's size is 0"
+    if offset + units * UNIT > end:
+        beyond = offset + units * UNIT - end
+        return f"the block, of {units * UNIT} bytes, goes {beyond} bytes beyond the end of its superblock"
+    return "the block was being written"
+
+
+def _free_list_faults(superblock: Superblock, free: "FreeBlocks") -> "Iterator[Fault]":
+    """Follow the free list of a superblock whose free blocks are `free`, by offset in units.
+
+    The first block of each size is a bin; next_size and prev_size link the bins, from the smallest to
+    the largest. next_free and prev_free link the blocks of one bin, from the bin on.
+    """
+    base = superblock.offset
+    seen: Set[int] = set()
+
+    def broken(origin: int, target: int) -> Fault:
+        why = "where it has been before" if target in seen else "where no free block begins"
+        return Fault(base + origin * UNIT, f"the free list goes from here to {base + target * UNIT}, {why}")
+
+    def wrong_way_back(at: int) -> Fault:
+        return Fault(base + at * UNIT, "the free list does not lead back from here to where it came from")
+
+    previous_bin = previous_units = 0
+    bin = superblock.first_free
+    while bin:
+        if bin in seen or bin not in free:
+            yield broken(previous_bin, bin)
+            return
+        seen.add(bin)
+        units, prev_free, next_free, prev_size, next_size = free[bin]
+        if prev_free or prev_size != previous_bin:
+            yield wrong_way_back(bin)
+        if units <= previous_units:
+            yield Fault(base + bin * UNIT, "the free list is not in the order of sizes")
+        before, at = bin, next_free
+        while at:
+            if at in seen or at not in free:
+                yield broken(before, at)
+                return
+            seen.add(at)
+            if free[at][1] != before:
+                yield wrong_way_back(at)
+            if free[at][0] != units:
+                yield Fault(base + at * UNIT, "the free block is in the free list of another size")
+            before, at = at, free[at][2]
+        previous_bin, previous_units = bin, units
+        bin = next_size
+    if superblock.last_free != previous_bin:
+        last, end = base + superblock.last_free * UNIT, base + previous_bin * UNIT
+        yield Fault(
+            base, f"the superblock says that the last bin is at {last}, and the free list ends at {end}"
+        )
+    for at in sorted(free.keys() - seen):
+        yield Fault(base + at * UNIT, "the free block is not in the free list")
+
+
+def _capped(faults: "List[Fault]") -> "List[Fault]":
+    if len(faults) > MAX_FAULTS:
+        faults[MAX_FAULTS - 1 :] = [Fault(faults[MAX_FAULTS - 1].offset, "more faults follow: not listed")]
+    return faults

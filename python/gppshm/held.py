@@ -1,0 +1,197 @@
+"""Who holds the files of a file system, by maps and by open descriptors, and what of it was unlinked.
+
+Memory that was unlinked and is still held is what makes "free" smaller than the sum of the files that
+can be seen: it comes back when its last holder lets go.
+"""
+
+import errno
+import os
+
+from gppshm import procfs, shmfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, FrozenSet, List, Optional, Tuple
+
+DELETED = b" (deleted)"
+
+
+class Holder:
+    """One process that holds a file: `mapped` bytes of it (0 = none), by `descriptors` open descriptors."""
+
+    __slots__ = ("descriptors", "mapped", "pid")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.mapped = 0
+        self.descriptors = 0
+
+
+class Unlinked:
+    """A file without a name that is still held.
+
+    name   the last part of the name that it had; "" if that is not known
+    size   bytes that it takes; if not `exact`, what its holders map of it at most
+    note   who may have unlinked it, where that is a fault; else ""
+    """
+
+    __slots__ = ("device", "exact", "holders", "inode", "name", "note", "size")
+
+    def __init__(self, device: int, inode: int, name: str, size: int, exact: bool) -> None:
+        self.device = device
+        self.inode = inode
+        self.name = name
+        self.size = size
+        self.exact = exact
+        self.holders: List[Holder] = []
+        self.note = ""
+
+
+class Survey:
+    """One look at all processes.
+
+    holders   by (device, inode): those of every file of the directory's file system
+    unlinked  largest first
+    unseen    pids of processes whose maps or descriptors could not be read: what they hold is missing here
+    """
+
+    __slots__ = ("holders", "unlinked", "unseen")
+
+    def __init__(self) -> None:
+        self.holders: Dict[Tuple[int, int], List[Holder]] = {}
+        self.unlinked: List[Unlinked] = []
+        self.unseen: List[int] = []
+
+
+def survey(directory: shmfs.ShmDirectory, proc_root: str = "/proc") -> Survey:
+    """Look through all processes that can be seen, for files of the directory's file system.
+
+    OSError if there is no /proc: then nothing is known.
+    """
+    device = os.fstat(directory.fd).st_dev
+    result = Survey()
+    found: Dict[int, Unlinked] = {}
+    pids = [int(name) for name in os.listdir(proc_root) if name.isdigit()]
+    if not pids:
+        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH), proc_root)
+    for pid in pids:
+        holders: Dict[int, Holder] = {}
+        seen = _maps(proc_root, pid, device, holders, found)
+        seen = _descriptors(proc_root, pid, device, holders, found) and seen
+        if not seen:
+            result.unseen.append(pid)
+        for inode, holder in holders.items():
+            result.holders.setdefault((device, inode), []).append(holder)
+    # A name may end in " (deleted)" without being so.
+    linked = _inodes(directory) if not all(file.exact for file in found.values()) else frozenset()
+    processes = procfs.Processes(proc_root)
+    for inode, file in found.items():
+        if file.exact or inode not in linked:
+            file.holders = result.holders[device, inode]
+            file.note = _note(file, processes)
+            result.unlinked.append(file)
+    result.unlinked.sort(key=lambda file: (-file.size, file.inode))
+    return result
+
+
+def _note(file: Unlinked, processes: procfs.Processes) -> str:
+    pid = shmfs.pid_of_name(file.name)
+    for holder in file.holders:
+        if pid and holder.mapped and pid in (holder.pid, processes.innermost_pid(holder.pid)):
+            return (
+                f"its creator, process {holder.pid}, lives: somebody else unlinked it, as systemd's "
+                "RemoveIPC, shmclean -f or a forked child's exit do; no new process can attach to it"
+            )
+    return ""
+
+
+def _maps(
+    proc_root: str, pid: int, device: int, holders: "Dict[int, Holder]", found: "Dict[int, Unlinked]"
+) -> bool:
+    """Add what a process maps; whether its maps could be read."""
+    wanted = b"%02x:%02x" % (os.major(device), os.minor(device))
+    text = _read(f"{proc_root}/{pid}/maps")
+    if text == b"":
+        # The main thread may have ended, while others live on.
+        for task in _listdir(f"{proc_root}/{pid}/task") or ():
+            text = text or _read(f"{proc_root}/{pid}/task/{task}/maps")
+    if text is None:
+        return not os.path.exists(f"{proc_root}/{pid}")
+    for line in text.split(b"\n"):
+        if wanted not in line:
+            continue
+        fields = line.split(b" ", 5)
+        if len(fields) < 6 or fields[3] != wanted or fields[4] == b"0":
+            continue
+        start, _, end = fields[0].partition(b"-")
+        inode, extent = int(fields[4]), int(end, 16) - int(start, 16)
+        holders.setdefault(inode, Holder(pid)).mapped += extent
+        path = fields[5].strip()
+        if not path.endswith(DELETED) or (inode in found and found[inode].exact):
+            continue
+        name = _unescaped(path[: -len(DELETED)].rpartition(b"/")[2])
+        try:
+            address = f"{int(start, 16):x}-{int(end, 16):x}"
+            status = os.stat(f"{proc_root}/{pid}/map_files/{address}")
+        except OSError:
+            file = found.setdefault(inode, Unlinked(device, inode, name, 0, False))
+            file.size = max(file.size, holders[inode].mapped)
+        else:
+            if status.st_nlink == 0:
+                found[inode] = Unlinked(device, inode, name, status.st_blocks * 512, True)
+    return True
+
+
+def _descriptors(
+    proc_root: str, pid: int, device: int, holders: "Dict[int, Holder]", found: "Dict[int, Unlinked]"
+) -> bool:
+    """Add what a process has open; whether its descriptors could be read."""
+    paths = procfs.descriptors(pid, proc_root)
+    if paths is None:
+        return not os.path.exists(f"{proc_root}/{pid}")
+    for path in paths:
+        try:
+            status = os.stat(path)
+            if status.st_dev != device:
+                continue
+            target = os.readlink(path) if status.st_nlink == 0 else ""
+        except OSError:
+            continue
+        inode = status.st_ino
+        holders.setdefault(inode, Holder(pid)).descriptors += 1
+        if status.st_nlink == 0 and not (inode in found and found[inode].exact):
+            old = os.path.basename(os.fsencode(target))
+            old = old[: -len(DELETED)] if old.endswith(DELETED) else old
+            found[inode] = Unlinked(device, inode, os.fsdecode(old), status.st_blocks * 512, True)
+    return True
+
+
+def _inodes(directory: shmfs.ShmDirectory) -> "FrozenSet[int]":
+    found = set()
+    for name in directory.names():
+        try:
+            found.add(os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_ino)
+        except OSError:
+            continue
+    return frozenset(found)
+
+
+def _unescaped(name: bytes) -> str:
+    """/proc/<pid>/maps writes a newline in a name as \\012 (proc(5)), and nothing else so."""
+    return os.fsdecode(name.replace(b"\\012", b"\n"))
+
+
+def _read(path: str) -> "Optional[bytes]":
+    """The whole of a file of /proc; None where it may not be read, or is gone."""
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            return stream.read() or b""
+    except OSError:
+        return None
+
+
+def _listdir(path: str) -> "Optional[List[str]]":
+    try:
+        return os.listdir(path)
+    except OSError:
+        return None

@@ -1,0 +1,106 @@
+"""Does anyone have this file open or mapped for writing?  The kernel answers: a read lease.
+
+``fcntl(F_SETLEASE, F_RDLCK)`` on a descriptor that was opened O_RDONLY is granted only while no process,
+in any pid namespace, dead or alive, holds the file open for writing or has it mapped from such a
+descriptor (fcntl(2); measured on Linux 6.18).  A heap's creator opens it O_RDWR and keeps it mapped for
+life, so a granted lease proves that the creator is gone.  A refused one proves only that some writer
+lives: the creator, an attached peer, or a forked child of either.
+
+Limit: a process that CRIU has dumped holds nothing, and looks dead.
+"""
+
+import errno
+import fcntl
+import os
+
+# asm-generic/signal.h, so on x86_64 and aarch64. Python's signal module would cost a start milliseconds.
+SIGURG = 23
+
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+
+class Answer(str):
+    """What the kernel said when it was asked for a read lease."""
+
+    __slots__ = ()
+
+
+GRANTED = Answer("granted")
+"""Nobody has the file open or mapped for writing."""
+REFUSED = Answer("refused")
+"""Somebody has."""
+SILENT = Answer("silent")
+"""The kernel does not say: the file is another user's, leases are disabled, the file system has none."""
+
+
+def take(fd: int) -> Answer:
+    """Try to take a read lease on `fd`, a regular file opened O_RDONLY; GRANTED, REFUSED or SILENT.
+
+    While it is held (microseconds, please) a process that opens the file for writing waits in open();
+    readers do not notice.  `release` it before `fd` is closed: a fork would otherwise keep it.
+    """
+    try:
+        # The default signal of a broken lease, SIGIO, kills its holder; SIGURG is ignored by default.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return REFUSED if error.errno == errno.EAGAIN else SILENT
+    return GRANTED
+
+
+def held(fd: int) -> bool:
+    """Whether the lease on `fd` is still whole: False as soon as somebody is opening the file for writing."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def release(fd: int) -> None:
+    """Give the lease on `fd` back; a lease that the kernel has taken away already is no error."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        pass
+
+
+def trustworthy(root: str) -> bool:
+    """Probe, on a scratch file, that this kernel grants a lease without a writer and refuses it with one.
+
+    The scratch file has no name in `root` (a memfd, which is on the same kind of file system) where
+    Python and the kernel can make one, so that a full or read-only tmpfs does not matter.  OSError if there
+    are not three descriptors left, which says nothing of the kernel's leases.
+    """
+    opened = []
+    try:
+        opened.append(_scratch(root))
+        scratch = f"/proc/self/fd/{opened[0]}"
+        # Only an open() counts as a writer: the descriptor that memfd_create() itself returns does not.
+        opened.append(os.open(scratch, os.O_RDWR | os.O_CLOEXEC))
+        reader = os.open(scratch, os.O_RDONLY | os.O_CLOEXEC)
+        opened.append(reader)
+        refused = take(reader) == REFUSED
+        os.close(opened.pop(0))
+        os.close(opened.pop(0))
+        granted = take(reader) == GRANTED and held(reader)
+        release(reader)
+    except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return refused and granted
+
+
+def _scratch(root: str) -> int:
+    """A descriptor of a new file on tmpfs that goes away with it."""
+    if hasattr(os, "memfd_create"):  # novm: Python 3.8 with glibc 2.27
+        try:
+            return os.memfd_create("gppshm-lease-probe")  # novm
+        except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                raise
+            # Linux before 3.17, whatever the glibc, or a seccomp filter.
+    import tempfile
+
+    with tempfile.TemporaryFile(prefix=".gppshm-probe-", dir=root) as scratch:
+        return os.dup(scratch.fileno())

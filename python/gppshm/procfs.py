@@ -1,0 +1,278 @@
+"""What /proc knows of processes: the evidence for a creator's life or death, and nothing that only describes.
+
+A `Processes` object is one look at the host.  It reads lazily and remembers what it has read, so whoever
+judges a file must have looked at the file *before* making the `Processes`: then everything that it says
+is younger than what is judged.  Make a new one for each pass.
+"""
+
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+
+    FileId = Tuple[int, int]
+
+PID_MAX = 4194304
+"""The largest pid of any Linux (PID_MAX_LIMIT, proc(5))."""
+
+INITIAL_PID_NAMESPACE = "pid:[4026531836]"
+"""PROC_PID_INIT_INO, fixed since Linux 3.8: only from here is every process of the host visible."""
+
+PF_KTHREAD = 0x00200000
+
+
+class Existence(str):
+    """What is known of a pid."""
+
+    __slots__ = ()
+
+
+GONE = Existence("gone")
+"""There is no such process, or only its corpse: a zombie all of whose threads have ended."""
+LIVES = Existence("lives")
+UNREADABLE = Existence("unreadable")
+"""There may be one, but its memory map is not ours to read, or reads empty, as of one that is exiting."""
+
+
+class Process:
+    """One process, as far as it could be read.
+
+    existence GONE, LIVES or UNREADABLE (`files` is then empty and says nothing)
+    files     (device, inode) of every file that it maps
+    """
+
+    __slots__ = ("existence", "files", "pid")
+
+    def __init__(self, pid: int, existence: Existence, files: "FrozenSet[FileId]" = frozenset()) -> None:
+        self.pid = pid
+        self.existence = existence
+        self.files = files
+
+
+class Processes:
+    """One look at the processes of this host, read as it is asked for, under `proc_root`."""
+
+    def __init__(self, proc_root: str = "/proc") -> None:
+        self.proc_root = proc_root
+        self._processes: Dict[int, Process] = {}
+        self._innermost: Dict[int, int] = {}
+        self._threads: Dict[int, Dict[int, int]] = {}
+        self._all: Optional[List[Process]] = None
+        self._blind_spot: Optional[str] = None
+
+    def blind_spot(self) -> str:
+        """Why some process of this host may be invisible here; "" if every process can be seen.
+
+        Everything can be seen from the initial pid namespace, in its own /proc, mounted without hidepid.
+        (CAP_SYS_PTRACE does not always undo hidepid: a security module or a user namespace may stand
+        between.)
+        """
+        if self._blind_spot is None:
+            self._blind_spot = self._find_blind_spot()
+        return self._blind_spot
+
+    def _find_blind_spot(self) -> str:
+        try:
+            if os.readlink(self.proc_root + "/self") != str(os.getpid()):
+                return f"{self.proc_root} belongs to another pid namespace"
+            if os.readlink(self.proc_root + "/self/ns/pid") != INITIAL_PID_NAMESPACE:
+                return "this is not the host's first pid namespace, so processes outside it are invisible"
+            if self._may_hide_pids():
+                return f"{self.proc_root} is mounted with hidepid, so other users' processes are invisible"
+        except OSError as error:
+            return f"{self.proc_root} cannot be read: {error.strerror}"
+        return "" if self.all() else f"{self.proc_root} cannot be listed"
+
+    def _may_hide_pids(self) -> bool:
+        kind, options = mount_of(self.proc_root, self.proc_root)
+        return kind != b"proc" or any(
+            option.startswith((b"hidepid=", b"subset=")) and option != b"hidepid=0"
+            for option in options.split(b",")
+        )
+
+    def process(self, pid: int) -> Process:
+        """What is known of the process whose pid (not thread id) is `pid`."""
+        if pid not in self._processes:
+            self._processes[pid] = self._read_process(pid)
+        return self._processes[pid]
+
+    def maps(self, pid: int, file_id: "FileId") -> bool:
+        """Whether process `pid` is known to map the file; False is no evidence that it does not."""
+        return 0 < pid <= PID_MAX and file_id in self.process(pid).files
+
+    def all(self) -> "List[Process]":
+        """Every process that could be seen; none if /proc cannot be listed, which is a blind spot."""
+        if self._all is None:
+            self._all = [self.process(int(name)) for name in _listdir(self.proc_root) if name.isdigit()]
+        return self._all
+
+    def holders(self, file_id: "FileId") -> "List[int]":
+        """The pids of all processes that map the file, or, if none does, that have it open for writing.
+
+        A process whose descriptors cannot be read is passed over: absence is no evidence.
+        """
+        mapping = [process.pid for process in self.all() if file_id in process.files]
+        return mapping or [
+            process.pid for process in self.all() if file_id in (self.open_files(process.pid, True) or ())
+        ]
+
+    def open_files(self, pid: int, writing: bool = False) -> "Optional[Set[FileId]]":
+        """(device, inode) of every file that a process holds by a descriptor; None if they cannot be listed.
+
+        With `writing` only of those that are open for writing.
+        """
+        paths = descriptors(pid, self.proc_root)
+        if paths is None:
+            return None
+        found = set()
+        for path in paths:
+            try:
+                # The links' own permissions are the modes that the files are open in (proc(5)).
+                if writing and not os.lstat(path).st_mode & stat.S_IWUSR:
+                    continue
+                status = os.stat(path)
+            except OSError:
+                continue
+            found.add((status.st_dev, status.st_ino))
+        return found
+
+    def innermost_pid(self, pid: int) -> int:
+        """The pid that a process (or thread) has in its own pid namespace; 0 if that cannot be known.
+
+        From NSpid in /proc/<pid>/status, which every user may read, and Linux has from 4.1 on.
+        """
+        if pid not in self._innermost:
+            self._innermost[pid] = self._read_innermost_pid(pid, self._status(str(pid)))
+        return self._innermost[pid]
+
+    def _read_innermost_pid(self, pid: int, status: "Dict[bytes, bytes]") -> int:
+        numbers = status.get(b"NSpid", b"").split()
+        if numbers:
+            return int(numbers[-1])
+        try:
+            same = os.readlink(f"{self.proc_root}/{pid}/ns/pid") == INITIAL_PID_NAMESPACE
+        except OSError:
+            return 0
+        return pid if same else 0
+
+    def threads(self, pid: int) -> "Dict[int, int]":
+        """Thread id -> the id it has in its innermost pid namespace (0 if unknown), of one process."""
+        if pid not in self._threads:
+            tids = map(int, _listdir(f"{self.proc_root}/{pid}/task"))
+            self._threads[pid] = {tid: self.innermost_pid(tid) for tid in tids}
+        return self._threads[pid]
+
+    def _read_process(self, pid: int) -> Process:
+        status = self._status(str(pid))
+        if b"Tgid" not in status:
+            return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
+        if status[b"Tgid"] != b"%d" % pid:
+            return Process(pid, GONE)  # a thread of another process: a creator is a whole process
+        self._innermost[pid] = self._read_innermost_pid(pid, status)
+        maps = self._read(f"{pid}/maps")
+        if not maps:
+            fields = self._stat(str(pid))
+            if len(fields) > 17:
+                if int(fields[6]) & PF_KTHREAD:
+                    return Process(pid, LIVES)
+                # The count of threads is the kernel's own; a list of them may miss one that is just begun.
+                if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+                    return Process(pid, GONE)
+            # The process' own maps read empty once its main thread has ended, while other threads live on.
+            tasks = _listdir(f"{self.proc_root}/{pid}/task")
+            maps = next(filter(None, (self._read(f"{pid}/task/{tid}/maps") for tid in tasks)), b"")
+        if maps:
+            return Process(pid, LIVES, frozenset(parse_maps(maps)))
+        return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
+
+    def no_such_process(self, pid: int) -> bool:
+        """Whether there is no such process now, by kill(): EPERM means that there is one."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _stat(self, task: str) -> "List[bytes]":
+        """The fields of stat from the third on (0 state, 6 flags, 17 threads): the second may hold blanks."""
+        return self._read(task + "/stat").rpartition(b")")[2].split()
+
+    def _status(self, task: str) -> "Dict[bytes, bytes]":
+        pairs = (line.partition(b":") for line in self._read(task + "/status").split(b"\n"))
+        return {key: value.strip() for key, _, value in pairs}
+
+    def _read(self, name: str) -> bytes:
+        """The whole of a file of /proc; b"" where it is gone, or not for us."""
+        try:
+            fd = os.open(self.proc_root + "/" + name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            with open(fd, "rb", buffering=0) as stream:
+                return stream.read() or b""
+        except OSError:
+            return b""
+
+
+def descriptors(pid: int, proc_root: str = "/proc") -> "Optional[List[str]]":
+    """The paths, under `proc_root`, of a process' open descriptors; None if they cannot be listed."""
+    folder = f"{proc_root}/{pid}"
+    try:
+        found = _paths_in(folder + "/fd")
+        # Its own list reads empty, as maps do, once its main thread has ended, while other threads live on.
+        for tid in [] if found else os.listdir(folder + "/task"):
+            try:
+                found = found or _paths_in(f"{folder}/task/{tid}/fd")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    except OSError:
+        return None
+    return found
+
+
+def parse_maps(text: bytes) -> "Iterator[FileId]":
+    """(device, inode) of every file in the text of a /proc/<pid>/maps; anonymous memory left out."""
+    # Single blanks between address, permissions, offset, device and inode; a path only from column 73 on.
+    # Runs of lines differ in the address and the offset alone: a heap's superblocks (fs/proc/task_mmu.c).
+    place, column = b"\n", 0
+    for line in text.split(b"\n"):
+        if line.startswith(place, column):
+            continue
+        fields = line.split(b" ", 5)
+        if len(fields) < 5 or fields[4] == b"0":
+            continue
+        place = b" %s %s " % (fields[3], fields[4])
+        column = line.find(place)
+        major, _, minor = fields[3].partition(b":")
+        yield os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
+
+
+def mount_of(path: str, proc_root: str = "/proc") -> "Tuple[bytes, bytes]":
+    """The file system type and the options of the mount that `path` lies on; two b"" if it cannot be told.
+
+    By the device number, which says nothing on btrfs and overlay; those are then not found.
+    """
+    device = os.stat(path).st_dev
+    wanted = b"%d:%d" % (os.major(device), os.minor(device))
+    with open(proc_root + "/self/mountinfo", "rb") as stream:
+        for line in stream:
+            before, _, after = line.partition(b" - ")
+            if before.split()[2] == wanted:
+                kind, _, options = after.rstrip().split(b" ")[:3]
+                return kind, options
+    return b"", b""
+
+
+def _paths_in(folder: str) -> "List[str]":
+    return [folder + "/" + name for name in os.listdir(folder)]
+
+
+def _listdir(folder: str) -> "List[str]":
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

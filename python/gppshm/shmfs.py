@@ -1,0 +1,260 @@
+"""The directory that heaps lie in: what is there, how much room is left, safe opening and safe unlinking.
+
+Everything goes through one descriptor of the directory, so nothing outside it is ever touched, and
+nothing but a regular file is ever opened: no FIFO, socket, device, directory or symlink.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+
+from gppshm import heapfile, lease, procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Tuple
+
+    FileId = Tuple[int, int]
+    Identity = Tuple[int, int, int, int, int]
+
+DEFAULT_ROOT = "/dev/shm"
+
+
+class Kind(str):
+    """What a file of the directory is."""
+
+    __slots__ = ()
+
+
+HEAP = Kind("heap")
+"""A regular file that begins with the magic number of a heap, whatever its name."""
+HALF_MADE = Kind("half-made heap")
+"""Named heap-<pid>, and what a creator leaves that died, or found no room, before its header was whole."""
+UNREADABLE = Kind("unreadable")
+"""A regular file that could not be opened or read."""
+OTHER = Kind("other")
+
+
+class Changed(Exception):
+    """What lies under the name is not, or not any more, what was judged."""
+
+
+class Sighting:
+    """What was seen of one file at one moment; `creator.judge` judges sightings.
+
+    status      os.stat_result of the name itself (a symlink is not followed)
+    raw         the first 16 bytes
+    header      heapfile.Header, or None if it is no heap
+    answer      what the kernel said when it was asked for a read lease
+    on_tmpfs    False: what maps show is no evidence, and leases say nothing
+    error       why it could not be read; "" if it could
+    """
+
+    __slots__ = ("answer", "error", "header", "kind", "name", "on_tmpfs", "raw", "status")
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        status: os.stat_result,
+        error: str = "",
+        raw: bytes = b"",
+        header: "Optional[heapfile.Header]" = None,
+        answer: lease.Answer = lease.SILENT,
+        on_tmpfs: bool = True,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.status = status
+        self.error = error
+        self.raw = raw
+        self.header = header
+        self.answer = answer
+        self.on_tmpfs = on_tmpfs
+
+    @property
+    def name_pid(self) -> int:
+        """The pid in the name of a file that is named exactly as REDHAWK names heaps; else 0."""
+        return pid_of_name(self.name)
+
+    @property
+    def file_id(self) -> "FileId":
+        return self.status.st_dev, self.status.st_ino
+
+    @property
+    def identity(self) -> "Identity":
+        """Changes when the file is replaced, and when a new creator re-creates it in place."""
+        return identity_of(self.status)
+
+
+def identity_of(status: os.stat_result) -> "Identity":
+    """What tells one life of a name from the next.
+
+    The inode number alone does not: REDHAWK creates with O_TRUNC and without O_EXCL.  The times are
+    compared for equality only.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def pid_of_name(name: str) -> int:
+    """The pid in a name of the form heap-[1-9][0-9]*, exactly; 0 for any other name."""
+    digits = name[5:]
+    if name[:5] != "heap-" or not digits or digits[0] == "0" or digits.strip("0123456789"):
+        return 0
+    # A longer number is no pid, and int() of a name of 255 digits is still quick.
+    return int(digits)
+
+
+class OpenFile:
+    """A file of the directory and what was seen of it; with the read lease, if one was granted.
+
+    `fd` is open for reading, or None where there is nothing to open (no regular file) or it was refused.
+    A context manager; leaving it gives the lease back and closes the descriptor.
+    """
+
+    __slots__ = ("fd", "sighting")
+
+    def __init__(self, sighting: Sighting, fd: "Optional[int]" = None) -> None:
+        self.sighting = sighting
+        self.fd = fd
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def release(self) -> None:
+        """Give the lease back early, where the file is only read on: whoever opens it for writing waits."""
+        if self.fd is not None and self.sighting.answer is lease.GRANTED:
+            lease.release(self.fd)
+
+    def close(self) -> None:
+        if self.fd is not None:
+            self.release()
+            os.close(self.fd)
+            self.fd = None
+
+
+class Usage:
+    """Size and free space of the file system, in bytes; `free` is what root has, as REDHAWK shows it."""
+
+    __slots__ = ("free", "size")
+
+    def __init__(self, size: int, free: int) -> None:
+        self.size = size
+        self.free = free
+
+
+class ShmDirectory:
+    """The directory `root`, opened.  OSError if it cannot be, or for want of descriptors.
+
+    A context manager.
+    """
+
+    def __init__(self, root: str = DEFAULT_ROOT, proc_root: str = "/proc") -> None:
+        self.root = root
+        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self.fd).st_dev
+        try:
+            self.on_tmpfs = procfs.mount_of(root, proc_root)[0] == b"tmpfs"
+            self.leases = self.on_tmpfs and lease.trustworthy(root)
+        except OSError as error:
+            if error.errno in lease.NO_DESCRIPTOR:
+                os.close(self.fd)
+                raise
+            self.on_tmpfs = self.leases = False
+
+    def __enter__(self) -> "ShmDirectory":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def usage(self) -> Usage:
+        status = os.fstatvfs(self.fd)
+        return Usage(status.f_blocks * status.f_frsize, status.f_bfree * status.f_frsize)
+
+    def names(self) -> "List[str]":
+        """The names of all entries, in readdir order."""
+        return os.listdir(self.fd)
+
+    def open(self, name: str) -> OpenFile:
+        """Open a regular file and look at it; of anything else only its status is looked at.
+
+        FileNotFoundError if it is not there (files vanish; that is normal life).  OSError with EMFILE or
+        ENFILE if there is no descriptor left, which is no property of the file.
+        """
+        if "/" in name or "\0" in name or name in (".", "..", ""):
+            raise FileNotFoundError(errno.ENOENT, f"not a name in {self.root}", name)
+        status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            return OpenFile(Sighting(name, OTHER, status))
+        try:
+            # O_NONBLOCK, O_NOFOLLOW: should it be replaced just now by a FIFO or a symlink.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+            fd = os.open(name, flags, dir_fd=self.fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            held = error.errno == errno.EWOULDBLOCK
+            why = "its owner holds a write lease on it" if held else str(error.strerror)
+            return OpenFile(Sighting(name, UNREADABLE, status, why))
+        try:
+            return OpenFile(self._look(name, fd), fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _look(self, name: str, fd: int) -> Sighting:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return Sighting(name, OTHER, status)
+        # A single file may be mounted from elsewhere.
+        on_tmpfs = self.on_tmpfs and status.st_dev == self._device
+        try:
+            raw = os.pread(fd, 16, 0)
+            header = heapfile.parse_header(raw)
+            kind = OTHER if header is None else HEAP
+            if status.st_size < heapfile.HOST_PAGE_SIZE and pid_of_name(name) and heapfile.is_half_made(fd):
+                kind = HALF_MADE
+        except OSError as error:
+            return Sighting(name, UNREADABLE, status, str(error.strerror), on_tmpfs=on_tmpfs)
+        # No lease on what is neither a heap nor about to be one: who opens it for writing would notice.
+        ask = self.leases and on_tmpfs and (kind is not OTHER or pid_of_name(name))
+        answer = lease.take(fd) if ask else lease.SILENT
+        return Sighting(name, kind, status, "", raw, header, answer, on_tmpfs)
+
+    def unlink(self, file: OpenFile, judged: Sighting, alone: bool = True) -> None:
+        """Unlink a file that was judged dead by the sighting `judged`, if it still is what was judged.
+
+        Changed if it is not; BlockingIOError if another cleaner is just unlinking it (unless `alone` is
+        False, for when that one does not come to an end); FileNotFoundError if it is gone; any other OSError
+        of unlink.  Cleaners of this project exclude each other by a lock on the file itself, so that none
+        unlinks a name that another has just freed and a new creator taken.
+        """
+        if file.fd is None:
+            raise Changed("it cannot be opened any more")
+        if alone:
+            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        now = os.stat(judged.name, dir_fd=self.fd, follow_symlinks=False)
+        if not identity_of(now) == file.sighting.identity == judged.identity:
+            raise Changed("it was replaced or re-created after it was judged")
+        if os.pread(file.fd, 16, 0) != judged.raw:
+            raise Changed("its header was rewritten after it was judged")
+        # Also where pids were the evidence: the last writer may have gone since, and the next one be waiting.
+        if lease.GRANTED in (judged.answer, file.sighting.answer) and not lease.held(file.fd):
+            raise Changed("somebody is opening it for writing")
+        os.unlink(judged.name, dir_fd=self.fd)
+
+    def unlink_by_force(self, name: str) -> None:
+        """Unlink what lies under the name, on the user's word; never a directory or a symlink's target."""
+        if "/" in name or "\0" in name:
+            raise FileNotFoundError(errno.ENOENT, f"not a name in {self.root}", name)
+        os.unlink(name, dir_fd=self.fd)

@@ -1,0 +1,108 @@
+"""One model of the state: scan once, and give the same snapshot to everything that shows it."""
+
+import errno
+
+from gppshm import creator, heapfile, procfs, shmfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterable, List, Optional
+
+
+class Entry:
+    """One file of the directory.
+
+    heap      what it holds, for a HEAP; else None
+    verdict   on its creator, for a HEAP or a HALF_MADE one; else None
+    """
+
+    __slots__ = ("heap", "sighting", "verdict")
+
+    def __init__(self, sighting: shmfs.Sighting, heap: "Optional[heapfile.Heap]" = None) -> None:
+        self.sighting = sighting
+        self.heap = heap
+        self.verdict: Optional[creator.Verdict] = None
+
+
+class Snapshot:
+    """The directory as it was: how full, what is in it (in readdir order), and who lives.
+
+    missing    of the names asked for, those that were not there
+    processes  the look at the host's processes that the verdicts rest on; younger than every entry
+    """
+
+    __slots__ = ("entries", "missing", "processes", "root", "usage")
+
+    def __init__(
+        self,
+        root: str,
+        usage: shmfs.Usage,
+        entries: "List[Entry]",
+        missing: "List[str]",
+        processes: procfs.Processes,
+    ) -> None:
+        self.root = root
+        self.usage = usage
+        self.entries = entries
+        self.missing = missing
+        self.processes = processes
+
+
+def take(
+    directory: shmfs.ShmDirectory,
+    names: "Optional[Iterable[str]]" = None,
+    proc_root: str = "/proc",
+    check: bool = False,
+    brief: bool = False,
+    known: "Callable[[shmfs.Sighting], Optional[creator.Verdict]]" = lambda sighting: None,
+) -> Snapshot:
+    """Look at all files of the directory, or at those of `names`, and judge the heaps among them.
+
+    With `check` the faults of each heap include those of its blocks and free lists; with `brief` a heap
+    without faults has only its sums (heapfile.Sum), which takes half the time.  `known` may give a verdict
+    that is known to hold still.  A bad heap is an entry with faults, an unreadable file one with an error;
+    OSError only if the directory cannot be read.
+    """
+    usage = directory.usage()
+    entries = []
+    missing = []
+    for name in directory.names() if names is None else names:
+        try:
+            with directory.open(name) as file:
+                try:
+                    heap = _read(file, check, brief)
+                except OSError as error:
+                    heap = None
+                    file.sighting.kind, file.sighting.error = shmfs.UNREADABLE, str(error.strerror)
+                entries.append(Entry(file.sighting, heap))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
+            missing.append(name)
+    processes = procfs.Processes(proc_root)
+    for entry in entries:
+        if entry.sighting.kind in (shmfs.HEAP, shmfs.HALF_MADE):
+            entry.verdict = known(entry.sighting) or creator.judge(entry.sighting, processes)
+    return Snapshot(directory.root, usage, entries, missing, processes)
+
+
+def _read(file: shmfs.OpenFile, check: bool, brief: bool) -> "Optional[heapfile.Heap]":
+    if file.fd is None or file.sighting.kind is not shmfs.HEAP:
+        return None
+    file.release()
+    size = file.sighting.status.st_size
+    if brief and file.sighting.header is not None:
+        sums = heapfile.read_sum(file.fd, file.sighting.header, size)
+        if sums is not None:
+            return sums
+    heap = heapfile.read_heap(file.fd, size)
+    if check:
+        heap.faults = list(heap.faults) + heapfile.check(file.fd, heap)
+        if heap.faults:
+            # A living heap is read while it changes: what a second reading does not find was no fault.
+            again = heapfile.read_heap(file.fd, size)
+            again.faults = list(again.faults) + heapfile.check(file.fd, again)
+            first = {(fault.offset, fault.what) for fault in heap.faults}
+            again.faults = [fault for fault in again.faults if (fault.offset, fault.what) in first]
+            heap = again
+    return heap
