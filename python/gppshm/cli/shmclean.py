@@ -1,0 +1,440 @@
+"""redhawk-shmclean: remove orphaned heaps, as REDHAWK's own tool does, but only where death is proven."""
+
+import errno
+import os
+import stat
+import sys
+import time
+
+from gppshm import creator, lease, procfs, reaper, shmfs
+from gppshm.cli import text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
+
+    from gppshm import held
+
+    Options = Union["Defaults", argparse.Namespace]
+
+COMMAND = "redhawk-shmclean"
+
+DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
+"""Seconds (half to one and a half of each) between the tries of a heap that somebody was just at.
+
+The last try does not wait for another cleaner.
+"""
+
+FORCE = "use -f to force removal"
+
+
+class Defaults:
+    """The options of a plain invocation, which does without argparse."""
+
+    force = dry_run = json = verbose = fifos = False
+    root = shmfs.DEFAULT_ROOT
+    fifo_root = None
+    names: "List[str]" = []
+
+
+def build_parser() -> "argparse.ArgumentParser":
+    """The one definition of the options."""
+    import argparse
+
+    parser = text.argument_parser(
+        COMMAND,
+        "%(prog)s [OPTION ...] [NAME ...]",
+        "Remove every REDHAWK heap whose creator is provably gone, or the files NAME of the same directory.\n"
+        "A heap whose creator lives, or may live, is removed only if it is named and -f is given.",
+        "exit status: 0 all was done, or there was nothing to do; 1 something was refused or failed;\n"
+        "2 wrong usage. Without names, heaps that are kept because their creator lives, or because that\n"
+        "cannot be told (--verbose names them), are no failure.",
+    )
+    parser.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="unlink each NAME whatever it is, even a live heap (who loses it is told), but no directory;"
+        " changes nothing without names",
+    )
+    # What REDHAWK's users abbreviate stays what it was.
+    parser.add_argument("--f", "--fo", dest="force", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--v", "--ve", "--ver", dest="version", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be unlinked, and unlink nothing"
+    )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="tell why, on which evidence, dev:inode, bytes, and who still holds the memory",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object (docs/shmclean-json.md)")
+    parser.add_argument("--fifos", action="store_true", help="also remove FIFOs fifo-<pid>-<hex> of the dead")
+    parser.add_argument("--fifo-root", metavar="DIR", help="where FIFOs lie (/tmp); with --fifos")
+    parser.add_argument("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="clean there (%(default)s)")
+    return parser
+
+
+def main(argv: "Optional[List[str]]" = None) -> int:
+    """Run the command; the exit status."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(arguments: "List[str]") -> int:
+    output = text.Output(COMMAND)
+    options: Options = Defaults()
+    if arguments:
+        parser = build_parser()
+        options = text.parse(parser, arguments)
+        if options.help or options.version:
+            from gppshm import __version__
+
+            output.put(parser.format_help() if options.help else f"{COMMAND} version {__version__}\n")
+            output.flush()
+            return int(output.failed)
+        if options.fifo_root is not None and not options.fifos:
+            parser.error("--fifo-root goes with --fifos")
+    run = Run(options, output)
+    try:
+        run.clean()
+        run.complete = True
+    finally:
+        run.finish()
+    return 1 if output.failed else run.status
+
+
+class Run:
+    """One run of the command; it says of each name what was done, once it is done.
+
+    status    the exit status so far
+    outcomes  of heaps and names; what another cleaner did before us is left out
+    fifos     of FIFOs
+    holders   (device, inode) of a file -> who held it at the end; with --verbose or --json
+    unseen    so many processes could not be asked what they hold
+    complete  nothing interrupted it
+    """
+
+    def __init__(self, options: "Options", output: text.Output) -> None:
+        self.options = options
+        self.status = 0
+        self.outcomes: List[reaper.Outcome] = []
+        self.fifos: List[reaper.Outcome] = []
+        self.holders: Dict[shmfs.FileId, List[held.Holder]] = {}
+        self.unseen = 0
+        self.complete = False
+        self._output = output
+
+    def clean(self) -> None:
+        try:
+            directory = _open(self.options.root)
+            with directory:
+                if not self.options.names:
+                    self._sweep(directory)
+                elif self.options.force:
+                    self._force(directory)
+                else:
+                    self._clean_named(directory)
+                self._survey(directory)
+        except OSError as error:
+            self._fail(f"{COMMAND}: {text.escaped(self.options.root)} cannot be read: {error.strerror}")
+        if self.options.fifos:
+            self._clean_fifos()
+
+    def finish(self) -> None:
+        """Say what is left to say, and write it out."""
+        if self.options.json:
+            from gppshm.cli import shmclean_json
+
+            self._output.put(shmclean_json.report(self))
+        elif self.options.verbose:
+            for outcome in self.outcomes:
+                self._tell_holders(outcome)
+        self._output.flush()
+
+    # -- all orphans ------------------------------------------------------------------------------------
+
+    def _sweep(self, directory: shmfs.ShmDirectory) -> None:
+        if not directory.on_tmpfs:
+            root = text.escaped(directory.root)
+            self._fail(
+                f"{COMMAND}: {root} is not on a tmpfs, where neither leases nor memory maps prove a creator's"
+                " death: nothing is removed; name the files and use -f to force removal"
+            )
+            return
+        with reaper.Reaper(directory, dry_run=self.options.dry_run) as cleaner:
+            for outcome in settled(cleaner, directory.names()):
+                if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
+                    self.outcomes.append(outcome)
+                    self._tell_unasked(outcome, text.escaped(outcome.name))
+
+    def _tell_unasked(self, outcome: reaper.Outcome, name: str) -> None:
+        """Say what was done about a file that nobody named."""
+        reason = text.escaped(outcome.reason)
+        if outcome.result in (reaper.REMOVED, reaper.WOULD_REMOVE):
+            self._tell_removal(outcome, name)
+        elif outcome.result is reaper.FAILED and not _unreadable(outcome):
+            self._fail(f"error: {name}: {why_failed(outcome)}")
+        elif self.options.verbose and outcome.result is reaper.KEPT:
+            self._say(f"keeping {name}: {reason}")
+        elif self.options.verbose:
+            doubt = "cannot be opened" if _unreadable(outcome) else "may be in use"
+            self._output.line_on_stderr(f"keeping {name}: it {doubt}: {reason}")
+
+    # -- names ------------------------------------------------------------------------------------------
+
+    def _clean_named(self, directory: shmfs.ShmDirectory) -> None:
+        names = self._names(directory, " could not be opened: ")
+        there = {name for name in names if _exists(directory, name)}
+        with reaper.Reaper(directory, dry_run=self.options.dry_run) as cleaner:
+            for outcome in settled(cleaner, names):
+                if outcome.result is reaper.GONE:
+                    if outcome.name in there:
+                        continue
+                    outcome = _missing(outcome.name)
+                self.outcomes.append(outcome)
+                self._tell_named(outcome, text.escaped(outcome.name))
+
+    def _tell_named(self, outcome: reaper.Outcome, name: str) -> None:
+        reason = text.escaped(outcome.reason)
+        if outcome.result in (reaper.REMOVED, reaper.WOULD_REMOVE):
+            self._tell_removal(outcome, name)
+        elif outcome.result is reaper.KEPT:
+            self._fail(f"{name} is in use, {FORCE}")
+        elif outcome.result is reaper.UNSURE:
+            self._fail(f"{name} may be in use ({reason}), {FORCE}")
+        elif outcome.result is reaper.NO_HEAP:
+            if _is_directory(outcome.sighting):
+                self._fail(f"{name} could not be opened: {os.strerror(errno.EISDIR)}")
+            else:
+                self._fail(f"{name} is not a heap, {FORCE}")
+        elif outcome.verdict is None:
+            self._fail(f"{name} could not be opened: {reason}")
+        else:
+            self._fail(f"error: {name}: {why_failed(outcome)}")
+        if self.options.verbose and outcome.result in (reaper.KEPT, reaper.FAILED):
+            self._output.line_on_stderr(_details(outcome))
+
+    def _names(self, directory: shmfs.ShmDirectory, but: str) -> "List[str]":
+        """The names that were given, each once, without those that can be no names of files."""
+        names = []
+        for name in dict.fromkeys(self.options.names):
+            if "/" in name or name in (".", ".."):
+                reason = f"names are those of files in {directory.root}, without a slash"
+                self._fail(f"{text.escaped(name)}{but}{text.escaped(reason)}")
+                self.outcomes.append(reaper.Outcome(name, reaper.FAILED, reason, error=errno.EINVAL))
+            else:
+                names.append(name)
+        return names
+
+    # -- names, by force --------------------------------------------------------------------------------
+
+    def _force(self, directory: shmfs.ShmDirectory) -> None:
+        for name in self._names(directory, ": "):
+            outcome, users = self._unlink_by_force(directory, name)
+            if outcome.result is reaper.GONE:
+                continue
+            self.outcomes.append(outcome)
+            shown = text.escaped(name)
+            if outcome.result is reaper.FAILED:
+                self._fail(f"{shown}: {text.escaped(outcome.reason)}")
+                continue
+            if self.options.dry_run or self.options.verbose:
+                self._tell_removal(outcome, shown)
+            if users:
+                self._output.line_on_stderr(f"{shown} {users}")
+
+    def _unlink_by_force(self, directory: shmfs.ShmDirectory, name: str) -> "Tuple[reaper.Outcome, str]":
+        """Unlink what lies under the name; what was done, and the words for who used it, if anybody may."""
+        seen = verdict = None
+        reason, users = "it was named, with --force", ""
+        try:
+            with directory.open(name) as file:
+                seen = file.sighting
+        except FileNotFoundError:
+            return _missing(name), ""
+        except OSError as error:
+            users = self._users(f"may have been in use (it could not be looked at: {error.strerror})", [])
+        if seen is not None and (seen.kind in (shmfs.HEAP, shmfs.HALF_MADE) or _unreadable_heap(seen)):
+            processes = procfs.Processes()
+            verdict = creator.judge(seen, processes)
+            if verdict.state not in creator.ORPHANS:
+                used = "was in use"
+                if verdict.state is creator.UNKNOWN:
+                    used = f"may have been in use ({text.escaped(verdict.reason)})"
+                users = self._users(used, processes.holders(seen.file_id), verdict.creator)
+        try:
+            if _is_directory(seen):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not self.options.dry_run:
+                directory.unlink_by_force(name)
+        except FileNotFoundError:
+            return reaper.Outcome(name, reaper.GONE, "it is not there any more", seen, verdict), ""
+        except OSError as error:
+            failed = reaper.Outcome(
+                name, reaper.FAILED, str(error.strerror), seen, verdict, error.errno or errno.EIO
+            )
+            return failed, ""
+        done = reaper.WOULD_REMOVE if self.options.dry_run else reaper.REMOVED
+        return reaper.Outcome(name, done, reason, seen, verdict), users
+
+    def _users(self, used: str, pids: "Iterable[int]", creator_pid: int = 0) -> str:
+        losers = [_described(pid) + (", its creator" if pid == creator_pid else "") for pid in pids]
+        if not losers:
+            return f"{used}; nobody was seen to hold it"
+        return f"{used}; who {'would lose' if self.options.dry_run else 'loses'} it: {'; '.join(losers)}"
+
+    # -- FIFOs ------------------------------------------------------------------------------------------
+
+    def _clean_fifos(self) -> None:
+        from gppshm import fifos
+
+        root = self.options.fifo_root or fifos.DEFAULT_ROOT
+        try:
+            outcomes = fifos.reap(root, dry_run=self.options.dry_run)
+        except OSError as error:
+            self._fail(f"{COMMAND}: {text.escaped(root)} cannot be read: {error.strerror}")
+            return
+        for outcome in outcomes:
+            if outcome.result is not reaper.GONE:
+                self.fifos.append(outcome)
+                self._tell_unasked(outcome, text.escaped(os.path.join(root, outcome.name)))
+
+    # -- what is told -----------------------------------------------------------------------------------
+
+    def _say(self, line: str) -> None:
+        """A line for stdout, unless that is for JSON; at once, since what it tells has happened."""
+        if not self.options.json:
+            self._output.put(line + "\n")
+            self._output.flush()
+
+    def _fail(self, message: str) -> None:
+        self.status = 1
+        self._output.line_on_stderr(message)
+
+    def _tell_removal(self, outcome: reaper.Outcome, name: str) -> None:
+        self._say(f"unlinking {name}" if outcome.result is reaper.REMOVED else f"would unlink {name}")
+        if self.options.verbose:
+            self._say(_details(outcome))
+
+    def _survey(self, directory: shmfs.ShmDirectory) -> None:
+        """Find out who holds the memory of what was (or would be) unlinked."""
+        if (self.options.json or self.options.verbose) and any(map(removed, self.outcomes)):
+            from gppshm import held
+
+            try:
+                survey = held.survey(directory)
+            except OSError as error:
+                self._output.error(
+                    f"/proc cannot be read: {error.strerror}: who holds the memory is not known"
+                )
+                return
+            self.holders = survey.holders
+            self.unseen = len(survey.unseen)
+
+    def _tell_holders(self, outcome: reaper.Outcome) -> None:
+        seen = outcome.sighting
+        holders = self.holders.get(seen.file_id) if seen and removed(outcome) else None
+        if seen and holders:
+            self._say(
+                f"{text.escaped(seen.name)}: {seen.status.st_blocks * 512} bytes come back when the last of "
+                f"these exits: {'; '.join([_described(holder.pid) for holder in holders])}"
+            )
+
+
+def settled(cleaner: reaper.Reaper, names: "Iterable[str]") -> "Iterator[reaper.Outcome]":
+    """What became of each name; what somebody else was just at is tried again, for half a second at most."""
+    for delay in DELAYS + (0,):
+        again = []
+        for outcome in cleaner.settle(names, alone=delay > 0):
+            if delay and _passing(outcome):
+                again.append(outcome.name)
+            else:
+                yield outcome
+        if not again:
+            return
+        names = again
+        # Not by the random module, which costs a start milliseconds.
+        time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
+
+
+def _passing(outcome: reaper.Outcome) -> bool:
+    """Whether it is unsure because of a moment: another cleaner, a lister that opens heaps for writing."""
+    if outcome.result is not reaper.UNSURE or outcome.verdict is None or outcome.sighting is None:
+        return False
+    return outcome.verdict.state in creator.ORPHANS or outcome.sighting.answer is lease.REFUSED
+
+
+def _open(root: str) -> shmfs.ShmDirectory:
+    try:
+        return shmfs.ShmDirectory(root)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    import resource
+
+    # The soft limit is only for programs that use select(); the hard one is the administrator's.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return shmfs.ShmDirectory(root)
+
+
+def _exists(directory: shmfs.ShmDirectory, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _missing(name: str) -> reaper.Outcome:
+    return reaper.Outcome(name, reaper.FAILED, os.strerror(errno.ENOENT), error=errno.ENOENT)
+
+
+def removed(outcome: reaper.Outcome) -> bool:
+    return outcome.result is reaper.REMOVED or outcome.result is reaper.WOULD_REMOVE
+
+
+def _is_directory(seen: "Optional[shmfs.Sighting]") -> bool:
+    return seen is not None and stat.S_ISDIR(seen.status.st_mode)
+
+
+def _unreadable(outcome: reaper.Outcome) -> bool:
+    return outcome.sighting is not None and outcome.sighting.kind is shmfs.UNREADABLE
+
+
+def _unreadable_heap(seen: shmfs.Sighting) -> bool:
+    """It cannot be read, and is named as heaps are."""
+    return seen.kind is shmfs.UNREADABLE and bool(seen.name_pid)
+
+
+def _unreadable_other(outcome: reaper.Outcome) -> bool:
+    return _unreadable(outcome) and outcome.sighting is not None and not outcome.sighting.name_pid
+
+
+def why_failed(outcome: reaper.Outcome) -> str:
+    """With what can be done about it, where it is a matter of rights."""
+    reason, seen = text.escaped(outcome.reason), outcome.sighting
+    if seen is not None and outcome.error in (errno.EPERM, errno.EACCES):
+        reason += f"; it belongs to {text.user_name(seen.status.st_uid)}: run this as that user, or as root"
+    return reason
+
+
+def _details(outcome: reaper.Outcome) -> str:
+    lines = [f"  reason:      {text.escaped(outcome.reason)}"]
+    if outcome.verdict is not None:
+        lines.append(f"  evidence:    {outcome.verdict.evidence}")
+    if outcome.sighting is not None:
+        status = outcome.sighting.status
+        lines.append(f"  file:        {status.st_dev}:{status.st_ino}, {status.st_blocks * 512} bytes")
+    return "\n".join(lines)
+
+
+def _described(pid: int) -> str:
+    from gppshm import processes
+
+    who = processes.describe(pid)
+    return f"process {pid} ({text.escaped(who.user)}: {text.escaped(who.command)})"

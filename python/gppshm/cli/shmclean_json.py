@@ -1,0 +1,74 @@
+"""redhawk-shmclean --json: what was done, as docs/shmclean-json.md describes it."""
+
+import errno
+import json
+
+from gppshm import processes, reaper, shmfs
+from gppshm.cli import shmclean
+from gppshm.cli.shminfo_json import named
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict
+
+SCHEMA = "gppshm.shmclean/1"
+
+
+def report(run: shmclean.Run) -> str:
+    """The text of the object."""
+    from gppshm import fifos
+
+    options, outcomes = run.options, run.outcomes + run.fifos
+    root, root_hex = named(options.root)
+    fifo_root, fifo_root_hex = named(options.fifo_root or fifos.DEFAULT_ROOT)
+    removed = [outcome for outcome in outcomes if outcome.result is reaper.REMOVED]
+    whole = {
+        "schema": SCHEMA,
+        "root": root,
+        "root_hex": root_hex,
+        "fifo_root": fifo_root if options.fifos else None,
+        "fifo_root_hex": fifo_root_hex if options.fifos else None,
+        "force": options.force,
+        "dry_run": options.dry_run,
+        "complete": run.complete,
+        "exit_status": run.status,
+        "removed": len(removed),
+        "removed_bytes": sum(_bytes(outcome) for outcome in removed),
+        "unseen_processes": run.unseen,
+        "outcomes": [_outcome(run, outcome) for outcome in run.outcomes],
+        "fifos": [_outcome(run, outcome) for outcome in run.fifos],
+    }
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def _outcome(run: shmclean.Run, outcome: reaper.Outcome) -> "Dict[str, Any]":
+    seen, verdict = outcome.sighting, outcome.verdict
+    name, name_hex = named(outcome.name)
+    header = seen.header if seen else None
+    return {
+        "name": name,
+        "name_hex": name_hex,
+        "result": str(outcome.result),
+        "reason": named(outcome.reason)[0],
+        "error": errno.errorcode.get(outcome.error) if outcome.error else None,
+        "device": seen.status.st_dev if seen else None,
+        "inode": seen.status.st_ino if seen else None,
+        "bytes": _bytes(outcome) if seen else None,
+        "creator": header.creator if header else None,
+        "state": str(verdict.state) if verdict else None,
+        "evidence": str(verdict.evidence) if verdict else None,
+        "verdict": named(verdict.reason)[0] if verdict else None,
+        "held_by": _holders(run, seen) if seen and shmclean.removed(outcome) else [],
+    }
+
+
+def _holders(run: shmclean.Run, seen: shmfs.Sighting) -> "Any":
+    found = []
+    for holder in run.holders.get(seen.file_id, ()):
+        who = processes.describe(holder.pid)
+        found.append({"pid": holder.pid, "user": named(who.user)[0], "command": named(who.command)[0]})
+    return found
+
+
+def _bytes(outcome: reaper.Outcome) -> int:
+    return outcome.sighting.status.st_blocks * 512 if outcome.sighting else 0

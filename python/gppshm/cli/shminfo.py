@@ -1,0 +1,294 @@
+"""redhawk-shminfo: what lies in /dev/shm, as REDHAWK's own tool prints it, and what that one lacks."""
+
+import gc
+import os
+import sys
+
+from gppshm import creator, heapfile, shmfs, snapshot
+from gppshm.cli import text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+    from gppshm import held
+
+    Options = Union["Defaults", argparse.Namespace]
+
+COMMAND = "redhawk-shminfo"
+
+SORT_KEYS = ("name", "size", "allocated", "used", "creator", "refcount", "state")
+
+NO_HEADER = "invalid superblock file (no header)"
+ORPHANED = {True: "true", False: "false", None: "unknown"}
+WRONG_VERSION = "incompatible superblock file (version mismatch)"
+
+
+class Defaults:
+    """The options of a plain invocation, which does without argparse."""
+
+    all = numeric = json = holders = check = False
+    format = "auto"
+    sort = blocks = domain = None
+    root = shmfs.DEFAULT_ROOT
+    names: "List[str]" = []
+
+
+def build_parser() -> "argparse.ArgumentParser":
+    """The one definition of the options."""
+    parser = text.argument_parser(
+        COMMAND,
+        "%(prog)s [OPTION ...] [NAME ...]",
+        "Show the shared memory file system and the REDHAWK heaps in it, or only the files NAME.",
+        "orphaned: true = the creator is provably gone, unknown = that cannot be told from here\n"
+        "exit status: 0; 1 something could not be read or did not answer, or --check found a fault; 2 usage",
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="show all files, not only heaps")
+    parser.add_argument("-l", dest="numeric", action="store_true", help="show users and groups as numbers")
+    parser.add_argument(
+        "--format",
+        type=str.lower,
+        choices=text.FORMATS,
+        default="auto",
+        metavar="FORMAT",
+        help="show sizes as 'auto' (default), 'b' (bytes) or 'k' (KiB)",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=SORT_KEYS,
+        metavar="KEY",
+        help="sort by {} (sizes: the largest first; default: as the directory lists them)".format(
+            ", ".join(SORT_KEYS)
+        ),
+    )
+    parser.add_argument("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="look there (%(default)s)")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON (docs/shminfo-json.md), sizes in bytes"
+    )
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
+        "--holders",
+        action="store_true",
+        help="show who holds each heap, and memory that was unlinked and is still held",
+    )
+    forms.add_argument("--check", action="store_true", help="check that heaps are whole, and their locks")
+    forms.add_argument("--blocks", metavar="NAME", help="draw a map of the blocks of the heap NAME")
+    forms.add_argument(
+        "--domain",
+        metavar="DOMAIN",
+        help="show every host of a REDHAWK domain, as its GppShmPlugin devices see it, worst first",
+    )
+    text.add_domain_options(parser)
+    parser.add_argument("--host", metavar="HOST", help="of the --domain only this host, in full")
+    return parser
+
+
+def main(argv: "Optional[List[str]]" = None) -> int:
+    """Run the command; the exit status.
+
+    As the command itself (without `argv`) a listing ends the process: everything is written by then, and
+    taking the interpreter apart would cost a long listing 5 % of its time.
+    """
+    # Nothing here makes reference cycles, and looking for them would cost a tenth of a long listing.
+    gc.disable()
+    arguments = sys.argv[1:] if argv is None else argv
+    output = text.Output(COMMAND)
+    options: Options = Defaults()
+    if arguments:
+        parser = build_parser()
+        options = text.parse(parser, arguments)
+        if options.json and options.blocks is not None:
+            parser.error("--blocks draws a picture: it does not go with --json")
+        if options.domain is None:
+            text.refuse(parser, options, ("host", "nameservice", "timeout"), "goes with --domain")
+        else:
+            text.refuse(parser, options, ("all", "sort", "names"), "does not go with --domain")
+        if options.blocks is not None and options.names:
+            parser.error("--blocks takes one NAME")
+        for name in options.names + [options.blocks or "-"]:
+            if "/" in name:
+                parser.error(f"{name}: names are those of files in {options.root}, without a slash")
+        if options.help:
+            output.put(parser.format_help())
+        elif options.version:
+            from gppshm import __version__
+
+            output.put(f"{COMMAND} version {__version__}\n")
+        if options.help or options.version:
+            output.flush()
+            return int(output.failed)
+    try:
+        if options.domain is None:
+            status = _run(options, output)
+        else:
+            from gppshm.cli import shminfo_domain
+
+            status = shminfo_domain.show(options, output)
+        output.flush()
+    except KeyboardInterrupt:
+        return 130
+    status = 1 if output.failed else status
+    if argv is None:
+        os._exit(status)
+    return status
+
+
+def _run(options: "Options", output: text.Output) -> int:
+    names = [options.blocks] if options.blocks is not None else options.names or None
+    try:
+        with shmfs.ShmDirectory(options.root) as directory:
+            plain = not (options.json or options.holders or options.check or options.blocks is not None)
+            shot = snapshot.take(directory, names, check=options.check, brief=plain)
+            if options.sort:
+                shot.entries.sort(key=_sort_key(options.sort))
+            if names is None and not options.all:
+                shot.entries = [entry for entry in shot.entries if is_heap(entry)]
+            show = _form(options)
+            status = show(directory, shot, options, output)
+    except OSError as error:
+        output.error(f"{text.escaped(options.root)}: cannot be read: {error.strerror}")
+        return 1
+    if names is not None:
+        for name in shot.missing:
+            output.error(f"{text.escaped(name)}: there is no such file in {text.escaped(options.root)}")
+            status = 1
+    return status
+
+
+def _form(options: "Options") -> "Callable[..., int]":
+    """The function that shows a snapshot in the form asked for; each form is imported only then."""
+    if options.json:
+        from gppshm.cli import shminfo_json
+
+        return shminfo_json.show
+    if options.holders:
+        from gppshm.cli import shminfo_holders
+
+        return shminfo_holders.show
+    if options.check:
+        from gppshm.cli import shminfo_check
+
+        return shminfo_check.show
+    if options.blocks is not None:
+        from gppshm.cli import shminfo_blocks
+
+        return shminfo_blocks.show
+    return show_plain
+
+
+def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Survey, int]":
+    """Who holds what, for the forms that show it, and their status so far."""
+    from gppshm import held
+
+    try:
+        return held.survey(directory), 0
+    except OSError as error:
+        output.error(f"/proc cannot be read: {error.strerror}: who holds the memory is not known")
+        return held.Survey(), 1
+
+
+def is_heap(entry: snapshot.Entry) -> bool:
+    """Whether it is shown without --all: a heap, or what should be one."""
+    kind = entry.sighting.kind
+    return kind is shmfs.HEAP or kind is shmfs.HALF_MADE or is_hidden(entry)
+
+
+def is_hidden(entry: snapshot.Entry) -> bool:
+    """A file named as heaps are that this user may not read."""
+    return entry.sighting.kind is shmfs.UNREADABLE and bool(entry.sighting.name_pid)
+
+
+def why_unreadable(entry: snapshot.Entry) -> str:
+    """Why a heap's contents cannot be shown; "" if they can, or if it is no heap."""
+    sighting, heap = entry.sighting, entry.heap
+    if sighting.kind is shmfs.UNREADABLE:
+        return f"cannot be read: {sighting.error}"
+    if sighting.kind is shmfs.HALF_MADE and sighting.header is None:
+        return f"half-made heap: {entry.verdict.reason if entry.verdict else 'no whole header'}"
+    if sighting.header is None:
+        return ""
+    if heap is None or sighting.status.st_size < heap.page_size:
+        return NO_HEADER
+    return WRONG_VERSION if sighting.header.version != heapfile.VERSION else ""
+
+
+def orphaned(entry: snapshot.Entry) -> "Optional[bool]":
+    """Whether the creator is provably gone; None: it cannot be told."""
+    if entry.verdict is None:
+        return None
+    if entry.verdict.state in creator.ORPHANS:
+        return True
+    return False if entry.verdict.state is creator.ALIVE else None
+
+
+def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
+    def of(entry: snapshot.Entry) -> "Any":
+        header = entry.sighting.header
+        if key == "size":
+            return -entry.sighting.status.st_size
+        if key == "allocated":
+            return -entry.sighting.status.st_blocks
+        if key == "used":
+            return -entry.heap.heap_used if entry.heap else 1
+        if key == "state":
+            return str(entry.verdict.state) if entry.verdict else "~"
+        if key in ("creator", "refcount"):
+            return (0, getattr(header, key)) if header else (1, 0)
+        return ()
+
+    # By name where the key is the same.
+    return lambda entry: (of(entry), entry.sighting.name)
+
+
+def usage_lines(shot: snapshot.Snapshot, size: "Callable[[int], str]") -> str:
+    usage = shot.usage
+    free = f"{size(usage.free)} ({text.percent(usage.free, usage.size)}%)"
+    return f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+
+
+def show_plain(
+    directory: shmfs.ShmDirectory, shot: snapshot.Snapshot, options: "Options", output: text.Output
+) -> int:
+    """The default form, byte for byte as REDHAWK 3.0.1 prints the heaps that it can read."""
+    size, numeric = text.size_format(options.format), options.numeric
+    output.put(usage_lines(shot, size))
+    owners: Dict[Tuple[int, int, int], str] = {}
+    result = 0
+    for entry in shot.entries:
+        sighting = entry.sighting
+        status, header, heap = sighting.status, sighting.header, entry.heap
+        name = text.escaped(sighting.name)
+        key = status.st_uid, status.st_gid, status.st_mode & 0o777
+        owner = owners.get(key) or owners.setdefault(
+            key,
+            f"  user:        {text.user_name(key[0], numeric)}\n"
+            f"  group:       {text.group_name(key[1], numeric)}\n"
+            f"  mode:        {key[2]:o}\n",
+        )
+        error = why_unreadable(entry)
+        if heap and header and not error:
+            heap_size, heap_used = heap.heap_size, heap.heap_used
+            output.put(
+                f"\n{name}\n"
+                "  type:        REDHAWK heap\n"
+                f"  file size:   {size(status.st_size)}\n"
+                f"  heap size:   {size(heap_size)}\n"
+                f"  heap used:   {size(heap_used)} ({text.percent(heap_used, heap_size)}%)\n"
+                f"  creator:     {header.creator}\n"
+                f"  orphaned:    {ORPHANED[orphaned(entry)]}\n"
+                f"  refcount:    {header.refcount}\n{owner}"
+            )
+            continue
+        kind = "REDHAWK heap (unreadable)" if is_heap(entry) else "other"
+        output.put(
+            f"\n{name}\n"
+            f"  type:        {kind}\n"
+            f"  file size:   {size(status.st_size)}\n"
+            f"  allocated:   {size(status.st_blocks * 512)}\n{owner}"
+        )
+        # Nothing says that a closed file is a heap, if not its name; but who asks for it by name is told why.
+        if error and (is_heap(entry) or options.names):
+            output.line_on_stderr(f"  error:       {text.escaped(error)}")
+            result = 1
+    return result

@@ -1,0 +1,40 @@
+"""redhawk-shminfo --check: whether each heap is whole, and who holds its locks."""
+
+from gppshm import locks, shmfs
+from gppshm.cli import shminfo, text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gppshm import snapshot
+
+
+def show(
+    directory: shmfs.ShmDirectory,
+    shot: "snapshot.Snapshot",
+    options: "shminfo.Options",
+    output: text.Output,
+) -> int:
+    entries = [entry for entry in shot.entries if shminfo.is_heap(entry) or options.names]
+    result = 0
+    for entry, held_locks in zip(entries, locks.examine(directory, entries)):
+        lines = []
+        bad = False
+        error = shminfo.why_unreadable(entry)
+        if error:
+            lines.append(f"unreadable: {error}")
+            bad = True
+        elif entry.heap is None:
+            lines.append("no heap: not checked")
+        for fault in entry.heap.faults if entry.heap else ():
+            lines.append(f"fault at {fault.offset}: {fault.what}")
+            bad = True
+        for lock in held_locks:
+            if lock.state is not locks.FREE:
+                lines.append(f"lock of the superblock at {lock.offset}: {lock.state}: {lock.reason}")
+                bad = bad or lock.state is locks.DEAD
+        if not bad and entry.heap is not None:
+            lines.insert(0, "ok")
+        result = 1 if bad else result
+        output.put(text.escaped(entry.sighting.name) + "\n")
+        output.put("".join([f"  {text.escaped(line)}\n" for line in lines]))
+    return result

@@ -1,0 +1,260 @@
+"""What all commands say, and how: names that are safe on a terminal, sizes, errors, one way to write.
+
+A name in /dev/shm is any bytes but / and NUL, and a command line likewise; nothing of them reaches a
+terminal that it could take for more than letters.
+"""
+
+import os
+import sys
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Callable, Dict, List, NoReturn, Sequence
+
+FORMATS = ("auto", "b", "k")
+
+_FLOAT = Struct("f")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
+
+
+def escaped(text: str) -> str:
+    """`text` with everything that is not a printable character written as \\n, \\xNN, \\uNNNN or \\UNNNNNNNN.
+
+    That is control characters, all that changes the direction of writing, invisible ones, and the bytes of
+    a name that is not UTF-8 (as \\xNN); a backslash is doubled, so no two names read the same.
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join([c if c.isprintable() and c != "\\" else _escape(c) for c in text])
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in _SHORT:
+        return _SHORT[character]
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"  # a byte that os.fsdecode() could not decode
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def size_auto(size: int) -> str:
+    """One decimal with K, M, G or T, plain bytes below 1024, as REDHAWK prints sizes."""
+    if size < 1024:
+        return str(size)
+    value, unit = size / 1024.0, "K"
+    for larger in "MGT":
+        if value < 1024:
+            break
+        value, unit = value / 1024.0, larger
+    return "%.1f%s" % (value, unit)
+
+
+def size_k(size: int) -> str:
+    """Whole KiB, truncated: 0K for 1023."""
+    return "%dK" % (size // 1024)
+
+
+def size_format(name: str) -> "Callable[[int], str]":
+    """The function that prints a size in one of FORMATS."""
+    if name == "auto":
+        return size_auto
+    return size_k if name == "k" else str
+
+
+def percent(part: int, whole: int) -> str:
+    """With one decimal, of a 32-bit float as REDHAWK computes it; 0.0 where there is nothing to divide by."""
+    if not whole:
+        return "0.0"
+    return "%.1f" % _FLOAT.unpack(_FLOAT.pack(100.0 * part / whole))[0]
+
+
+def many(count: int, what: str) -> str:
+    """3 heaps, 1 heap"""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def user_name(uid: int, numeric: bool = False) -> str:
+    """The name of a user, or the number if it has none, or if `numeric`."""
+    if numeric:
+        return str(uid)
+    if uid not in _users:
+        import pwd
+
+        try:
+            _users[uid] = escaped(pwd.getpwuid(uid).pw_name)
+        except KeyError:
+            _users[uid] = str(uid)
+    return _users[uid]
+
+
+def group_name(gid: int, numeric: bool = False) -> str:
+    """The name of a group, likewise."""
+    if numeric:
+        return str(gid)
+    if gid not in _groups:
+        import grp
+
+        try:
+            _groups[gid] = escaped(grp.getgrgid(gid).gr_name)
+        except KeyError:
+            _groups[gid] = str(gid)
+    return _groups[gid]
+
+
+_users: "Dict[int, str]" = {}
+_groups: "Dict[int, str]" = {}
+
+
+def encoding() -> str:
+    """The encoding of stdout; ascii where the environment asks for the C locale, which Python overrides."""
+    wanted = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
+    if wanted in ("C", "POSIX"):
+        return "ascii"
+    return getattr(sys.stdout, "encoding", None) or "ascii"
+
+
+def draws_blocks() -> bool:
+    """Whether stdout's encoding has the block characters that pictures are drawn with."""
+    return encoding().lower().replace("-", "") == "utf8"
+
+
+class Output:
+    """Collects what goes to stdout and writes it at once, keeping its order with what goes to stderr.
+
+    A reader that went away (`| head -1`) is normal: what follows is dropped quietly.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.failed = False
+        self._pending: List[str] = []
+        self._gone = False
+
+    def put(self, text: str) -> None:
+        """Text for stdout, with its line ends."""
+        self._pending.append(text)
+
+    def flush(self) -> None:
+        text, self._pending = "".join(self._pending), []
+        if self._gone or not text:
+            return
+        try:
+            if sys.stdout is None:
+                raise OSError(9, "it is closed")
+            sys.stdout.buffer.write(text.encode(encoding(), "backslashreplace"))
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self._abandon()
+        except OSError as error:
+            self._abandon()
+            self.failed = True
+            complain(self.command, f"cannot write to stdout: {error.strerror}")
+
+    def _abandon(self) -> None:
+        """Nothing more can be written; the interpreter must not try again, and complain, at its end."""
+        self._gone = True
+        if sys.stdout is not None:
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
+
+    def line_on_stderr(self, line: str) -> None:
+        """One line on stderr, behind all that was put before."""
+        self.flush()
+        _stderr(line + "\n")
+
+    def error(self, message: str) -> None:
+        """An error of the command itself, on stderr, behind all that was put before."""
+        self.line_on_stderr(f"{self.command}: {message}")
+
+
+def complain(command: str, message: str) -> None:
+    """The one form of an error: `command: message` on stderr."""
+    _stderr(f"{command}: {message}\n")
+
+
+def _stderr(text: str) -> None:
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def argument_parser(
+    command: str, usage: str, description: str, epilog: str = ""
+) -> "argparse.ArgumentParser":
+    """A parser with -h, --help and --version (flags only), whose errors have the one form, status 2.
+
+    `parse` takes care of names between the options.
+    """
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> "NoReturn":
+            complain(command, f"{escaped(message)}; try '{command} --help'")
+            sys.exit(2)
+
+    parser = Parser(
+        prog=command,
+        usage=usage,
+        description=description,
+        epilog=epilog,
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="print this and exit")
+    # The real tool has no other option in h: its users' --h stays what it was.
+    parser.add_argument("--h", "--he", action="store_true", dest="help", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    return parser
+
+
+def parse(parser: "argparse.ArgumentParser", arguments: "List[str]") -> "argparse.Namespace":
+    """Parse as getopt_long does: `names` may stand anywhere between the options; behind -- all are names."""
+    names: List[str] = []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, names = arguments[:cut], arguments[cut + 1 :]
+    options, rest = parser.parse_known_args(arguments)
+    for word in rest:
+        if word.startswith("-") and word != "-":
+            parser.error(f"unknown option: {word}")
+    options.names = rest + names
+    return options
+
+
+def add_domain_options(parser: "argparse.ArgumentParser") -> None:
+    """What goes with --domain, of each command that has it."""
+
+    def seconds(words: str) -> float:
+        value = float(words)
+        if not 0.1 <= value <= 600:
+            raise ValueError
+        return value
+
+    parser.add_argument(
+        "--nameservice",
+        metavar="HOST[:PORT]",
+        help="where its naming service is, or a CORBA URL (default: as omniORB's configuration says)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="seconds after which a host that has not answered is shown as that (0.1 to 600, default: 2)",
+    )
+
+
+def refuse(
+    parser: "argparse.ArgumentParser", options: "argparse.Namespace", names: "Sequence[str]", why: str
+) -> None:
+    """Wrong usage, if one of these options was given."""
+    for name in names:
+        if getattr(options, name):
+            parser.error(f"{'NAME' if name == 'names' else '--' + name.replace('_', '-')} {why}")
