@@ -1,0 +1,94 @@
+"""How long a dead process' heap stays: redhawk-shmwatch against a bare loop of event, lease and unlink.
+
+    bench/death.py [DEATHS [TURNS]]
+
+Both are processes of their own, each with 100 live heaps beside in a folder of its own. They take turns: a
+small process is SIGKILLed in the one folder, then one in the other. The time runs from just before kill()
+to when this program sees the unlink, for both. Then 300 processes are killed at once, in turns as well.
+Exit status 1 if a target is missed: 1.3 times the bare loop in the median, a 99th percentile of 5 ms.
+"""
+
+import statistics
+import sys
+import time
+
+from nursery import SHMWATCH, Nursery
+
+LIVE, AT_ONCE, SETTLED = 100, 300, 0.03
+RATIO, P99_MS = 1.3, 5.0
+
+BARE = """
+import ctypes, fcntl, os, signal, struct, sys
+root = sys.argv[1]
+libc = ctypes.CDLL(None, use_errno=True)
+fd = libc.inotify_init1(0)
+libc.inotify_add_watch(fd, root.encode(), 8)
+folder = os.open(root, os.O_RDONLY)
+print("ready", flush=True)
+while True:
+    data, at = os.read(fd, 65536), 0
+    while at < len(data):
+        length = struct.unpack_from("iIII", data, at)[3]
+        name = data[at + 16 : at + 16 + length].rstrip(b"\\0")
+        at += 16 + length
+        heap = os.open(name, os.O_RDONLY, dir_fd=folder)
+        fcntl.fcntl(heap, fcntl.F_SETSIG, signal.SIGURG)
+        while True:
+            try:
+                fcntl.fcntl(heap, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                break
+            except BlockingIOError:  # the event comes before the kernel has let go of the file
+                pass
+        os.unlink(name, dir_fd=folder)
+        os.close(heap)
+"""
+
+
+def milliseconds(delays):
+    delays = sorted(delays)
+    return "median %.3f, p99 %.3f, max %.3f ms" % tuple(
+        1000 * value for value in (statistics.median(delays), percentile(delays), delays[-1])
+    )
+
+
+def percentile(delays):
+    return sorted(delays)[max(0, -(-len(delays) * 99 // 100) - 1)]
+
+
+def main(arguments):
+    deaths = int(arguments[0]) if arguments else 200
+    turns = int(arguments[1]) if arguments[1:] else 7
+    with Nursery(SHMWATCH) as watched, Nursery(BARE) as bare:
+        for nursery in (watched, bare):
+            nursery.create(LIVE)
+        single = {watched: [], bare: []}
+        for number in range(deaths):
+            for nursery in (watched, bare)[:: 1 if number % 2 else -1]:
+                pids = nursery.create()
+                time.sleep(SETTLED)  # the watcher has seen it alive, and the machine is quiet
+                single[nursery] += nursery.deaths(pids)
+        many = {watched: [], bare: []}
+        for number in range(turns):
+            for nursery in (watched, bare)[:: 1 if number % 2 else -1]:
+                pids = nursery.create(AT_ONCE)
+                time.sleep(0.5)
+                many[nursery].append(nursery.deaths(pids)[-1])
+    ratio = statistics.median(single[watched]) / statistics.median(single[bare])
+    ratio_many = statistics.median(many[watched]) / statistics.median(many[bare])
+    print("death to unlink, %d deaths, %d live heaps beside" % (deaths, LIVE))
+    print("  bare loop   %s" % milliseconds(single[bare]))
+    print("  shmwatch    %s" % milliseconds(single[watched]))
+    print("  ratio of medians %.2f (target %.1f)" % (ratio, RATIO))
+    print("%d killed at once, first kill to last unlink, %d turns" % (AT_ONCE, turns))
+    print("  bare loop   median %.1f ms" % (1000 * statistics.median(many[bare])))
+    middle, largest = statistics.median(many[watched]), max(many[watched])
+    print("  shmwatch    median %.1f ms, max %.1f" % (1000 * middle, 1000 * largest))
+    print("  ratio of medians %.2f (target %.1f)" % (ratio_many, RATIO))
+    p99 = 1000 * percentile(single[watched])
+    missed = ratio > RATIO or ratio_many > RATIO or p99 > P99_MS
+    print("targets %s" % ("MISSED" if missed else "met"))
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,470 @@
+"""redhawk-shmwatch: remove a crashed process' heap a millisecond or two after its death, with proof."""
+
+import argparse
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+
+from gppshm import __version__, fifos, processes, procfs, shmfs, watch
+from gppshm.cli import text
+from gppshm.cli.shminfo_json import named
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+
+COMMAND = "redhawk-shmwatch"
+SHORTEST_RESCAN, LONGEST_RESCAN = 0.1, 86400.0
+FAULTS_TOLD = 100
+PAUSE = 0.1
+"""Seconds of rest after an exception, so that one that comes again and again costs little."""
+LINES_KEPT = 10000
+"""So many lines wait for a reader that has stopped; then the oldest are dropped, and counted."""
+
+USAGE = """\
+redhawk-shmwatch [--root DIR] [--scope host | --scope children --parent PID] [--rescan S]
+                        [--fifos [--fifo-root DIR]] [--dry-run] [--json] [--quiet]
+                        [--metrics ADDRESS:PORT] [--metrics-textfile FILE]"""
+DESCRIPTION = """\
+Watch for the death of processes that own REDHAWK heaps, and remove the heap of each one that is provably
+dead. Sweeps at the start, then works when the kernel tells of a death, until SIGTERM or Ctrl-C. A live
+process' heap is never removed, and a heap on which nothing can be proven is kept."""
+EPILOG = """\
+Each line: local time, what happened, heap, dev:inode, its creator's pid and command (known if it was seen
+alive), bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that
+nobody has it open or mapped for writing; or "pids": no process of this host can be its creator.
+
+Signals: SIGTERM and SIGINT (Ctrl-C) end it with a summary, SIGUSR1 prints its state.
+Exit status: 0 ended by a signal, 1 the directory cannot be watched or the metrics not be served, 2 usage."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = text.argument_parser(COMMAND, USAGE, DESCRIPTION, EPILOG)
+    add = parser.add_argument
+    add("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)")
+    add(
+        "--scope",
+        choices=("host", "children"),
+        default="host",
+        help="host: remove every orphan (default); children: only those of creators that were seen alive"
+        " and descend from the process --parent",
+    )
+    add("--parent", metavar="PID", help="with --scope children")
+    add("--rescan", metavar="S", default="30", help="seconds between looks at everything (default: 30)")
+    add("--fifos", action="store_true", help="at each of them also remove FIFOs fifo-<pid>-<hex> of the dead")
+    add("--fifo-root", metavar="DIR", help=f"where FIFOs lie (default: {fifos.DEFAULT_ROOT}); with --fifos")
+    add("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    add("--json", action="store_true", help="one JSON object per line (docs/shmwatch-json.md)")
+    add("--quiet", action="store_true", help="tell nothing of what was removed, only what could not be")
+    add(
+        "--metrics",
+        metavar="ADDRESS:PORT",
+        help="serve metrics to Prometheus there, at /metrics; a PORT alone is this host's only (127.0.0.1)",
+    )
+    add(
+        "--metrics-textfile",
+        metavar="FILE",
+        help="write them, every 15 s or --rescan if that is shorter, to FILE for node_exporter",
+    )
+    return parser
+
+
+def main(argv: "Optional[List[str]]" = None) -> int:
+    _fill_standard_descriptors()
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.help or options.version:
+        output = text.Output(COMMAND)
+        output.put(parser.format_help() if options.help else f"{COMMAND} version {__version__}\n")
+        output.flush()
+        return int(output.failed)
+    options.rescan = _seconds(parser, options.rescan)
+    options.parent = _pid(parser, options.parent) if options.parent is not None else 0
+    if (options.scope == "children") != (options.parent > 0):
+        parser.error("--scope children and --parent PID go together")
+    if options.fifo_root is not None and not options.fifos:
+        parser.error("--fifo-root goes with --fifos")
+    if options.metrics is not None:
+        options.metrics = _address(parser, options.metrics)
+    command = Command(options)
+    command.handle_signals()
+    return command.run()
+
+
+class Output:
+    """Lines for one descriptor, which never keep the watcher waiting: a reader may stop, or go away.
+
+    dropped  so many lines were given up because nobody read
+    on_loss  called with the error, once, when nothing more can be written
+    """
+
+    def __init__(self, fd: int, on_loss: "Callable[[OSError], None]" = lambda error: None) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._on_loss = on_loss
+        self._lines: Deque[bytes] = deque()
+        self._lost = False
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def put(self, line: str) -> None:
+        """Queue one line, and write what can be written now; no error."""
+        if self._lost:
+            return
+        if len(self._lines) >= LINES_KEPT:
+            del self._lines[1]  # the first may be half written
+            self.dropped += 1
+        self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what can be written now; whether nothing is left.  No error."""
+        try:
+            while self._lines and self._poll.poll(0):
+                line = self._lines[0]
+                # A pipe that polls writable takes PIPE_BUF bytes without blocking (pipe(7)), not more.
+                written = os.write(self._fd, line[: select.PIPE_BUF])
+                if written < len(line):
+                    self._lines[0] = line[written:]
+                else:
+                    self._lines.popleft()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._lost = True
+            self._lines.clear()
+            self._on_loss(error)
+        return not self._lines
+
+
+class Command:
+    """The running command: a watcher, its signals and its output."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._out = Output(1, self._stdout_is_lost)
+        self._err = Output(2)
+        self._remarks: Deque[str] = deque()  # of other threads
+        self._faults: Set[str] = set()
+        self._fault_count = 0
+        self._watcher: Optional[watch.Watcher] = None
+        self._ended_by = 0
+        self._show_state = False
+        self._started = time.monotonic()
+
+    def handle_signals(self) -> None:
+        """From here on a signal makes a note, and wakes the watcher."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # A shell starts background jobs of a script with SIGINT ignored; that stays.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._end)
+        signal.signal(signal.SIGUSR1, self._ask_for_state)
+        # A parent may have blocked them, and masks are inherited.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+
+    def _end(self, number: int, frame: "Any") -> None:
+        self._ended_by = number
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def _ask_for_state(self, number: int, frame: "Any") -> None:
+        self._show_state = True
+        if self._watcher is not None:
+            self._watcher.wake()
+
+    def run(self) -> int:
+        options = self._options
+        if options.scope == watch.CHILDREN and not processes.available():
+            self._complain("--scope children needs the Python package psutil, which cannot be imported")
+            return 1
+        watch.raise_descriptor_limit()
+        try:
+            watcher = watch.Watcher(
+                options.root,
+                self._on_event,
+                options.scope,
+                options.parent,
+                options.rescan,
+                options.dry_run,
+                options.fifos,
+                options.fifo_root or fifos.DEFAULT_ROOT,
+            )
+        except OSError as error:
+            self._complain(f"{text.escaped(options.root)} cannot be watched: {error.strerror}; see --root")
+            return 1
+        with watcher:
+            self._watcher = watcher
+            if self._ended_by:
+                watcher.stop()
+            if not self._offer_metrics(watcher):
+                return 1
+            self._guarded(watcher.sweep)
+            if hasattr(gc, "freeze"):  # novm: Python 3.7
+                gc.freeze()  # novm  # a collection would look at all modules, for milliseconds
+            _notify("READY=1")
+            self._guarded(self._say_ready)
+            while not self._ended_by:
+                self._guarded(self._work)
+            _notify("STOPPING=1")
+            self._guarded(self._say_end)
+        return 0
+
+    def _offer_metrics(self, watcher: watch.Watcher) -> bool:
+        """Whether whoever wants metrics will get them; what is wrong is told."""
+        options = self._options
+        if options.metrics is None and options.metrics_textfile is None:
+            return True
+        from gppshm import outlet
+
+        def remark(sentence: str) -> None:
+            self._remarks.append(sentence)
+            if not self._ended_by:
+                watcher.wake()
+
+        sys.setswitchinterval(watch.SWITCH_INTERVAL)
+        try:
+            metrics = outlet.Outlet(options.root, watcher.counts, on_trouble=remark)
+            if options.metrics is not None:
+                metrics.serve(options.metrics)
+        except outlet.Missing as missing:
+            self._complain(str(missing))
+            return False
+        except OSError as error:
+            self._complain("metrics cannot be served at {}:{}: {}".format(*options.metrics, error.strerror))
+            return False
+        if options.metrics_textfile is not None:
+            metrics.write(options.metrics_textfile, max(1.0, min(outlet.INTERVAL, options.rescan)))
+        return True
+
+    def _work(self) -> None:
+        assert self._watcher is not None
+        # Lines that wait for a slow reader are offered to it again soon.
+        self._watcher.step(None if self._out.flush() else PAUSE)
+        while self._remarks:
+            self._complain(text.escaped(self._remarks.popleft()))
+        if self._show_state:
+            self._show_state = False
+            self._say_state()
+
+    def _guarded(self, act: "Any") -> None:
+        """Report an exception, once for each kind, rest a little and have everything looked at again."""
+        try:
+            act()
+        except Exception as error:
+            self._fault(error)
+            if self._watcher is not None and not self._ended_by:
+                time.sleep(PAUSE)
+                self._watcher.look_again()
+
+    def _fault(self, error: Exception) -> None:
+        what = text.escaped(f"{type(error).__name__}: {error}")
+        self._fault_count += 1
+        if what not in self._faults and len(self._faults) < FAULTS_TOLD:
+            self._faults.add(what)
+            self._complain(f"a fault of its own: {what}; it goes on, and looks at everything again")
+
+    def _complain(self, message: str) -> None:
+        self._err.put(f"{COMMAND}: {message}")
+
+    def _stdout_is_lost(self, error: OSError) -> None:
+        self._complain(f"nothing can be written to stdout any more: {error.strerror}; it goes on quietly")
+
+    # -- what is told --------------------------------------------------------------------------------
+
+    def _on_event(self, event: watch.Event) -> None:
+        """Never raises: what is wrong with the output is no reason to stop cleaning."""
+        try:
+            if self._options.quiet and event.kind in (watch.REMOVED, watch.WOULD_REMOVE):
+                return
+            self._out.put(json.dumps(event_object(event)) if self._options.json else event_line(event))
+        except Exception as error:
+            self._fault(error)
+
+    def _say(self, what: str, facts: "Dict[str, Any]", words: str) -> None:
+        if self._options.json:
+            self._out.put(json.dumps(dict({"event": what, "time": round(time.time(), 3)}, **facts)))
+        else:
+            self._out.put(f"{_clock(time.time())} {what}: {words}")
+
+    def _say_ready(self) -> None:
+        if not self._options.quiet:
+            self._say("ready", self._state(), self._state_words())
+
+    def _say_state(self) -> None:
+        self._say("state", self._state(), self._state_words())
+
+    def _say_end(self) -> None:
+        name = signal.Signals(self._ended_by).name
+        seconds = time.monotonic() - self._started
+        facts = dict(self._state(), signal=name, seconds=round(seconds, 3))
+        self._say("end", facts, f"{name} after {seconds:.1f} s; {self._state_words()}")
+
+    def _state(self) -> "Dict[str, Any]":
+        assert self._watcher is not None
+        watcher, counts = self._watcher, self._watcher.counts
+        state: Dict[str, Any] = {
+            "root": named(watcher.root)[0],
+            "scope": str(watcher.scope),
+            "dry_run": self._options.dry_run,
+            "living": len(watcher.living()),
+            "pidfds": watcher.pidfds,
+            "inotify": watcher.inotify_works,
+            "troubles": watcher.troubles(),
+            "rescan_seconds": watcher.rescan,
+            "removed": counts.removed,
+            "fifos_removed": counts.fifos,
+            "bytes_removed": counts.bytes,
+            "failures": counts.failures,
+            "rescans": counts.rescans,
+            "wakeups": counts.wakeups,
+            "own_faults": self._fault_count,
+            "lines_dropped": self._out.dropped,
+            "size": None,
+            "free": None,
+        }
+        try:
+            usage = watcher.directory.usage()
+            state["size"], state["free"] = usage.size, usage.free
+        except OSError:
+            pass
+        return state
+
+    def _state_words(self) -> str:
+        state = self._state()
+        triggers = [
+            "inotify" if state["inotify"] else "no inotify",
+            f"pidfds of {state['pidfds']}",
+            f"a rescan every {state['rescan_seconds']:g} s",
+        ]
+        words = [
+            f"{text.escaped(self._options.root)}: {state['living']} living heaps, by {', '.join(triggers)}",
+            "removed {removed} heaps, {bytes_removed} bytes".format(**state),
+        ]
+        if self._options.dry_run:
+            words[1] = "a dry run: nothing is removed"
+        if self._options.fifos:
+            words.append(f"{state['fifos_removed']} FIFOs")
+        if state["failures"]:
+            words.append(f"{state['failures']} could not be removed")
+        if state["own_faults"]:
+            words.append(f"{state['own_faults']} faults of its own")
+        if state["lines_dropped"]:
+            words.append(f"{state['lines_dropped']} lines dropped that nobody read")
+        if state["size"] is not None:
+            words.append("{} of {} bytes free".format(state["free"], state["size"]))
+        words += [text.escaped(trouble) for trouble in state["troubles"]]
+        return "; ".join(words)
+
+
+def event_line(event: watch.Event) -> str:
+    """An event as a person reads it, on one line, whatever is in names and commands."""
+    if not event.name:
+        return f"{_clock(event.time)} {event.kind}: {text.escaped(event.reason)}"
+    line = f"{_clock(event.time)} {event.kind} {text.escaped(event.name)} {event.device}:{event.inode}"
+    if event.creator:
+        line += f" creator {event.creator} ({_command(event.command)})"
+    line += f" {event.bytes} bytes: {text.escaped(event.reason)}"
+    if event.evidence != "none":
+        line += f" [{event.evidence}]"
+    if event.trigger:
+        line += f", {event.latency * 1000:.2f} ms after {event.trigger}"
+    if event.attached:
+        holders = ", ".join([f"{pid} ({_command(command)})" for pid, command in event.attached])
+        line += f"; the memory is held until these exit: {holders}"
+    return line
+
+
+def event_object(event: watch.Event) -> "Dict[str, Any]":
+    """An event as docs/shmwatch-json.md describes it."""
+    name, name_hex = named(event.name)
+    return {
+        "event": str(event.kind),
+        "time": round(event.time, 6),
+        "name": name or None,
+        "name_hex": name_hex,
+        "device": event.device or None,
+        "inode": event.inode or None,
+        "creator": event.creator or None,
+        "command": _json_word(event.command),
+        "user": _json_word(event.user),
+        "bytes": event.bytes,
+        "reason": named(event.reason)[0],
+        "evidence": str(event.evidence),
+        "trigger": event.trigger or None,
+        "latency_ms": round(event.latency * 1000, 3) if event.trigger else None,
+        "attached": [{"pid": pid, "command": _json_word(command)} for pid, command in event.attached],
+    }
+
+
+def _json_word(word: str) -> "Optional[str]":
+    return None if word == processes.UNKNOWN else named(word)[0]
+
+
+def _command(command: str) -> str:
+    return "command unknown" if command == processes.UNKNOWN else text.escaped(command)
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}"
+
+
+def _pid(parser: argparse.ArgumentParser, word: str) -> int:
+    pid = shmfs.pid_of_name("heap-" + word)
+    if not 0 < pid <= procfs.PID_MAX:
+        parser.error(f"--parent {word}: a pid is expected, from 1 to {procfs.PID_MAX}")
+    return pid
+
+
+def _seconds(parser: argparse.ArgumentParser, word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST_RESCAN <= seconds <= LONGEST_RESCAN:
+        limits = f"{SHORTEST_RESCAN:g} to {LONGEST_RESCAN:g}"
+        parser.error(f"--rescan {word}: a number of seconds is expected, from {limits}")
+    return seconds
+
+
+def _address(parser: argparse.ArgumentParser, word: str) -> "Tuple[str, int]":
+    from gppshm import outlet
+
+    try:
+        return outlet.address(word)
+    except ValueError as error:
+        parser.error(f"--metrics {word}: {error}")
+
+
+def _fill_standard_descriptors() -> None:
+    """Where 0, 1 or 2 is closed, /dev/null: else the next file opened would get what is printed."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it asked (sd_notify(3)); what cannot be told stops nothing."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    if address[0] == "@":
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as messenger:
+            messenger.setblocking(False)
+            messenger.connect(address)
+            messenger.send(state.encode("ascii"))
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
