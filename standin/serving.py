@@ -1,0 +1,56 @@
+"""What the stand-in's programs share: settings, an ORB that serves, the naming service."""
+
+import os
+import sys
+
+import omniORB
+
+# isort: split
+import CosNaming
+from omniORB import CORBA
+
+
+def settings():
+    """The name/value pairs of the command line."""
+    return dict(zip(sys.argv[1::2], sys.argv[2::2]))
+
+
+def orb(name):
+    """An ORB whose objects can be called from now on. Its own calls have 10 s, as in REDHAWK."""
+    omniORB.setClientCallTimeout(10000)
+    found = CORBA.ORB_init([name, "-ORBendPoint", "giop:tcp:127.0.0.1:"], CORBA.ORB_ID)
+    activate(found)
+    return found
+
+
+def activate(orb):
+    orb.resolve_initial_references("RootPOA")._get_the_POAManager().activate()
+
+
+def name(*words):
+    return [CosNaming.NameComponent(word, "") for word in words]
+
+
+def naming(orb):
+    """The naming service's root, where the ORB's configuration says."""
+    return orb.resolve_initial_references("NameService")._narrow(CosNaming.NamingContext)
+
+
+def new_context(parent, word):
+    """A naming context; one that is there already under that word is forgotten with all that it holds."""
+    try:
+        return parent.bind_new_context(name(word))
+    except CosNaming.NamingContext.AlreadyBound:
+        parent.unbind(name(word))
+        return parent.bind_new_context(name(word))
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def write_whole(path, text):
+    """Nobody sees half of it."""
+    with open(path + ".new", "w") as stream:
+        stream.write(text)
+    os.rename(path + ".new", path)
