@@ -1,0 +1,132 @@
+"""The plugin's device: registered beside the GPP, with the DeviceManager that started the GPP.
+
+The plugin stays a mere plugin, and says why, where there can be no device.
+"""
+
+import threading
+import uuid
+
+from gppshm.redhawk import logs, metrics
+from gppshm.redhawk.cleaning import Cleaning
+from gppshm.redhawk.text import plain
+from gppshm.roles import named
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional
+
+    from gppshm.redhawk.presence import Presence
+
+_log = logs.logger("GppShmPlugin.device")
+
+RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between tries, then the last of them: a node may take long to come up, or to forget the dead."""
+HEAD_START = 5.0
+"""Seconds at most for which the plugin's own registration goes first; importing ossie takes half a second."""
+
+PASSED_ON = ("IDM_CHANNEL_IOR", "DOM_PATH", "LOGGING_CONFIG_URI")
+GIVEN = ("DEVICE_MGR_IOR", "DEVICE_ID", "DEVICE_LABEL") + PASSED_ON
+
+_LEVELS = ("FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
+
+
+def parent_words(parent: int, proc_root: str = "/proc") -> "List[str]":
+    """The arguments of the GPP, behind its own name; none if it is gone."""
+    try:
+        with open(f"{proc_root}/{parent}/cmdline", "rb") as stream:
+            return stream.read().decode("utf-8", "surrogateescape").split("\0")[1:]
+    except OSError:
+        return []
+
+
+def parameters(gpp: "List[str]", log_level: str) -> "Optional[Dict[str, str]]":
+    """What a DeviceManager would give the device, from what it gave the GPP; None if it started no GPP."""
+    given = named(gpp, GIVEN)
+    if not given.get("DEVICE_MGR_IOR") or not given.get("DEVICE_ID"):
+        return None
+    from gppshm.redhawk.presence import PROFILE
+
+    # The same at every start of the same GPP.
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, "GppShmPlugin beside " + plain(given["DEVICE_ID"]))
+    chosen = {
+        "DEVICE_MGR_IOR": given["DEVICE_MGR_IOR"],
+        "DEVICE_ID": f"DCE:{identity}",
+        "DEVICE_LABEL": given.get("DEVICE_LABEL", "GPP") + "_shm",
+        "PROFILE_NAME": PROFILE,
+        "DEBUG_LEVEL": str(_LEVELS.index(log_level)),
+    }
+    chosen.update((name, given[name]) for name in PASSED_ON if given.get(name))
+    return chosen
+
+
+class Beside(threading.Thread):
+    """Has a device registered, as soon as there can be one.
+
+    gpp     the GPP's arguments
+    before  what is waited for first, `HEAD_START` seconds at most
+    presence  of the device, or of the last try; None before the first
+    """
+
+    def __init__(
+        self,
+        gpp: "List[str]",
+        before: threading.Event,
+        log_level: str,
+        work: Cleaning,
+        board: metrics.Metrics,
+        handler: logs.Handler,
+    ) -> None:
+        super().__init__(name="beside", daemon=True)
+        self._gpp = gpp
+        self._before = before
+        self._log_level = log_level
+        self._work = work
+        self._board = board
+        self._handler = handler
+        self._stopped = threading.Event()
+        self.presence: Optional[Presence] = None
+
+    def run(self) -> None:
+        self._before.wait(HEAD_START)
+        if "DEVICE_MGR_IOR" not in self._gpp:
+            _log.debug("no device: the GPP was not started by a DeviceManager")
+            return
+        try:
+            from gppshm.redhawk import link, presence
+        except Exception as error:
+            _log.info("no device beside the GPP: ossie cannot be imported here: %s", plain(repr(error)))
+            return
+        chosen = parameters(self._gpp, self._log_level)
+        told = ""
+        for attempt in range(1 << 30):
+            if self._stopped.is_set() or chosen is None:
+                return
+            try:
+                orb = link.start_orb()
+                here = presence.Presence(
+                    orb, chosen, self._work, self._work.orders, self._board, self._handler, self._ended
+                )
+                self.presence = here
+                here.register(launched=False)
+                return
+            except presence.NotRegistered as failure:
+                if not failure.later:
+                    _log.info("no device beside the GPP: %s", plain(failure))
+                    return
+                if told != str(failure):
+                    told = str(failure)
+                    _log.warning("no device beside the GPP yet: %s", plain(failure))
+            except Exception as error:
+                _log.error("no device beside the GPP: %s", plain(repr(error)))
+                return
+            self._stopped.wait(RETRIES[min(attempt, len(RETRIES) - 1)])
+
+    def retire(self, seconds: float) -> None:
+        """Take the device back, in so many seconds at most."""
+        self._stopped.set()
+        if self.presence is not None:
+            self.presence.retire(seconds)
+
+    def _ended(self) -> None:
+        if self.presence is not None and not self._stopped.is_set():
+            _log.info("the device beside the GPP has ended, cleaning goes on: %s", self.presence.ended)

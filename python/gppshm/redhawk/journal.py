@@ -1,0 +1,126 @@
+"""What the watcher did, kept for the metrics and the device's properties, and told in the log."""
+
+import logging
+import os
+from collections import deque
+
+from gppshm import creator, watch
+from gppshm.redhawk import logs
+from gppshm.redhawk.text import megabytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Deque, Dict, List
+
+_log = logs.logger("GppShmPlugin.watch")
+
+RECENT = 50
+"""So many removals are remembered one by one."""
+
+_LEVELS = {
+    watch.REMOVED: logging.INFO,
+    watch.WOULD_REMOVE: logging.INFO,
+    watch.FAILED: logging.ERROR,
+    watch.UNPROVEN: logging.INFO,
+    watch.UNLINKED: logging.WARNING,
+    watch.TROUBLE: logging.WARNING,
+}
+
+
+class _Line:
+    """An event as a log line; made only when it is written."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: watch.Event) -> None:
+        self._event = event
+
+    def __str__(self) -> str:
+        event = self._event
+        if not event.name:
+            return event.reason
+        text = f"{event.kind}: {event.name} ({megabytes(event.bytes)}, inode {event.inode})"
+        if event.creator:
+            text += f" of process {event.creator} ({event.command}, user {event.user})"
+        text += f": {event.reason}"
+        if event.kind is watch.REMOVED:
+            text += f"; evidence: {event.evidence}, {event.latency * 1000:.1f} ms after {event.trigger}"
+        if event.attached:
+            holders = ", ".join(f"{pid} ({command})" for pid, command in event.attached)
+            text += f"; its memory stays until these exit: {holders}"
+        return text
+
+
+class Orphan:
+    """A heap of a dead process that is still there, and why."""
+
+    __slots__ = ("attached", "bytes", "file_id", "name", "reason", "uid")
+
+    def __init__(self, event: watch.Event) -> None:
+        self.name = event.name
+        self.file_id = (event.device, event.inode)
+        self.reason = event.reason
+        self.attached = event.attached
+        self.bytes = event.bytes
+        self.uid = -1
+
+
+class Journal:
+    """Takes the events of a watcher, in its thread; is read in others.
+
+    removed, removed_bytes  heaps so far, and what they took; fifos: likewise FIFOs
+    failures   what could not be opened or unlinked, so far
+    held_up    how often memory may have become unlinked and still held
+    recent     the last RECENT removals of heaps, oldest first
+    quiet      what would be removed is not logged
+    listeners  called after each event, in the watcher's thread; must be quick and raise nothing
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.removed = 0
+        self.removed_bytes = 0
+        self.fifos = 0
+        self.failures = 0
+        self.held_up = 0
+        self.quiet = False
+        self.recent: Deque[watch.Event] = deque(maxlen=RECENT)
+        self._orphans: Dict[str, Orphan] = {}
+        self.listeners: List[Callable[[], None]] = []
+
+    def on_event(self, event: watch.Event) -> None:
+        if event.kind is not watch.WOULD_REMOVE or not self.quiet:
+            _log.log(_LEVELS.get(event.kind, logging.INFO), "%s", _Line(event))
+        if event.kind is watch.REMOVED:
+            self._orphans.pop(event.name, None)
+            if event.name.startswith("fifo-"):
+                self.fifos += 1
+            else:
+                self.recent.append(event)
+                self.removed += 1
+                self.removed_bytes += event.bytes
+                self.held_up += bool(event.attached)
+        elif event.kind in (watch.FAILED, watch.WOULD_REMOVE) and event.evidence != creator.NONE:
+            self._orphans[event.name] = Orphan(event)
+        elif event.kind is watch.UNLINKED:
+            self.held_up += 1
+        self.failures += event.kind is watch.FAILED
+        for listener in self.listeners:
+            listener()
+
+    def orphans(self, living: "List[str]") -> "List[Orphan]":
+        """Orphans that could not be removed and are still there; `living`: names of heaps that are none."""
+        found = []
+        for name, orphan in list(self._orphans.items()):
+            try:
+                status = os.stat(os.path.join(self.root, name), follow_symlinks=False)
+            except OSError:
+                status = None
+            if status is None or (status.st_dev, status.st_ino) != orphan.file_id or name in living:
+                # The watcher may just have told of a new one by this name.
+                if self._orphans.get(name) is orphan:
+                    self._orphans.pop(name, None)
+                continue
+            orphan.bytes, orphan.uid = status.st_blocks * 512, status.st_uid
+            found.append(orphan)
+        return sorted(found, key=lambda orphan: (-orphan.bytes, orphan.name))

@@ -1,0 +1,168 @@
+"""Log lines in REDHAWK's pattern, which never hold up the thread that logs.
+
+stdout is the GPP's own: a pipe that nobody reads, a full disk or a stopped terminal would otherwise stop
+the cleaning.  Lines wait, as many as there is room for, for a thread that writes them.
+"""
+
+import io
+import logging
+import os
+import threading
+import time
+from collections import deque
+
+from gppshm.redhawk.text import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Deque, Optional, Union
+
+NAME = "GppShmPlugin"
+
+_tree = logging.Manager(logging.RootLogger(logging.WARNING))
+_tree.setLoggerClass(logging.Logger)
+
+
+def logger(name: str) -> logging.Logger:
+    """The logger of that name, NAME or below it.
+
+    Not one of `logging.getLogger`: ossie calls its own there by the device's label, which may be any name.
+    """
+    return _tree.getLogger(name)
+
+
+ROOM = 1000
+"""Lines that may wait; what comes then is counted and dropped."""
+
+PATTERN = "%(asctime)s %(levelname)-5s %(name)s:%(lineno)d - %(message)s"
+"""REDHAWK's default, %d{yyyy-MM-dd HH:mm:ss} %-5p %c:%L - %m%n."""
+
+TRACE = 5
+
+_LEVELS = {
+    "FATAL": logging.CRITICAL,
+    "ERROR": logging.ERROR,
+    "WARN": logging.WARNING,
+    "INFO": logging.INFO,
+    "DEBUG": logging.DEBUG,
+    "TRACE": TRACE,
+}
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record), 2000)
+
+
+class Handler(logging.Handler):
+    """Writes to the descriptor `fd`; lines are made and written in a thread of its own, one write each.
+
+    Once it is redirected, the device's own logger has them, in that thread, with its level and its appenders.
+    """
+
+    def __init__(self, fd: int = 1) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter(PATTERN, "%Y-%m-%d %H:%M:%S"))
+        self._fd = fd
+        self._records: Deque[Union[logging.LogRecord, bytes]] = deque()
+        self._dropped = 0
+        self._target: Optional[logging.Logger] = None
+        self._changed = threading.Condition()
+        self._writing = False
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(record)
+
+    def add(self, record: "Union[logging.LogRecord, bytes]") -> None:
+        """Have this written; never waits.  Bytes are written as they are."""
+        with self._changed:
+            if len(self._records) < ROOM:
+                self._records.append(record)
+                self._changed.notify_all()
+            else:
+                self._dropped += 1
+
+    def redirect(self, target: logging.Logger) -> None:
+        """From now on `target` decides what is written of GppShmPlugin's messages, and where."""
+        self._target = target
+        _tree.getLogger(NAME).setLevel(1)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until everything is written, at most so long."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._records or self._writing:
+                left = end - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(left)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                while not self._records:
+                    self._changed.wait()
+                record = self._records.popleft()
+                dropped = 0 if self._records else self._dropped
+                self._dropped -= dropped
+                self._writing = True
+            if isinstance(record, bytes):
+                self._put(record)
+            elif self._target is not None:
+                self._hand_over(record, self._target)
+            else:
+                self._put(self._line(record))
+            if dropped:
+                self._put(
+                    b"GppShmPlugin: %d log lines before this one could not be written in time\n" % dropped
+                )
+
+    def _hand_over(self, record: logging.LogRecord, target: logging.Logger) -> None:
+        try:
+            if target.isEnabledFor(record.levelno):
+                record.name = target.name + record.name[len(NAME) :]
+                record.msg, record.args = plain(record.getMessage(), 2000), ()
+                target.handle(record)
+        except Exception:
+            self._put(self._line(record))
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        try:
+            line = self.format(record)
+        except Exception as error:
+            line = f"GppShmPlugin: a log line could not be made: {plain(repr(error))}"
+        return line.encode("ascii") + b"\n"
+
+    def _put(self, line: bytes) -> None:
+        try:
+            os.write(self._fd, line)
+        except OSError:
+            pass  # nobody reads any more, or the disk is full: there is no better place to say so
+
+
+class Stream(io.TextIOBase):
+    """Stands for stdout where others write to it, whom a pipe that nobody reads would hold up."""
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__()
+        self._handler = handler
+
+    def write(self, text: str) -> int:
+        self._handler.add(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+
+def start(level: str, fd: int = 1) -> Handler:
+    """Send what is logged under GppShmPlugin, from `level` (FATAL .. TRACE) on, to the descriptor `fd`."""
+    logging.addLevelName(logging.WARNING, "WARN")
+    logging.addLevelName(logging.CRITICAL, "FATAL")
+    logging.addLevelName(TRACE, "TRACE")
+    handler = Handler(fd)
+    root = _tree.getLogger(NAME)
+    root.handlers[:] = [handler]
+    root.propagate = False
+    root.setLevel(_LEVELS[level])
+    return handler

@@ -1,0 +1,256 @@
+"""The plugin's four metrics: what they measure, when they are busy, and the sentence that says why."""
+
+import os
+import pwd
+import time
+
+from gppshm import held, processes, shmfs
+from gppshm.redhawk import thresholds
+from gppshm.redhawk.journal import Journal, Orphan
+from gppshm.redhawk.text import megabytes, plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Sequence, Tuple
+
+FREE = "shm_free"
+ORPHANED = "shm_orphaned"
+HELD = "shm_held"
+REMOVED = "shm_removed"
+NAMES = (FREE, ORPHANED, HELD, REMOVED)
+
+FILES = 20000
+"""A directory with more files than this is not added up: held memory is then always looked for."""
+
+
+SURVEY = 60.0
+"""Seconds after which all processes are looked at again although no more or less memory is hidden."""
+
+
+class Reading:
+    """One metric as it goes to the GPP; everything but `busy` is text."""
+
+    __slots__ = ("busy", "name", "reason", "recorded", "threshold")
+
+    def __init__(self, name: str, busy: bool, reason: str, threshold: str, recorded: str) -> None:
+        self.name = name
+        self.busy = busy
+        self.reason = reason
+        self.threshold = threshold
+        self.recorded = recorded
+
+    def key(self) -> "Tuple[str, bool, str, str, str]":
+        return self.name, self.busy, self.reason, self.threshold, self.recorded
+
+
+class Holding:
+    """Memory of one unlinked file: its former name, bytes, and its holders as (pid, command)."""
+
+    __slots__ = ("bytes", "holders", "name")
+
+    def __init__(self, name: str, size: int, holders: "Sequence[Tuple[int, str]]" = ()) -> None:
+        self.name = name
+        self.bytes = size
+        self.holders = holders
+
+
+class State:
+    """What was measured at one moment; sizes in bytes; `size` is 0 where the file system has no limit."""
+
+    __slots__ = ("free", "held", "orphans", "removed", "removed_bytes", "size")
+
+    def __init__(
+        self,
+        size: int,
+        free: int,
+        orphans: "Sequence[Orphan]" = (),
+        held: "Sequence[Holding]" = (),
+        removed: int = 0,
+        removed_bytes: int = 0,
+    ) -> None:
+        self.size = size
+        self.free = free
+        self.orphans = orphans
+        self.held = held
+        self.removed = removed
+        self.removed_bytes = removed_bytes
+
+
+class Gauge:
+    """Measures, for the metrics, without getting into the watcher's way; for one thread."""
+
+    def __init__(self, directory: shmfs.ShmDirectory, journal: Journal, proc_root: str = "/proc") -> None:
+        self._directory = directory
+        self._journal = journal
+        self._proc_root = proc_root
+        self._held: List[Holding] = []
+        self._held_up = 0
+        self._hidden = 0
+        self._looked = -SURVEY
+
+    def measure(self, living: "List[str]", thorough: bool) -> State:
+        """The state now; `thorough`: look up again who holds unlinked memory.  OSError if it cannot be."""
+        usage = self._directory.usage()
+        if thorough or self._held_up != self._journal.held_up:
+            self._held_up = self._journal.held_up
+            self._held = self._find_held(usage)
+        journal = self._journal
+        return State(
+            usage.size,
+            usage.free,
+            journal.orphans(living),
+            self._held,
+            journal.removed,
+            journal.removed_bytes,
+        )
+
+    def _find_held(self, usage: shmfs.Usage) -> "List[Holding]":
+        """A look at all processes, unless the files that can be seen account for all that is used."""
+        hidden = usage.size - usage.free - self._visible()
+        now = time.monotonic()
+        if usage.size and (hidden <= 0 or (hidden == self._hidden and now - self._looked < SURVEY)):
+            return self._held if hidden > 0 else []
+        self._hidden, self._looked = hidden, now
+        return [
+            Holding(
+                file.name,
+                file.size,
+                [(holder.pid, processes.describe(holder.pid).command) for holder in file.holders[:3]],
+            )
+            for file in held.survey(self._directory, self._proc_root).unlinked
+            if file.size
+        ]
+
+    def _visible(self) -> int:
+        """Bytes of all files that have a name; -1 if they are too many to be added up."""
+        total, left, folders, seen = 0, FILES, [self._directory.root], set()
+        while folders:
+            try:
+                entries = list(os.scandir(folders.pop()))
+            except OSError:
+                continue
+            left -= len(entries)
+            if left < 0:
+                return -1
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif status.st_ino not in seen:
+                    seen.add(status.st_ino)
+                    total += status.st_blocks * 512
+        return total
+
+
+class Metrics:
+    """Turns states into readings, by the thresholds that are in force.
+
+    listeners  called when a threshold was set, in whatever thread; must be quick and raise nothing
+    """
+
+    def __init__(self, initial: "Dict[str, thresholds.Threshold]") -> None:
+        self.listeners: List[Callable[[], None]] = []
+        self._thresholds = {name: initial.get(name, thresholds.OFF) for name in (FREE, ORPHANED, HELD)}
+        self._alarms = {name: thresholds.Alarm(below=name == FREE) for name in self._thresholds}
+
+    def threshold(self, name: str) -> thresholds.Threshold:
+        """The one that is in force."""
+        return self._thresholds[name]
+
+    def set_threshold(self, name: str, text: str) -> str:
+        """Put a threshold in force; its text as it is shown.  ValueError, with a sentence, if it is bad."""
+        if name == REMOVED:
+            raise ValueError(f"{REMOVED} is a count, and never busy")
+        if name not in self._thresholds:
+            raise ValueError("there is no such metric: there are {}".format(", ".join(NAMES)))
+        threshold = thresholds.parse(text)
+        self._thresholds[name] = threshold
+        for listener in list(self.listeners):
+            listener()
+        return threshold.text
+
+    def read(self, state: State) -> "List[Reading]":
+        """All four; for one thread."""
+        return [self._free(state), self._orphaned(state), self._held(state), _removed(state)]
+
+    def _judge(self, name: str, level: int, size: int) -> "Tuple[bool, str]":
+        threshold = self._thresholds[name]
+        return self._alarms[name].judge(level, threshold.limit(size), size), threshold.text
+
+    def _free(self, state: State) -> Reading:
+        if not state.size:
+            text = self._thresholds[FREE].text
+            reason = "The shared memory file system has no size limit, so it cannot be told how much is free"
+            return Reading(FREE, False, reason, text, "unlimited")
+        busy, text = self._judge(FREE, state.free, state.size)
+        free, size = megabytes(state.free), megabytes(state.size)
+        if busy:
+            reason = f"Shared memory is low: only {free} of {size} are free"
+        else:
+            reason = f"{free} of {size} of shared memory are free"
+        return Reading(FREE, busy, reason, text, free)
+
+    def _orphaned(self, state: State) -> Reading:
+        total = sum(orphan.bytes for orphan in state.orphans)
+        busy, text = self._judge(ORPHANED, total, state.size)
+        if state.orphans:
+            which = _listed([_orphan_words(orphan) for orphan in state.orphans])
+            reason = f"{_heaps(len(state.orphans))} of dead processes could not be removed: {which}"
+        else:
+            reason = "No heap of a dead process is left behind"
+        return Reading(ORPHANED, busy, reason, text, megabytes(total))
+
+    def _held(self, state: State) -> Reading:
+        total = sum(file.bytes for file in state.held)
+        busy, text = self._judge(HELD, total, state.size)
+        if state.held:
+            which = _listed([_holding_words(file) for file in state.held])
+            reason = f"Memory is unlinked but comes back only when its holders exit: {which}"
+        else:
+            reason = "No process holds unlinked shared memory"
+        return Reading(HELD, busy, reason, text, megabytes(total))
+
+
+def _removed(state: State) -> Reading:
+    total = megabytes(state.removed_bytes)
+    reason = f"{_heaps(state.removed)} of dead processes removed since the plugin started, {total} in all"
+    return Reading(REMOVED, False, reason, thresholds.OFF.text, str(state.removed))
+
+
+def _heaps(count: int) -> str:
+    return "1 heap" if count == 1 else f"{count} heaps"
+
+
+def _listed(words: "List[str]") -> str:
+    more = f"; and {len(words) - 3} more" if len(words) > 3 else ""
+    return "; ".join(words[:3]) + more
+
+
+def _orphan_words(orphan: Orphan) -> str:
+    text = (
+        f"{plain(orphan.name, 80)} ({megabytes(orphan.bytes)}) of user {_user(orphan.uid)}, {orphan.reason}"
+    )
+    if orphan.attached:
+        text += f", held by {_people(orphan.attached)}"
+    return text
+
+
+def _holding_words(file: Holding) -> str:
+    name = plain(file.name, 80) or "a file"
+    return f"{name} ({megabytes(file.bytes)}) held by {_people(file.holders)}"
+
+
+def _people(holders: "Sequence[Tuple[int, str]]") -> str:
+    shown = ", ".join(f"process {pid} ({plain(command, 60)})" for pid, command in holders[:3])
+    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+    return (shown or "a process that cannot be seen") + more
+
+
+def _user(uid: int) -> str:
+    try:
+        return plain(pwd.getpwuid(uid).pw_name, 40)
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,261 @@
+"""GppShmPlugin.ini beside the executable: every setting has a default, a range and a comment.
+
+A bad value is named, and its default used; a bad file is named, and all defaults used.
+"""
+
+import configparser
+import os
+import stat
+import textwrap
+
+from gppshm import outlet, shmfs, watch
+from gppshm.redhawk import thresholds
+from gppshm.redhawk.text import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+SECTION = "GppShmPlugin"
+LEVELS = ("FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
+BYTES = 65536
+"""A longer file is no such file."""
+
+
+class Setting:
+    """read  makes the value of the text; ValueError if it is bad"""
+
+    __slots__ = ("comment", "default", "name", "range", "read")
+
+    def __init__(
+        self, name: str, default: str, range: str, comment: str, read: "Callable[[str], Any]"
+    ) -> None:
+        self.name = name
+        self.default = default
+        self.range = range
+        self.comment = comment
+        self.read = read
+
+
+def _one_of(*words: str) -> "Callable[[str], str]":
+    def read(text: str) -> str:
+        for word in words:
+            if text.lower() == word.lower():
+                return word
+        raise ValueError
+
+    return read
+
+
+def _seconds(least: float, most: float) -> "Callable[[str], float]":
+    def read(text: str) -> float:
+        number = float(text)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _switch(text: str) -> bool:
+    return _one_of("yes", "true", "on", "1", "no", "false", "off", "0")(text) in ("yes", "true", "on", "1")
+
+
+def _path(text: str) -> str:
+    if not os.path.isabs(text) or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _unless_off(read: "Callable[[str], Any]") -> "Callable[[str], Any]":
+    return lambda text: None if text.lower() == "off" else read(text)
+
+
+_THRESHOLD = "an amount (64, 64 MB, 1.5 GB), a share of the file system (5%), or off"
+
+SETTINGS = (
+    Setting(
+        "scope",
+        watch.HOST,
+        "host or children",
+        "Whose heaps are removed once their creator is dead: those of the whole host, or only those of"
+        " processes that descend from this GPP and were seen alive.",
+        _one_of(*watch.SCOPES),
+    ),
+    Setting(
+        "rescan",
+        "30",
+        "1 to 3600, in seconds",
+        "How often everything is looked at, should the kernel's events have been lost.",
+        _seconds(1, 3600),
+    ),
+    Setting(
+        "shm_free",
+        "10 MB",
+        _THRESHOLD,
+        "The GPP is BUSY while less shared memory than this is free.",
+        thresholds.parse,
+    ),
+    Setting(
+        "shm_orphaned",
+        "off",
+        _THRESHOLD,
+        "The GPP is BUSY while heaps of dead processes that could not be removed take more than this.",
+        thresholds.parse,
+    ),
+    Setting(
+        "shm_held",
+        "off",
+        _THRESHOLD,
+        "The GPP is BUSY while processes hold more than this of memory that is unlinked already.",
+        thresholds.parse,
+    ),
+    Setting("dry_run", "no", "yes or no", "Only tell what would be removed.", _switch),
+    Setting(
+        "remove_fifos",
+        "no",
+        "yes or no",
+        "Also remove the FIFOs that dead processes left in /tmp, at each rescan.",
+        _switch,
+    ),
+    Setting(
+        "settle",
+        "30",
+        "0 to 300, in seconds",
+        "How long to stay for the heaps of the GPP's processes when the GPP itself is gone.",
+        _seconds(0, 300),
+    ),
+    Setting(
+        "device",
+        "yes",
+        "yes or no",
+        "Whether a device is registered beside the GPP, with its DeviceManager: it shows shared memory as"
+        " properties and lets waveforms reserve it.",
+        _switch,
+    ),
+    Setting(
+        "metrics",
+        "off",
+        f"{outlet.ADDRESS}, or off",
+        "Where metrics are served to Prometheus; needs the Python package prometheus_client.",
+        _unless_off(outlet.address),
+    ),
+    Setting(
+        "metrics_textfile",
+        "off",
+        "an absolute path, or off",
+        "The file that metrics are written to every 15 seconds for node_exporter; likewise.",
+        _unless_off(_path),
+    ),
+    Setting(
+        "log_level", "INFO", ", ".join(LEVELS), "The least severe messages to be logged.", _one_of(*LEVELS)
+    ),
+    Setting("root", shmfs.DEFAULT_ROOT, "an absolute path", "The folder that heaps lie in.", _path),
+)
+
+
+class Settings:
+    """The values, by the settings' names; those of the metrics are in `thresholds`, by metric."""
+
+    def __init__(self) -> None:
+        self.scope = watch.HOST
+        self.rescan = 30.0
+        self.dry_run = False
+        self.remove_fifos = False
+        self.settle = 30.0
+        self.device = True
+        self.metrics: Optional[Tuple[str, int]] = None
+        self.metrics_textfile: Optional[str] = None
+        self.log_level = "INFO"
+        self.root = shmfs.DEFAULT_ROOT
+        self.thresholds: Dict[str, thresholds.Threshold] = {}
+        for setting in SETTINGS:
+            self.put(setting, setting.default)
+
+    def put(self, setting: Setting, text: str) -> None:
+        """ValueError if the text is bad; nothing changes then."""
+        value = setting.read(text)
+        if isinstance(value, thresholds.Threshold):
+            self.thresholds[setting.name] = value
+        else:
+            setattr(self, setting.name, value)
+
+
+def read(path: str) -> "Tuple[Settings, List[str]]":
+    """The settings in the file `path`, and a sentence for each thing that is wrong in it.
+
+    No file is no fault.  Nothing is raised.
+    """
+    settings = Settings()
+    faults: List[str] = []
+    try:
+        text = _text_of(path)
+    except FileNotFoundError:
+        return settings, faults
+    except OSError as error:
+        return settings, [f"{plain(path)} cannot be read ({error.strerror}): all defaults are used"]
+    parser = configparser.ConfigParser(
+        strict=False, interpolation=None, allow_no_value=True, inline_comment_prefixes=("#", ";")
+    )
+    try:
+        parser.read_string(text, path)
+    except configparser.Error as error:
+        reason = plain(error).replace("\\x0a", " ")
+        return settings, [f"{plain(path)} cannot be understood: {reason}; all defaults are used"]
+    for section in parser.sections():
+        if section != SECTION:
+            faults.append(f"{plain(path)}: there is no section [{plain(section)}]: it is ignored")
+    known = {setting.name: setting for setting in SETTINGS}
+    for name, value in parser.items(SECTION) if parser.has_section(SECTION) else ():
+        if name not in known:
+            faults.append(f"{plain(path)}: there is no setting {plain(name)}: it is ignored")
+            continue
+        setting = known[name]
+        try:
+            settings.put(setting, value or "")
+        except ValueError:
+            faults.append(
+                f"{plain(path)}: {name} = {plain(value or '', 60)} is not valid"
+                f" (range: {setting.range}): its default is used, {setting.default}"
+            )
+    return settings, faults
+
+
+def _text_of(path: str) -> str:
+    # A FIFO in its place would hold up the start.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(0, "it is no regular file")
+        return stream.read(BYTES).decode("utf-8", "replace")
+
+
+OF_THE_DEVICE = ("metrics", "metrics_textfile", "log_level", "root")
+"""What a DeviceManager's device takes from its file; the rest are properties, with values in its PRF."""
+
+
+def example(device: bool = False) -> str:
+    """The text of GppShmPlugin.ini.example: every setting, commented out, with its default.
+
+    device  for the device that a DeviceManager launches: only its settings
+    """
+    if device:
+        head = """\
+# Settings of the device GppShmPlugin. Copy this file to GppShmPlugin.ini, beside the executable, and
+# change there what shall differ from the defaults shown; then restart the node. All else are properties
+# of the device, shm::cleanup and shm::threshold: a node's DCD may have values for them.
+"""
+    else:
+        head = """\
+# Settings of the GPP plugin GppShmPlugin. Copy this file to GppShmPlugin.ini, beside
+# the executable, and change there what shall differ from the defaults shown; then restart the GPP.
+"""
+    lines = [*head.splitlines(), "", f"[{SECTION}]"]
+    for setting in SETTINGS:
+        if device and setting.name not in OF_THE_DEVICE:
+            continue
+        lines.append("")
+        lines.extend(textwrap.wrap(setting.comment, 100, initial_indent="# ", subsequent_indent="# "))
+        lines.append(f"# Range: {setting.range}. Default: {setting.default}.")
+        lines.append(f"#{setting.name} = {setting.default}")
+    return "\n".join(lines) + "\n"
