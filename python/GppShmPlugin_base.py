@@ -1,0 +1,323 @@
+"""What GppShmPlugin.prf.xml and GppShmPlugin.scd.xml declare, as a class to derive the device from.
+
+Keep them in step (tests/test_descriptors.py tells).  A number, text or time without a value in the PRF is
+0, empty, or a time that is not valid: so that whatever nobody has set yet can be sent.
+"""
+
+from ossie.cf import CF, CF__POA
+from ossie.device import Device
+from ossie.events import MessageSupplierPort, PropertyEventSupplier
+from ossie.properties import simple_property, struct_property, structseq_property
+from ossie.resource import usesport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Tuple
+
+_UNSET = {
+    "boolean": False,
+    "double": 0.0,
+    "long": 0,
+    "longlong": 0,
+    "string": "",
+    "ulong": 0,
+    "ulonglong": 0,
+    "utctime": CF.UTCTime(0, 0.0, 0.0),
+}
+
+
+def _member(id_: str, type_: str, value: "Any" = None, units: "Optional[str]" = None) -> "Any":
+    """A struct's member, named as its id ends."""
+    return simple_property(
+        id_=id_,
+        name=id_.rpartition("::")[2],
+        type_=type_,
+        defvalue=_UNSET[type_] if value is None else value,
+        units=units,
+    )
+
+
+class _Struct:
+    """What REDHAWK expects of a struct's class, beside its members.
+
+    ID  the struct's
+    """
+
+    ID = ""
+
+    @classmethod
+    def declared(cls) -> "List[Tuple[str, Any]]":
+        return [(name, member) for name, member in vars(cls).items() if isinstance(member, simple_property)]
+
+    def __init__(self, **values: "Any") -> None:
+        """All members; those without a value have their default."""
+        for name, member in self.declared():
+            member.set(self, values.pop(name, member.defvalue))
+        if values:
+            raise TypeError(f"{self.ID} has no member {min(values)}")
+
+    def __str__(self) -> str:
+        return str(dict(self.getMembers()))
+
+    @classmethod
+    def getId(cls) -> str:
+        return cls.ID
+
+    @classmethod
+    def isStruct(cls) -> bool:
+        return True
+
+    def getMembers(self) -> "List[Tuple[str, Any]]":
+        return [(name, getattr(self, name)) for name, _ in self.declared()]
+
+
+class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
+    """The device's ports and properties; it does nothing by itself."""
+
+    def __init__(
+        self,
+        devmgr: "Any",
+        uuid: str,
+        label: str,
+        softwareProfile: str,
+        compositeDevice: "Any",
+        execparams: "Any",
+    ) -> None:
+        Device.__init__(
+            self, devmgr, uuid, label, softwareProfile, compositeDevice, execparams, loggerName=None
+        )
+        self.port_propEvent = PropertyEventSupplier(self)
+        self.port_propEvent._portLog = self._baseLog.getChildLogger("propEvent", "ports")
+        self.port_MessageEvent_out = MessageSupplierPort()
+        self.port_MessageEvent_out._portLog = self._baseLog.getChildLogger("MessageEvent_out", "ports")
+
+    def releaseObject(self) -> None:
+        try:
+            self.stop()
+        except Exception:
+            self._baseLog.exception("Error stopping")
+        Device.releaseObject(self)
+
+    # Ports
+
+    port_propEvent = usesport(
+        name="propEvent",
+        repid="IDL:omg.org/CosEventChannelAdmin/EventChannel:1.0",
+        type_="responses",
+        description="Changes of the properties of kind event.",
+    )
+    port_MessageEvent_out = usesport(
+        name="MessageEvent_out",
+        repid="IDL:ExtendedEvent/MessageEvent:1.0",
+        type_="responses",
+        description="The messages shm::heap_removed and shm::threshold_crossed.",
+    )
+
+    # Properties
+
+    device_kind = simple_property(
+        id_="DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d",
+        name="device_kind",
+        type_="string",
+        defvalue="SHM",
+        mode="readonly",
+        action="eq",
+        kinds=("property", "allocation"),
+    )
+    device_model = simple_property(
+        id_="DCE:0f99b2e4-9903-4631-9846-ff349d18ecfb",
+        name="device_model",
+        type_="string",
+        defvalue="GppShmPlugin",
+        mode="readonly",
+        action="eq",
+        kinds=("property", "allocation"),
+    )
+    shm_capacity = simple_property(
+        id_="shm::capacity",
+        name="shm_capacity",
+        type_="longlong",
+        defvalue=0,
+        units="MB",
+        mode="readonly",
+        action="external",
+        kinds=("property", "event", "allocation"),
+    )
+    shm_host_name = simple_property(
+        id_="shm::host_name",
+        name="shm_host_name",
+        type_="string",
+        defvalue="",
+        mode="readonly",
+        action="external",
+        kinds=("property", "event", "allocation"),
+    )
+
+    class Usage(_Struct):
+        ID = "shm::usage"
+        path = _member("shm::usage::path", "string")
+        total = _member("shm::usage::total", "ulonglong", units="B")
+        free = _member("shm::usage::free", "ulonglong", units="B")
+        used = _member("shm::usage::used", "ulonglong", units="B")
+        heaps = _member("shm::usage::heaps", "ulonglong", units="B")
+        other = _member("shm::usage::other", "ulonglong", units="B")
+        held = _member("shm::usage::held", "ulonglong", units="B")
+        reserved = _member("shm::usage::reserved", "ulonglong", units="B")
+        free_percent = _member("shm::usage::free_percent", "double", units="%")
+
+    shm_usage = struct_property(
+        id_="shm::usage",
+        name="shm_usage",
+        structdef=Usage,
+        mode="readonly",
+        configurationkind=("property", "event"),
+    )
+
+    class Heap(_Struct):
+        ID = "shm::heaps::heap"
+        name = _member("shm::heaps::name", "string")
+        creator = _member("shm::heaps::creator", "long")
+        state = _member("shm::heaps::state", "string")
+        reason = _member("shm::heaps::reason", "string")
+        file_size = _member("shm::heaps::file_size", "ulonglong", units="B")
+        heap_size = _member("shm::heaps::heap_size", "ulonglong", units="B")
+        used = _member("shm::heaps::used", "ulonglong", units="B")
+        superblocks = _member("shm::heaps::superblocks", "ulong")
+        refcount = _member("shm::heaps::refcount", "long")
+        attached = _member("shm::heaps::attached", "ulong")
+        user = _member("shm::heaps::user", "string")
+        group = _member("shm::heaps::group", "string")
+        mode = _member("shm::heaps::mode", "string")
+        command = _member("shm::heaps::command", "string")
+        component = _member("shm::heaps::component", "string")
+        application = _member("shm::heaps::application", "string")
+
+    shm_heaps = structseq_property(
+        id_="shm::heaps",
+        name="shm_heaps",
+        structdef=Heap,
+        defvalue=[],
+        mode="readonly",
+        configurationkind=("property",),
+    )
+
+    class Cleanup(_Struct):
+        ID = "shm::cleanup"
+        enabled = _member("shm::cleanup::enabled", "boolean", True)
+        scope = _member("shm::cleanup::scope", "string", "host")
+        rescan = _member("shm::cleanup::rescan", "double", 30.0, units="s")
+        fifos = _member("shm::cleanup::fifos", "boolean", False)
+        dry_run = _member("shm::cleanup::dry_run", "boolean", False)
+
+    shm_cleanup = struct_property(
+        id_="shm::cleanup",
+        name="shm_cleanup",
+        structdef=Cleanup,
+        mode="readwrite",
+        configurationkind=("property",),
+    )
+
+    class CleanupStatus(_Struct):
+        ID = "shm::cleanup_status"
+        removed = _member("shm::cleanup_status::removed", "ulonglong")
+        bytes = _member("shm::cleanup_status::bytes", "ulonglong", units="B")
+        fifos = _member("shm::cleanup_status::fifos", "ulonglong")
+        failures = _member("shm::cleanup_status::failures", "ulonglong")
+        watched = _member("shm::cleanup_status::watched", "ulonglong")
+        last_heap = _member("shm::cleanup_status::last_heap", "string")
+        last_creator = _member("shm::cleanup_status::last_creator", "long")
+        last_command = _member("shm::cleanup_status::last_command", "string")
+        last_reason = _member("shm::cleanup_status::last_reason", "string")
+        last_time = _member("shm::cleanup_status::last_time", "utctime")
+        last_latency_ms = _member("shm::cleanup_status::last_latency_ms", "double", units="ms")
+
+    shm_cleanup_status = struct_property(
+        id_="shm::cleanup_status",
+        name="shm_cleanup_status",
+        structdef=CleanupStatus,
+        mode="readonly",
+        configurationkind=("property",),
+    )
+
+    class Removal(_Struct):
+        ID = "shm::recent::removal"
+        name = _member("shm::recent::name", "string")
+        creator = _member("shm::recent::creator", "long")
+        command = _member("shm::recent::command", "string")
+        component = _member("shm::recent::component", "string")
+        application = _member("shm::recent::application", "string")
+        user = _member("shm::recent::user", "string")
+        bytes = _member("shm::recent::bytes", "ulonglong", units="B")
+        reason = _member("shm::recent::reason", "string")
+        evidence = _member("shm::recent::evidence", "string")
+        trigger = _member("shm::recent::trigger", "string")
+        attached = _member("shm::recent::attached", "ulong")
+        time = _member("shm::recent::time", "utctime")
+        latency_ms = _member("shm::recent::latency_ms", "double", units="ms")
+
+    shm_recent = structseq_property(
+        id_="shm::recent",
+        name="shm_recent",
+        structdef=Removal,
+        defvalue=[],
+        mode="readonly",
+        configurationkind=("property",),
+    )
+
+    class Threshold(_Struct):
+        ID = "shm::threshold"
+        free = _member("shm::threshold::free", "string", "10 MB")
+        headroom = _member("shm::threshold::headroom", "string", "5%")
+
+    shm_threshold = struct_property(
+        id_="shm::threshold",
+        name="shm_threshold",
+        structdef=Threshold,
+        mode="readwrite",
+        configurationkind=("property",),
+    )
+
+    # Messages
+
+    class HeapRemoved(_Struct):
+        ID = "shm::heap_removed"
+        host_name = _member("shm::heap_removed::host_name", "string")
+        name = _member("shm::heap_removed::name", "string")
+        creator = _member("shm::heap_removed::creator", "long")
+        command = _member("shm::heap_removed::command", "string")
+        component = _member("shm::heap_removed::component", "string")
+        application = _member("shm::heap_removed::application", "string")
+        user = _member("shm::heap_removed::user", "string")
+        bytes = _member("shm::heap_removed::bytes", "ulonglong", units="B")
+        reason = _member("shm::heap_removed::reason", "string")
+        evidence = _member("shm::heap_removed::evidence", "string")
+        trigger = _member("shm::heap_removed::trigger", "string")
+        attached = _member("shm::heap_removed::attached", "ulong")
+        time = _member("shm::heap_removed::time", "utctime")
+        latency_ms = _member("shm::heap_removed::latency_ms", "double", units="ms")
+
+    shm_heap_removed = struct_property(
+        id_="shm::heap_removed",
+        name="shm_heap_removed",
+        structdef=HeapRemoved,
+        mode="readwrite",
+        configurationkind=("message",),
+    )
+
+    class ThresholdCrossed(_Struct):
+        ID = "shm::threshold_crossed"
+        host_name = _member("shm::threshold_crossed::host_name", "string")
+        low = _member("shm::threshold_crossed::low", "boolean")
+        free = _member("shm::threshold_crossed::free", "ulonglong", units="B")
+        total = _member("shm::threshold_crossed::total", "ulonglong", units="B")
+        threshold = _member("shm::threshold_crossed::threshold", "string")
+        reason = _member("shm::threshold_crossed::reason", "string")
+        time = _member("shm::threshold_crossed::time", "utctime")
+
+    shm_threshold_crossed = struct_property(
+        id_="shm::threshold_crossed",
+        name="shm_threshold_crossed",
+        structdef=ThresholdCrossed,
+        mode="readwrite",
+        configurationkind=("message",),
+    )

@@ -1,0 +1,571 @@
+"""The REDHAWK device: shared memory as properties, and as capacity that waveforms reserve.
+
+On top of REDHAWK's `ossie`, of which it overrides what was measured to be wrong there (3.0.1): allocation,
+which leaks and takes one request for another; `initialize`, which resets the states at each call; message
+ports that hang for ever after a wrong connection.  Only the thread that tells others waits for them.
+"""
+
+import math
+import queue
+import socket
+import threading
+import time
+import uuid
+
+from gppshm import capacity, watch
+from gppshm.redhawk import figures, logs, metrics, thresholds
+from gppshm.redhawk.cleaning import Cleaning, Orders
+from gppshm.redhawk.corba import CF, CORBA, CosEventChannelAdmin
+from gppshm.redhawk.text import megabytes, plain
+from gppshm.roles import role
+from GppShmPlugin_base import GppShmPlugin_base
+
+from ossie.events import MessageSupplierPort, PropertyEventSupplier  # isort: skip
+from ossie.properties import struct_property  # isort: skip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+_log = logs.logger("GppShmPlugin.device")
+
+CAPACITY = "shm::capacity"
+HOST_NAME = "shm::host_name"
+HEADROOM = "5%"
+"""Of the file system: never granted, unless the property says otherwise."""
+BACKLOG = 500
+"""Messages and events that may wait for slow consumers; what comes then is dropped."""
+
+_INTEGERS = (
+    CORBA.tk_octet,
+    CORBA.tk_short,
+    CORBA.tk_ushort,
+    CORBA.tk_long,
+    CORBA.tk_ulong,
+    CORBA.tk_longlong,
+    CORBA.tk_ulonglong,
+)
+
+_TYPES = {
+    "boolean": CORBA.TC_boolean,
+    "double": CORBA.TC_double,
+    "long": CORBA.TC_long,
+    "string": CORBA.TC_string,
+    "ulong": CORBA.TC_ulong,
+    "ulonglong": CORBA.TC_ulonglong,
+    "utctime": CF._tc_UTCTime,
+}
+
+
+class Teller(threading.Thread):
+    """Does what others may keep waiting, one thing after the other; what there is no room for is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__(name="tell", daemon=True)
+        self._tasks: queue.Queue[Optional[Callable[[], None]]] = queue.Queue(BACKLOG)
+        self._ended = False
+
+    def tell(self, task: "Callable[[], None]") -> None:
+        """From any thread; never waits."""
+        try:
+            self._tasks.put_nowait(task)
+        except queue.Full:
+            pass
+
+    def end(self) -> None:
+        """End when all has been told, or after what is being told if so much waits that no more may."""
+        try:
+            self._tasks.put_nowait(None)
+        except queue.Full:
+            self._ended = True
+
+    def run(self) -> None:
+        while not self._ended:
+            task = self._tasks.get()
+            if task is None:
+                return
+            try:
+                task()
+            except Exception as error:
+                _log.warning("a message could not be sent: %s", plain(repr(error)))
+
+
+class _CheckedPort:
+    """A port that refuses what is no event channel, or a dead one: ossie's would seem to be connected."""
+
+    def connectPort(self, connection: "Any", connectionId: str) -> None:
+        try:
+            # A reference that says of itself that it is a channel is narrowed without a call.
+            channel = connection and connection._narrow(CosEventChannelAdmin.EventChannel)
+            answers = channel is not None and channel.for_suppliers() is not None
+        except CORBA.Exception:
+            answers = False
+        if not answers:
+            raise _no_channel(connectionId)
+        super().connectPort(connection, connectionId)  # type: ignore[misc]
+
+
+class _MessagePort(_CheckedPort, MessageSupplierPort):  # type: ignore[misc]
+    def connectPort(self, connection: "Any", connectionId: str) -> None:
+        try:
+            super().connectPort(connection, connectionId)
+        except CF.Port.InvalidPort:
+            raise
+        except Exception:
+            self.portInterfaceAccess.release()  # ossie keeps it, and the port would hang for ever
+            raise _no_channel(connectionId) from None
+
+    def disconnectPort(self, connectionId: str) -> None:
+        """Also of a channel that is dead, which ossie would keep, and push to at each message."""
+        try:
+            super().disconnectPort(connectionId)
+        except Exception:
+            with self.portInterfaceAccess:
+                self._connections.pop(connectionId, None)
+
+
+class _PropertyEventPort(_CheckedPort, PropertyEventSupplier):  # type: ignore[misc]
+    pass
+
+
+def _no_channel(connection: str) -> "Any":
+    return CF.Port.InvalidPort(1, plain(f"{connection}: no event channel is to be reached there"))
+
+
+class Request:
+    """What one allocation asks for.
+
+    megabytes  0 if it names no capacity
+    host       True if it names a host, which then is this one
+    """
+
+    __slots__ = ("host", "megabytes")
+
+    def __init__(self) -> None:
+        self.megabytes = 0
+        self.host = False
+
+    @property
+    def terms(self) -> "Tuple[int, bool]":
+        return self.megabytes, self.host
+
+
+class Device(GppShmPlugin_base):
+    """The servant.
+
+    work        does the cleaning, from `initialize` on by the orders of `shm::cleanup`
+    orders      the first of these, if nobody says otherwise
+    board       the thresholds, which a plugin in the same process shares
+    on_release  called when the device has been released
+    on_tick     called after each measurement, in a thread that may not wait: every few seconds at least
+    The rest is what ossie's Device wants.
+    """
+
+    def __init__(
+        self,
+        manager: "Any",
+        identifier: str,
+        label: str,
+        profile: str,
+        execparams: "Any",
+        work: Cleaning,
+        orders: Orders,
+        board: metrics.Metrics,
+        on_release: "Callable[[], None]",
+    ) -> None:
+        self.teller = Teller()
+        self._work = work
+        self._board = board
+        self._on_release = on_release
+        self.on_tick: Callable[[], None] = lambda: None
+        self._headroom = thresholds.parse(HEADROOM)
+        self._host = socket.gethostname()
+        self._alarm = thresholds.Alarm(below=True)
+        self._low = False
+        self._told: Optional[figures.Usage] = None
+        self._told_capacity = -1
+        self._removals_seen = work.journal.removed
+        self._once = threading.Lock()
+        self._initialized = False
+        # Until the first look, which may be asked for its capacity.
+        self.figures = figures.Figures(
+            work, self._reserved, self._measured, lambda heaps: _structs(self.Heap, heaps)
+        )
+        self.ledger = capacity.Ledger(self.figures.room, self._headroom_bytes)
+        GppShmPlugin_base.__init__(self, manager, identifier, label, profile, None, execparams)
+        self.port_propEvent = _PropertyEventPort(self)
+        self.port_MessageEvent_out = _MessagePort()
+        for name in ("propEvent", "MessageEvent_out"):
+            getattr(self, "port_" + name)._portLog = self._baseLog.getChildLogger(name, "ports")
+        self._let_go_of_the_class()
+        self.shm_host_name = plain(self._host)
+        self.shm_cleanup = _cleanup(orders)
+        self.shm_threshold = self.query_prop_shm_threshold()
+        self.addPropertyChangeListener("shm::cleanup", self._cleanup_configured)
+        self.addPropertyChangeListener("shm::threshold", self._threshold_configured)
+
+    def _let_go_of_the_class(self) -> None:
+        """ossie leaves a reference to the event port in the structs' members, which belong to the class.
+
+        Its deepcopy of them, for the next device in this process, would fail.
+        """
+        for _, declared in self._props.items():
+            if isinstance(declared, struct_property):
+                for _, member in declared.structdef.declared():
+                    member.sendPropertyChangeEvent = None
+
+    # -- CF::LifeCycle and CF::Resource ------------------------------------------------------------------
+
+    def constructor(self) -> None:
+        """ossie calls it once, when the properties have their initial values."""
+        self._obey(self.shm_cleanup)
+        self._heed(self.shm_threshold)
+        self.teller.start()
+        self.figures.start()
+        self._work.journal.listeners.append(self._something_happened)
+        self._board.listeners.append(self.figures.wake)
+
+    def initialize(self) -> None:
+        """Further calls do nothing: ossie would reset the states."""
+        with self._once:
+            if not self._initialized:
+                GppShmPlugin_base.initialize(self)
+                self._initialized = True
+
+    def releaseObject(self) -> None:
+        """Leave the DeviceManager; what was granted is gone with the device."""
+        listening = (
+            (self._work.journal.listeners, self._something_happened),
+            (self._board.listeners, self.figures.wake),
+        )
+        for listeners, listener in listening:
+            if listener in listeners:
+                listeners.remove(listener)
+        try:
+            GppShmPlugin_base.releaseObject(self)
+        finally:
+            self.figures.stop()
+            self.teller.end()
+            self.ledger.give_back_all()
+            self._on_release()
+
+    # -- properties ----------------------------------------------------------------------------------
+
+    def query_prop_shm_capacity(self) -> int:
+        return self._available() // capacity.MB
+
+    def query_prop_shm_host_name(self) -> str:
+        return plain(self._host)
+
+    def query_prop_shm_usage(self) -> "Any":
+        try:
+            return _usage(self.figures.usage())
+        except OSError:
+            return self.shm_usage
+
+    def query_prop_shm_heaps(self) -> "Any":
+        return self.figures.heaps()
+
+    def query_prop_shm_cleanup(self) -> "Any":
+        return _cleanup(self._work.orders)
+
+    def query_prop_shm_cleanup_status(self) -> "Any":
+        journal = self._work.journal
+        status = self.CleanupStatus()
+        status.removed, status.bytes = journal.removed, journal.removed_bytes
+        status.fifos, status.failures = journal.fifos, journal.failures
+        status.watched = len(self._work.living())
+        recent = list(journal.recent)
+        if recent:
+            last = recent[-1]
+            status.last_heap, status.last_creator = plain(last.name), _long(last.creator)
+            status.last_command, status.last_reason = plain(last.command), plain(last.reason)
+            status.last_time, status.last_latency_ms = _utc(last.time), last.latency * 1000.0
+        return status
+
+    def query_prop_shm_recent(self) -> "Any":
+        return _structs(self.Removal, [_Removal(event) for event in list(self._work.journal.recent)])
+
+    def query_prop_shm_threshold(self) -> "Any":
+        return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
+
+    def validate_prop_shm_cleanup(self, value: "Any") -> bool:
+        """All of it or nothing."""
+        switches = (value.enabled, value.fifos, value.dry_run)
+        return (
+            all(isinstance(switch, (bool, int)) for switch in switches)
+            and value.scope in watch.SCOPES
+            and isinstance(value.rescan, (int, float))
+            and math.isfinite(value.rescan)
+            and 0.1 <= value.rescan <= 3600
+        )
+
+    def validate_prop_shm_threshold(self, value: "Any") -> bool:
+        try:
+            thresholds.parse(value.free)
+            thresholds.parse(value.headroom)
+        except (ValueError, AttributeError) as error:
+            _log.warning("shm::threshold is refused: %s", plain(error))
+            return False
+        return True
+
+    def _cleanup_configured(self, identifier: str, old: "Any", new: "Any") -> None:
+        self._obey(new)
+
+    def _threshold_configured(self, identifier: str, old: "Any", new: "Any") -> None:
+        self._heed(new)
+
+    def _obey(self, value: "Any") -> None:
+        orders = Orders(
+            bool(value.enabled), value.scope, float(value.rescan), bool(value.fifos), bool(value.dry_run)
+        )
+        self._work.obey(orders)
+        _log.info(
+            "cleaning is %s: scope %s, rescan %g s%s%s",
+            "on" if orders.enabled else "off",
+            orders.scope,
+            orders.rescan,
+            ", FIFOs too" if orders.fifos else "",
+            ", dry run" if orders.dry_run else "",
+        )
+
+    def _heed(self, value: "Any") -> None:
+        self._headroom = thresholds.parse(value.headroom)
+        self._board.set_threshold(metrics.FREE, value.free)
+
+    # -- capacity ------------------------------------------------------------------------------------
+
+    def allocateCapacity(self, capacities: "Sequence[Any]") -> bool:
+        """SCA's way: whole, or an exception that says why.  Given back on the same terms."""
+        self._grant(capacities, True)
+        return True
+
+    def allocate(self, capacities: "Sequence[Any]") -> "List[Any]":
+        """REDHAWK 3.0's way: given back by the id."""
+        key = self._grant(capacities, False)
+        return [CF.Device.Allocation(self._this(), [], [], capacities, key)]
+
+    def deallocateCapacity(self, capacities: "Sequence[Any]") -> None:
+        self._must_be(CF.Device.UNLOCKED, CF.Device.SHUTTING_DOWN)
+        request = self._request(capacities)
+        try:
+            self.ledger.give_back_alike(request.terms)
+        except capacity.NotGranted:
+            left = [grant.size // capacity.MB for grant in self.ledger.grants() if grant.terms]
+            what = f"{CAPACITY}: no allocation of {request.megabytes} MB"
+            what += " on this host's name" if request.host else ""
+            known = ", ".join(f"{size} MB" for size in left[:10]) or "none"
+            raise CF.Device.InvalidCapacity(
+                f"{what} stands to be deallocated; there are: {known}", capacities
+            ) from None
+        self._granted()
+
+    def deallocate(self, alloc_id: str) -> None:
+        self._must_be(CF.Device.UNLOCKED, CF.Device.SHUTTING_DOWN)
+        try:
+            self.ledger.give_back(alloc_id)
+        except capacity.NotGranted:
+            raise CF.Device.InvalidCapacity(
+                f"{CAPACITY}: there is no allocation {plain(alloc_id, 80)}, or it was deallocated before", []
+            ) from None
+        self._granted()
+
+    def updateUsageState(self) -> None:
+        """ossie tells the domain of a change, which may take a while: see `_granted`."""
+        self._usageState = self._get_usageState()
+
+    def _get_usageState(self) -> "Any":
+        if self._low or self._available() < capacity.MB:
+            return CF.Device.BUSY
+        return CF.Device.ACTIVE if self.ledger.grants() else CF.Device.IDLE
+
+    def _grant(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
+        self._must_be(CF.Device.UNLOCKED)
+        request = self._request(capacities)
+        key = str(uuid.uuid4())
+        asked = f"{CAPACITY}: {request.megabytes} MB were asked for"
+        if self._low:
+            limit = self._board.threshold(metrics.FREE).text
+            raise CF.Device.InsufficientCapacity(
+                capacities, f"{asked}, and less shared memory is free than the threshold, {limit}"
+            )
+        try:
+            self.ledger.grant(key, request.megabytes * capacity.MB, request.terms if by_terms else None)
+        except capacity.Insufficient as refusal:
+            there = refusal.available // capacity.MB
+            raise CF.Device.InsufficientCapacity(
+                capacities, f"{asked}, and {there} MB can be allocated on {plain(self._host)}"
+            ) from None
+        except OSError as error:
+            raise CF.Device.InvalidState(f"the shared memory cannot be measured: {error.strerror}") from None
+        self._granted()
+        return key
+
+    def _request(self, capacities: "Sequence[Any]") -> Request:
+        """InvalidCapacity, with what is wrong, if it makes no sense."""
+        request = Request()
+        seen = set()
+        for item in capacities:
+            kind = item.value.typecode().kind()
+            why = ""
+            if item.id in seen:
+                why = "it is asked for twice"
+            elif item.id == CAPACITY:
+                if kind not in _INTEGERS:
+                    why = "a whole number of MB (longlong) is expected"
+                elif item.value.value() <= 0:
+                    why = f"{item.value.value()} MB cannot be allocated: at least 1 MB can"
+                else:
+                    request.megabytes = int(item.value.value())
+            elif item.id == HOST_NAME:
+                if kind != CORBA.tk_string:
+                    why = "a string is expected"
+                elif item.value.value().lower() != self._host.lower():
+                    why = f"this host is {plain(self._host)}, not {plain(item.value.value(), 80)}"
+                else:
+                    request.host = True
+            else:
+                why = f"only {CAPACITY} and {HOST_NAME} can be allocated here"
+            if why:
+                raise CF.Device.InvalidCapacity(f"{plain(item.id, 80)}: {why}", [item])
+            seen.add(item.id)
+        return request
+
+    def _must_be(self, *states: "Any") -> None:
+        """InvalidState unless the device is enabled and its administrative state is one of these."""
+        if self._operationalState != CF.Device.ENABLED or self._adminState not in states:
+            raise CF.Device.InvalidState(
+                f"{plain(self._label)} is {self._operationalState} and {self._adminState};"
+                f" it must be ENABLED and {' or '.join(str(state) for state in states)}"
+            )
+
+    def _granted(self) -> None:
+        """Grants have changed: others hear of it soon."""
+        self.teller.tell(self.updateUsageState)
+        self.figures.wake()
+
+    def _available(self) -> int:
+        try:
+            return self.ledger.available()
+        except OSError:
+            return 0
+
+    def _reserved(self) -> int:
+        return self.ledger.reserved
+
+    def _headroom_bytes(self, size: int) -> int:
+        return self._headroom.limit(size) or 0
+
+    # -- what is told --------------------------------------------------------------------------------
+
+    def _something_happened(self) -> None:
+        """In the watcher's thread."""
+        journal = self._work.journal
+        if journal.removed != self._removals_seen:
+            self._removals_seen = journal.removed
+            event = journal.recent[-1]
+            self.teller.tell(lambda: self._send(self.HeapRemoved(), _Removal(event)))
+        self.figures.wake()
+
+    def _measured(self, usage: figures.Usage) -> None:
+        """In the figures' thread."""
+        threshold = self._board.threshold(metrics.FREE)
+        low = self._alarm.judge(usage.free, threshold.limit(usage.total), usage.total)
+        if low != self._low:
+            self._low = low
+            crossing = _Crossing(usage, low, threshold.text)
+            self.teller.tell(lambda: self._send(self.ThresholdCrossed(), crossing))
+        available = self._available() // capacity.MB
+        if available != self._told_capacity:
+            self._told_capacity = self.shm_capacity = available
+            self._property_event(CAPACITY)
+        if usage.differs(self._told):
+            if self._told is None:
+                self._property_event(HOST_NAME)
+            self._told = usage
+            self.shm_usage = _usage(usage)
+            self._property_event("shm::usage")
+        if self._usageState != self._get_usageState():
+            self.teller.tell(self.updateUsageState)
+        self.on_tick()
+
+    def _property_event(self, identifier: str) -> None:
+        self.teller.tell(lambda: self.port_propEvent.sendPropertyEvent(identifier))
+
+    def _send(self, message: "Any", source: object) -> None:
+        for name, member in message.declared():
+            member.set(message, plain(self._host) if name == "host_name" else getattr(source, name))
+        self.port_MessageEvent_out.sendMessage(message)
+
+
+class _Removal:
+    """A removal as it goes to others: every string plain, every number in its range."""
+
+    def __init__(self, event: watch.Event) -> None:
+        self.name = plain(event.name)
+        self.creator = _long(event.creator)
+        self.command = plain(event.command)
+        component, application = role(event.words)
+        self.component, self.application = plain(component), plain(application)
+        self.user = plain(event.user)
+        self.bytes = event.bytes
+        self.reason = plain(event.reason)
+        self.evidence = plain(event.evidence)
+        self.trigger = plain(event.trigger)
+        self.attached = len(event.attached)
+        self.time = _utc(event.time)
+        self.latency_ms = event.latency * 1000.0
+
+
+class _Crossing:
+    """The threshold was crossed: `low`, or not any more."""
+
+    def __init__(self, usage: figures.Usage, low: bool, threshold: str) -> None:
+        free, total = megabytes(usage.free), megabytes(usage.total)
+        self.low, self.free, self.total, self.threshold = low, usage.free, usage.total, threshold
+        self.reason = f"{free} of {total} of shared memory are free, "
+        self.reason += f"less than {threshold}" if low else f"enough again (threshold {threshold})"
+        self.time = _utc(time.time())
+
+
+def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
+    """A structsequence's any, of items that have the struct's members; made here, for ossie's way is slow."""
+    members = [(name, member.id_, _TYPES[member.type_]) for name, member in struct.declared()]
+    sequence = []
+    for item in items:
+        fields = []
+        for name, identifier, typecode in members:
+            value = getattr(item, name)
+            if typecode is CORBA.TC_string:
+                value = plain(value)
+            fields.append(CF.DataType(identifier, CORBA.Any(typecode, value)))
+        sequence.append(CORBA.Any(CF._tc_Properties, fields))
+    return CORBA.Any(CORBA._tc_AnySeq, sequence)
+
+
+def _usage(usage: figures.Usage) -> "Any":
+    value = GppShmPlugin_base.Usage(path=plain(usage.path))
+    for name, member in value.declared():
+        if name != "path":
+            member.set(value, getattr(usage, name))
+    return value
+
+
+def _cleanup(orders: Orders) -> "Any":
+    return GppShmPlugin_base.Cleanup(
+        enabled=orders.enabled,
+        scope=orders.scope,
+        rescan=orders.rescan,
+        fifos=orders.fifos,
+        dry_run=orders.dry_run,
+    )
+
+
+def _utc(seconds: float) -> "Any":
+    fraction, whole = math.modf(seconds)
+    return CF.UTCTime(1, whole, fraction)
+
+
+def _long(number: int) -> int:
+    """A name may hold any number: what is no CORBA long is 0."""
+    return number if -(1 << 31) <= number < 1 << 31 else 0

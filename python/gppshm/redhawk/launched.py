@@ -1,0 +1,110 @@
+"""The device as a program of its own: started by a DeviceManager, by the sandbox or on the Chalkboard.
+
+    GppShmPlugin.py DEVICE_MGR_IOR ior DEVICE_ID id DEVICE_LABEL label PROFILE_NAME path [NAME VALUE ...]
+
+ossie's own `start_device` is not used: it exits with status 0 whatever went wrong, and on SIGTERM without
+unregistering (measured on REDHAWK 3.0.1).  Exit status: 0 after releaseObject, SIGTERM or the end of its
+manager, 1 if it could not do its work, 2 if it was started wrongly.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+from gppshm import watch
+from gppshm.redhawk import exporting, lifeline, logs, metrics, settings
+from gppshm.redhawk.cleaning import Cleaning, Orders
+from gppshm.redhawk.text import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List
+
+_log = logs.logger("GppShmPlugin.device")
+
+NEEDED = ("DEVICE_MGR_IOR", "DEVICE_ID", "DEVICE_LABEL", "PROFILE_NAME")
+
+RETIRING = 0.25
+"""Seconds for unregistering: at a node's shutdown SIGKILL follows SIGTERM after half a second."""
+LAST_SWEEP = 0.12
+ANSWERING = 0.1
+"""Seconds for calls that are under way."""
+LAST_LINES = 0.04
+
+
+def pairs(words: "List[str]") -> "Dict[str, str]":
+    """Name/value arguments; one without a value is left out."""
+    return dict(zip(words[::2], words[1::2]))
+
+
+def main(arguments: "List[str]") -> int:
+    """Be the device until it is told to end; the exit status."""
+    parameters = pairs(arguments)
+    missing = [name for name in NEEDED if not parameters.get(name)]
+    if missing:
+        return lifeline.refuse(f"started as a device without {', '.join(missing)}", 2)
+    ini = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "GppShmPlugin.ini")
+    lifeline.shed_inheritance(".")
+    lifeline.use_installation()
+    # A node's shutdown begins with it, and the Ctrl-C of a sandbox is meant for the sandbox.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    line = lifeline.Lifeline()
+    chosen, faults = settings.read(ini)
+    handler = logs.start(chosen.log_level)
+    for fault in faults:
+        _log.warning("%s", fault)
+    sys.setswitchinterval(watch.SWITCH_INTERVAL)
+    try:
+        # Nothing is removed before the device has its properties.
+        work = Cleaning(chosen.root, Orders(enabled=False), line.parent, line.wake)
+        work.start()
+    except OSError as error:
+        return lifeline.refuse(f"{plain(chosen.root)} cannot be watched: {error.strerror}", 1)
+    try:
+        from gppshm.redhawk import link, presence
+    except Exception as error:
+        return lifeline.refuse(f"REDHAWK's ossie, or omniORB, cannot be imported: {plain(repr(error))}", 1)
+    orders = Orders(True, chosen.scope, chosen.rescan, chosen.remove_fifos, chosen.dry_run)
+    board = metrics.Metrics(chosen.thresholds)
+    try:
+        orb = link.start_orb()
+    except Exception as error:  # of its configuration, most likely
+        return lifeline.refuse(f"omniORB does not start: {plain(repr(error))}", 1)
+    here = presence.Presence(orb, parameters, work, orders, board, handler, line.wake)
+    done: List[str] = []
+
+    def register() -> None:
+        """In a thread of its own: a DeviceManager that hangs must not keep signals from being heard."""
+        try:
+            here.register(launched=True)
+            done.append("")
+        except presence.NotRegistered as failure:
+            done.append(plain(failure))
+        except Exception as error:
+            done.append(f"the device cannot be made: {plain(repr(error))}")
+        line.wake()
+
+    threading.Thread(target=register, name="register", daemon=True).start()
+    while not (done or line.signal or line.orphaned or work.failure):
+        line.wait()
+    if done and done[0]:
+        handler.drain(LAST_LINES)
+        return lifeline.refuse(done[0], 1)
+    exporting.start(chosen, work, lambda: here)
+    while not (line.signal or line.orphaned or work.failure or here.ended):
+        line.wait()
+    if work.failure:
+        _log.error("the watcher failed: %s", work.failure)
+    elif line.signal:
+        _log.info("ended by %s", signal.Signals(line.signal).name)
+    else:
+        _log.info("ending: %s", here.ended or "its DeviceManager is gone")
+    here.retire(RETIRING)
+    # Whoever released it gets the answer.
+    answering = threading.Thread(target=orb.shutdown, args=(True,), daemon=True)
+    answering.start()
+    work.finish(LAST_SWEEP)
+    answering.join(ANSWERING)
+    handler.drain(LAST_LINES)
+    return 1 if work.failure else 0

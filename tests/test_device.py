@@ -1,0 +1,427 @@
+"""The device as REDHAWK meets it: its properties, over CORBA, from another process."""
+
+# ruff: noqa: F811 (pytest finds fixtures by name: they are imported, and are arguments)
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+import devices
+from conftest import needs_root, run_command, wait_for
+from devices import CF, CORBA, MB, Channel, device, manager, start, struct  # noqa: F401
+from gppshm import heapfile
+from watching import gone
+
+import CosEventChannelAdmin__POA  # isort: skip
+from ossie.cf import ExtendedEvent__POA  # isort: skip
+
+pytestmark = pytest.mark.corba
+
+STRINGS = CORBA.TC_string
+HEAP = {
+    "name": STRINGS,
+    "creator": CORBA.TC_long,
+    "state": STRINGS,
+    "reason": STRINGS,
+    "file_size": CORBA.TC_ulonglong,
+    "heap_size": CORBA.TC_ulonglong,
+    "used": CORBA.TC_ulonglong,
+    "superblocks": CORBA.TC_ulong,
+    "refcount": CORBA.TC_long,
+    "attached": CORBA.TC_ulong,
+    "user": STRINGS,
+    "group": STRINGS,
+    "mode": STRINGS,
+    "command": STRINGS,
+    "component": STRINGS,
+    "application": STRINGS,
+}
+
+
+# Its arguments are the root, and whatever its command line shall say.
+OWNS_A_HEAP = """
+import heapwriter
+heap = heapwriter.LiveHeap.create(sys.argv[1])
+print("ready", heap.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def heap(device, name):
+    """What the device shows of a heap, or None."""
+    return next((each for each in device.query("shm::heaps") if each["name"] == name), None)
+
+
+def test_all_of_its_properties_can_be_queried(device):
+    wanted = {
+        "DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d",
+        "DCE:0f99b2e4-9903-4631-9846-ff349d18ecfb",
+        "shm::capacity",
+        "shm::host_name",
+        "shm::usage",
+        "shm::heaps",
+        "shm::cleanup",
+        "shm::cleanup_status",
+        "shm::recent",
+        "shm::threshold",
+    }
+    values = {item.id: item.value for item in device.ref.query([])}
+    assert set(values) == wanted
+    assert values["DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d"].value() == "SHM"
+    assert values["DCE:0f99b2e4-9903-4631-9846-ff349d18ecfb"].value() == "GppShmPlugin"
+    assert values["shm::host_name"].value() == socket.gethostname()
+    assert values["shm::capacity"].typecode().kind() == CORBA.tk_longlong
+
+
+def test_the_file_system_is_shown_as_it_is(device, shm_root):
+    usage = device.query("shm::usage")
+    status = os.statvfs(shm_root)
+    assert usage["path"] == shm_root
+    assert usage["total"] == status.f_blocks * status.f_frsize
+    assert abs(usage["free"] - status.f_bfree * status.f_frsize) < 64 * MB
+    assert usage["used"] == usage["total"] - usage["free"]
+    assert usage["free_percent"] == pytest.approx(100.0 * usage["free"] / usage["total"])
+
+
+def test_a_heap_is_shown_with_each_of_its_figures_typed(device, spawn, shm_root):
+    owner = spawn.owner(shm_root, "--superblocks=2", "--used=50000")
+    shown = wait_for(lambda: heap(device, owner.name))
+    assert (shown["creator"], shown["state"], shown["superblocks"]) == (owner.pid, "alive", 2)
+    assert f"process {owner.pid}" in shown["reason"]
+    assert shown["file_size"] == os.stat(os.path.join(shm_root, owner.name)).st_size
+    wait_for(lambda: "heapwriter" in heap(device, owner.name)["command"])
+    value = device.ref.query([CF.DataType("shm::heaps", CORBA.Any(CORBA.TC_null, None))])[0].value
+    members = {member.id: member.value.typecode() for member in value.value()[0].value()}
+    assert set(members) == {f"shm::heaps::{name}" for name in HEAP}
+    for name, typecode in HEAP.items():
+        assert members[f"shm::heaps::{name}"].equal(typecode), name
+
+
+def test_component_and_application_are_told_by_the_command_line(device, spawn, shm_root):
+    words = ["COMPONENT_IDENTIFIER", "DCE:1-2:wave_1", "NAME_BINDING", "fir_1", "DOM_PATH", "RH_DEV/wave_1"]
+    owner = spawn.python(
+        OWNS_A_HEAP,
+        shm_root,
+        *words,
+    )
+    wait_for(lambda: heap(device, owner.name) and heap(device, owner.name)["component"] == "fir_1")
+    assert heap(device, owner.name)["application"] == "wave_1"
+    owner.kill()
+    removal = wait_for(lambda: device.query("shm::recent"))[0]
+    assert (removal["component"], removal["application"]) == ("fir_1", "wave_1")
+
+
+def test_a_crash_is_cleaned_and_told_in_every_place(device, spawn, shm_root):
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "tests")
+    owner = spawn.owner(shm_root)
+    size = os.stat(os.path.join(shm_root, owner.name)).st_blocks * 512
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    before = time.time()
+    owner.kill()
+    wait_for(lambda: not os.path.exists(os.path.join(shm_root, owner.name)))
+    status = wait_for(
+        lambda: device.query("shm::cleanup_status")["removed"] and device.query("shm::cleanup_status")
+    )
+    assert (status["bytes"], status["failures"], status["watched"]) == (size, 0, 0)
+    assert (status["last_heap"], status["last_creator"]) == (owner.name, owner.pid)
+    assert "heapwriter" in status["last_command"] and f"process {owner.pid}" in status["last_reason"]
+    assert before - 1 < devices.seconds(status["last_time"]) < time.time() + 1
+    assert 0 <= status["last_latency_ms"] < 1000
+    (removal,) = device.query("shm::recent")
+    assert (removal["name"], removal["bytes"], removal["evidence"]) == (owner.name, size, "lease")
+    message = wait_for(lambda: channel.messages("shm::heap_removed"))[0]
+    told = {key.rpartition("::")[2]: value.value() for key, value in message.items()}
+    assert told.pop("host_name") == socket.gethostname()
+    told_time, removal_time = told.pop("time"), removal.pop("time")
+    assert devices.seconds(told_time) == devices.seconds(removal_time)
+    assert told == removal
+
+
+def test_the_last_fifty_removals_are_shown_and_no_more(device, spawn, shm_root):
+    for _ in range(53):
+        with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
+            pass
+    device.configure("shm::cleanup", cleanup(rescan=0.2))
+    wait_for(lambda: device.query("shm::cleanup_status")["removed"] == 53)
+    assert len(device.query("shm::recent")) == 50
+
+
+def cleanup(enabled=True, scope="host", rescan=30.0, fifos=False, dry_run=False):
+    return struct(
+        "shm::cleanup",
+        enabled=CORBA.Any(CORBA.TC_boolean, enabled),
+        scope=scope,
+        rescan=CORBA.Any(CORBA.TC_double, rescan),
+        fifos=CORBA.Any(CORBA.TC_boolean, fifos),
+        dry_run=CORBA.Any(CORBA.TC_boolean, dry_run),
+    )
+
+
+def test_cleaning_is_configured_while_it_works(device, spawn, shm_root):
+    assert device.query("shm::cleanup") == {
+        "enabled": True,
+        "scope": "host",
+        "rescan": 30.0,
+        "fifos": False,
+        "dry_run": False,
+    }
+    device.configure("shm::cleanup", cleanup(enabled=False))
+    owner = spawn.owner(shm_root)
+    wait_for(lambda: heap(device, owner.name))
+    owner.kill()
+    wait_for(lambda: heap(device, owner.name)["state"] == "orphaned")
+    assert device.query("shm::cleanup_status")["removed"] == 0
+    device.configure("shm::cleanup", cleanup(dry_run=True, rescan=12.5))
+    assert device.query("shm::cleanup")["rescan"] == 12.5
+    wait_for(lambda: f"would remove: {owner.name}" in device.told())
+    device.configure("shm::cleanup", cleanup())
+    wait_for(lambda: not os.path.exists(os.path.join(shm_root, owner.name)))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"scope": "everybody"},
+        {"scope": ""},
+        {"rescan": 0.0},
+        {"rescan": -1.0},
+        {"rescan": float("nan")},
+        {"rescan": float("inf")},
+        {"rescan": 86400.0},
+    ],
+    ids=str,
+)
+def test_a_bad_order_is_refused_as_a_whole(device, bad):
+    before = device.query("shm::cleanup")
+    with pytest.raises(CF.PropertySet.InvalidConfiguration):
+        device.configure("shm::cleanup", cleanup(**dict({"enabled": False, "fifos": True}, **bad)))
+    assert device.query("shm::cleanup") == before
+
+
+def test_an_order_with_a_null_or_missing_member_changes_nothing(device):
+    before = device.query("shm::cleanup")
+    null = CORBA.Any(CORBA.TC_null, None)
+    bad = [
+        struct("shm::cleanup", enabled=null, scope="host", rescan=1.0, fifos=null, dry_run=null),
+        struct("shm::cleanup", scope="children"),
+        CORBA.Any(CORBA.TC_string, "off"),
+        null,
+    ]
+    for value in bad:
+        with pytest.raises(CF.PropertySet.InvalidConfiguration):
+            device.configure("shm::cleanup", value)
+    assert device.query("shm::cleanup") == before
+
+
+@pytest.mark.parametrize("identifier", ["shm::capacity", "shm::host_name", "shm::usage", "shm::heaps"])
+def test_what_is_readonly_cannot_be_configured(device, identifier):
+    value = device.ref.query([CF.DataType(identifier, CORBA.Any(CORBA.TC_null, None))])[0].value
+    with pytest.raises(CF.PropertySet.InvalidConfiguration):
+        device.configure(identifier, value)
+
+
+def test_an_unknown_property_is_named(device):
+    with pytest.raises(CF.UnknownProperties) as unknown:
+        device.query("shm::nothing")
+    assert [item.id for item in unknown.value.invalidProperties] == ["shm::nothing"]
+
+
+def test_thresholds_are_configured_and_garbage_is_refused(device):
+    assert device.query("shm::threshold") == {"free": "10 MB", "headroom": "5%"}
+    device.configure("shm::threshold", struct("shm::threshold", free="1.5GB", headroom="64"))
+    assert device.query("shm::threshold") == {"free": "1.5 GB", "headroom": "64 MB"}
+    for free, headroom in (("lots", "5%"), ("10 MB", "-1"), ("101%", "5%"), ("", "5%"), ("nan", "5%")):
+        with pytest.raises(CF.PropertySet.InvalidConfiguration):
+            device.configure("shm::threshold", struct("shm::threshold", free=free, headroom=headroom))
+    assert device.query("shm::threshold") == {"free": "1.5 GB", "headroom": "64 MB"}
+
+
+def test_a_crossed_threshold_makes_it_busy_and_is_told_both_ways(device, shm_root):
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "tests")
+    assert device.ref._get_usageState() == CF.Device.IDLE
+    device.configure("shm::threshold", struct("shm::threshold", free="100%", headroom="off"))
+    with open(os.path.join(shm_root, "file"), "wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, MB)
+    message = wait_for(lambda: channel.messages("shm::threshold_crossed"))[0]
+    told = {key.rpartition("::")[2]: value.value() for key, value in message.items()}
+    assert (told["low"], told["threshold"], told["host_name"]) == (True, "100%", socket.gethostname())
+    assert told["free"] < told["total"] and "less than 100%" in told["reason"]
+    assert device.ref._get_usageState() == CF.Device.BUSY
+    device.configure("shm::threshold", struct("shm::threshold", free="off", headroom="off"))
+    message = wait_for(lambda: channel.messages("shm::threshold_crossed")[1:])[0]
+    assert not message["shm::threshold_crossed::low"].value()
+    wait_for(lambda: device.ref._get_usageState() == CF.Device.IDLE)
+
+
+def test_property_events_tell_of_real_changes(device, shm_root):
+    channel = Channel()
+    device.ref.getPort("propEvent")._narrow(CF.Port).connectPort(channel._this(), "tests")
+    for number in range(8):
+        with open(os.path.join(shm_root, f"file-{number}"), "wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, 8 * MB)
+    wait_for(lambda: channel.events("shm::usage") and channel.events("shm::capacity"))
+    assert set(channel.events("shm::usage")[0]) == set(device.query("shm::usage"))
+    assert len(channel.events("shm::usage")) <= 4
+
+
+def test_a_port_refuses_what_is_no_event_channel_and_works_on(device, manager, spawn, shm_root):
+    for name in ("propEvent", "MessageEvent_out"):
+        port = device.ref.getPort(name)._narrow(CF.Port)
+        for wrong in (manager._this(), None):
+            with pytest.raises(CF.Port.InvalidPort):
+                port.connectPort(wrong, "wrong")
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "right")
+    owner = spawn.owner(shm_root)
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    owner.kill()
+    wait_for(lambda: channel.messages("shm::heap_removed"))
+    with pytest.raises(CF.PortSupplier.UnknownPort):
+        device.ref.getPort("nothing")
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("name", ["propEvent", "MessageEvent_out"])
+def test_a_port_refuses_a_channel_that_does_not_answer_and_works_on(device, spawn, name, fault):
+    channel, reference = devices.foreign_channel(spawn)
+    port = device.ref.getPort(name)._narrow(CF.Port)
+    os.kill(channel.pid, fault)
+    with pytest.raises(CF.Port.InvalidPort):
+        port.connectPort(reference, "silent")
+    port.connectPort(Channel()._this(), "right")
+
+
+class NoSuppliers(ExtendedEvent__POA.MessageEvent):
+    """An event channel that answers, and cannot be pushed to."""
+
+    def for_suppliers(self):
+        return Admin()._this()
+
+
+class Admin(CosEventChannelAdmin__POA.SupplierAdmin):
+    def obtain_push_consumer(self):
+        return None
+
+
+def test_a_port_refuses_a_channel_without_a_consumer_and_works_on(device):
+    port = device.ref.getPort("MessageEvent_out")._narrow(CF.Port)
+    with pytest.raises(CF.Port.InvalidPort):
+        port.connectPort(NoSuppliers()._this(), "empty")
+    port.connectPort(Channel()._this(), "right")
+
+
+def test_a_dead_consumer_can_be_disconnected_and_is_forgotten(device, spawn, shm_root):
+    channel, reference = devices.foreign_channel(spawn)
+    port = device.ref.getPort("MessageEvent_out")._narrow(CF.Port)
+    port.connectPort(reference, "mortal")
+    channel.kill()
+    port.disconnectPort("mortal")
+    remaining = Channel()
+    port.connectPort(remaining._this(), "right")
+    owner = spawn.owner(shm_root)
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    owner.kill()
+    wait_for(lambda: remaining.messages("shm::heap_removed"))
+    assert "Unable to send" not in device.told()
+
+
+def test_a_consumer_that_hangs_delays_neither_cleaning_nor_queries(device, spawn, shm_root):
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "hangs")
+    channel.free.clear()
+    try:
+        for _ in range(3):
+            owner = spawn.owner(shm_root)
+            wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+            owner.kill()
+            killed = time.monotonic()
+            gone(shm_root, owner)
+            assert time.monotonic() - killed < 0.5
+            asked = time.monotonic()
+            device.ref.query([])
+            assert time.monotonic() - asked < 1.0
+            assert device.ref.allocateCapacity([devices.capacity(1)])
+            device.ref.deallocateCapacity([devices.capacity(1)])
+    finally:
+        channel.free.set()
+
+
+HOSTILE = ["caf\u00e9 \u2603", "\x1b[2J\x07", "x" * 4000, "a\nb", "\udcff\udcfe"]
+
+
+def test_hostile_commands_and_names_break_no_query(device, spawn, shm_root):
+    owners = [
+        spawn.python(
+            OWNS_A_HEAP,
+            shm_root,
+            word,
+        )
+        for word in HOSTILE
+    ]
+    for word in HOSTILE:
+        name = os.path.join(shm_root, word.replace("/", "")[:200])
+        with open(os.path.join(shm_root, owners[0].name), "rb") as source, open(name, "wb") as copy:
+            copy.write(source.read(8192))
+    wait_for(lambda: len(device.query("shm::heaps")) == len(HOSTILE) + len(owners))
+    wait_for(lambda: all(heap(device, owner.name)["command"] != "unknown" for owner in owners))
+    for shown in device.query("shm::heaps"):
+        for value in shown.values():
+            assert not isinstance(value, str) or (
+                value.isascii() and value.isprintable() and len(value) <= 1000
+            )
+    device.ref.query([])
+
+
+def test_a_heap_that_says_absurd_things_breaks_no_query(device, spawn, shm_root):
+    owner = spawn.owner(shm_root, "--superblocks=2")
+    layout = heapfile._SUPERBLOCK[heapfile.MACHINE]
+    with open(os.path.join(shm_root, owner.name), "r+b", buffering=0) as stream:
+        for superblock in heapfile.read_heap(stream.fileno(), os.fstat(stream.fileno()).st_size).superblocks:
+            at = superblock.offset + heapfile._SUPERBLOCK_AT
+            fields = list(layout.unpack(os.pread(stream.fileno(), layout.size, at)))
+            fields[5] = (1 << 64) - 1  # used
+            os.pwrite(stream.fileno(), layout.pack(*fields), at)
+    wait_for(lambda: heap(device, owner.name) and heap(device, owner.name)["used"] == (1 << 64) - 1)
+    device.ref.query([])
+
+
+@needs_root
+def test_an_orphan_that_it_may_not_remove_counts_as_a_failure(device, shm_root, spawn):
+    path = os.path.join(shm_root, f"heap-{spawn.dead_pid()}")
+    with open(path, "wb"):
+        pass
+    done = run_command(["chattr", "+i", path])
+    if done.returncode:  # tmpfs has known immutable files since Linux 6.6
+        os.unlink(path)
+        return
+    try:
+        device.configure("shm::cleanup", cleanup(rescan=0.2))
+        wait_for(lambda: device.query("shm::cleanup_status")["failures"] == 1)
+    finally:
+        run_command(["chattr", "-i", path])
+
+
+def test_the_log_level_is_set_from_the_ide(device):
+    def logs_an_order(scope):
+        count = device.told().count("cleaning is on")
+        device.configure("shm::cleanup", cleanup(scope=scope))
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end and device.told().count("cleaning is on") == count:
+            pass
+        return device.told().count("cleaning is on") > count
+
+    assert logs_an_order("children")
+    device.ref._set_log_level(40000)
+    assert not logs_an_order("host")
+    device.ref._set_log_level(20000)
+    assert logs_an_order("children")
+    name = "GppShmPlugin_1.user.shm"
+    assert name in device.ref.getNamedLoggers()
+    device.ref.setLogLevel(name, 40000)
+    assert device.ref.getLogLevel(name) == 40000
+    assert not logs_an_order("host")
