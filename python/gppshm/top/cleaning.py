@@ -1,0 +1,86 @@
+"""Removing what was confirmed, by the same reaper and verdict as redhawk-shmclean, in a thread of its own."""
+
+import threading
+
+from gppshm import creator, reaper, shmfs
+from gppshm.cli import shmclean, text
+from gppshm.top.state import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, List, Sequence
+
+    from gppshm.top.scanner import Scanner
+    from gppshm.top.state import Row
+
+
+def refusal(row: "Row") -> str:
+    """Why a heap is not removed; "" if it is an orphan, as it was seen last."""
+    if row.orphaned:
+        return ""
+    doubt = "is" if row.state is creator.ALIVE else "may be"
+    return f"{row.name} {doubt} in use and is kept: {row.reason}"
+
+
+class Cleaning(threading.Thread):
+    """Removes the heaps of `rows`, of each only what was seen; then calls `on_end` with what to say of it.
+
+    Each is judged anew: one whose creator lives, or may live, is kept.
+    """
+
+    def __init__(
+        self, root: str, rows: "Sequence[Row]", scanner: "Scanner", on_end: "Callable[[str, bool], None]"
+    ) -> None:
+        super().__init__(name="cleaning", daemon=True)
+        self._root = root
+        self._confirmed = {row.file: row.file_id for row in rows}
+        self._scanner = scanner
+        self._on_end = on_end
+
+    def run(self) -> None:
+        removed, freed, failures = 0, 0, []
+        try:
+            for outcome in self._outcomes():
+                if outcome.result is reaper.REMOVED:
+                    removed += 1
+                    if outcome.sighting is not None:
+                        freed += outcome.sighting.status.st_blocks * 512
+                    self._scanner.departures.cleaned[outcome.name] = shown(outcome.reason)
+                elif outcome.result is not reaper.GONE:
+                    failures.append(_failure(outcome))
+        except OSError as error:
+            failures.append(f"{shown(self._root)} cannot be read: {error.strerror}")
+        self._scanner.look_soon()
+        self._on_end(_summary(removed, freed, failures), bool(failures))
+
+    def _outcomes(self) -> "Iterator[reaper.Outcome]":
+        with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(
+            directory, in_scope=self._is_confirmed
+        ) as cleaner:
+            yield from shmclean.settled(cleaner, list(self._confirmed))
+
+    def _is_confirmed(self, seen: shmfs.Sighting) -> bool:
+        return self._confirmed.get(seen.name) == seen.file_id
+
+
+def _failure(outcome: reaper.Outcome) -> str:
+    name, reason = shown(outcome.name), shown(outcome.reason)
+    if outcome.result is reaper.KEPT:
+        return f"{name} is in use and is kept: {reason}"
+    if outcome.result is reaper.UNSURE:
+        return f"{name} may be in use and is kept: {reason}"
+    if outcome.result is reaper.OUT_OF_SCOPE:
+        return f"{name} was replaced after you saw it: look again"
+    if outcome.result is reaper.NO_HEAP:
+        return f"{name} is not a heap any more"
+    return f"{name}: {shmclean.why_failed(outcome)}"
+
+
+def _summary(removed: int, freed: int, failures: "List[str]") -> str:
+    words = []
+    if removed:
+        words.append(f"removed {text.many(removed, 'heap')}, {text.size_auto(freed)}")
+    if failures:
+        more = f" (and {len(failures) - 1} more were kept)" if len(failures) > 1 else ""
+        words.append(failures[0] + more)
+    return "; ".join(words) or "nothing was left to remove: somebody else was faster"

@@ -1,0 +1,104 @@
+"""Why a heap is not there any more, as far as the order of the kernel's events tells it.
+
+A process that exits unlinks its heap and lets go of it then; of one that was killed the kernel closes the
+heap first, and a cleaner unlinks it after.  inotify tells both in their order.
+"""
+
+import time
+
+from gppshm import kernel, procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, Optional, Set
+
+    from gppshm.top.state import Removal
+
+PATIENCE = 1.5
+"""Seconds that a creator may take to exit after it unlinked its heap."""
+BUFFERS = 256
+"""So many buffers of events are read in one go; a flood of more is dropped, and nothing told from it."""
+
+_EVENTS = kernel.IN_CLOSE_WRITE | kernel.IN_DELETE | kernel.IN_MOVED_FROM
+
+
+class Departures:
+    """Listens to one directory; without inotify less can be told.
+
+    cleaned  name -> why it was unlinked, of what the display itself has removed
+    """
+
+    def __init__(self, root: str, proc_root: str = "/proc") -> None:
+        self.cleaned: Dict[str, str] = {}
+        self._proc_root = proc_root
+        self._closed: Set[str] = set()
+        self._deleted: Set[str] = set()
+        self._closed_later: Set[str] = set()
+        self._moved: Set[str] = set()
+        self._inotify: Optional[kernel.Inotify] = None
+        try:
+            self._inotify = kernel.Inotify(root, _EVENTS)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+
+    def listen(self) -> None:
+        """Take what has happened; before each look at the directory."""
+        for _ in range(BUFFERS):
+            events = self._inotify.read() if self._inotify is not None else []
+            if not events:
+                return
+            for mask, name in events:
+                if mask & kernel.IN_Q_OVERFLOW:
+                    self._forget_all()
+                elif mask & kernel.IN_DELETE:
+                    self._deleted.add(name)
+                elif mask & kernel.IN_MOVED_FROM:
+                    self._moved.add(name)
+                elif mask & kernel.IN_CLOSE_WRITE:
+                    (self._closed_later if name in self._deleted else self._closed).add(name)
+        self._forget_all()
+
+    def still_there(self, names: "Iterable[str]", alive: "Iterable[str]") -> None:
+        """These have been seen after what happened so far, and of some the creators live."""
+        for found in (self._deleted, self._moved, self._closed_later):
+            found.difference_update(names)
+        self._closed.difference_update(alive)
+
+    def keep(self, names: "Iterable[str]") -> None:
+        """Forget what happened to all others: others' files come and go for months."""
+        for found in (self._deleted, self._closed, self._closed_later, self._moved):
+            found.intersection_update(names)
+
+    def explain(self, removal: "Removal") -> None:
+        """Say why, anew until it is settled."""
+        row = removal.row
+        name = row.file
+        late = time.monotonic() - removal.seen > PATIENCE
+        removal.settled = late
+        if name in self.cleaned:
+            removal.why, removal.orphan = f"removed from here: {self.cleaned[name]}", True
+            removal.settled = True
+        elif row.orphaned:
+            removal.why = f"somebody cleaned: {row.reason}"
+        elif row.living and procfs.Processes(self._proc_root).maps(row.living, row.file_id):
+            removal.why = "unlinked by somebody else: its creator lives on"
+        elif name in self._moved:
+            removal.why = "it was renamed"
+        elif name in self._closed and name not in self._closed_later:
+            removal.why, removal.orphan = "its creator died, somebody cleaned at once", True
+        elif name in self._deleted and row.living:
+            removal.why = "its creator ended and removed it"
+        else:
+            removal.why = "it is gone; why was not seen"
+        if removal.settled:
+            for found in (self._deleted, self._closed, self._closed_later, self._moved):
+                found.discard(name)
+            self.cleaned.pop(name, None)
+
+    def _forget_all(self) -> None:
+        for found in (self._deleted, self._closed, self._closed_later, self._moved):
+            found.clear()

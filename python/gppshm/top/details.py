@@ -1,0 +1,183 @@
+"""One heap in full: its blocks, superblocks, locks, holders and faults; looked at in a thread of its own."""
+
+import threading
+import time
+
+from gppshm import held, locks, processes, shmfs, snapshot
+from gppshm.cli import shminfo, shminfo_blocks
+from gppshm.top.state import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+INTERVAL = 1.0
+SHARE = 10
+"""A look is not followed by another before so many times its duration: a heap may have a million blocks."""
+CELLS = 64
+"""So many cells has the largest of many superblocks; of few, more (shminfo_blocks)."""
+SUPERBLOCKS = 1000
+"""So many superblocks are drawn one by one; all are in the sums."""
+MOST = 100
+"""So many holders, and locks that are taken, are told one by one."""
+
+
+class Superblock:
+    """number from 1 on, where it lies, what each cell of its picture is, what they add up to, its lock."""
+
+    __slots__ = ("cells", "lock", "number", "offset", "tally")
+
+    def __init__(
+        self,
+        number: int,
+        offset: int,
+        cells: "Sequence[int]",
+        tally: shminfo_blocks.Tally,
+        lock: "Optional[locks.Lock]",
+    ) -> None:
+        self.number = number
+        self.offset = offset
+        self.cells = cells
+        self.tally = tally
+        self.lock = lock
+
+
+class Details:
+    """What was seen of one heap; words as `shown`.
+
+    error    why nothing, or less, could be seen; "" if all was
+    cell     bytes that a cell stands for
+    holders  (pid, what it does with it, command); unseen: so many processes could not be asked
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = shown(name)
+        self.error = ""
+        self.header: List[Tuple[str, str]] = []
+        self.cell = 0
+        self.superblocks: List[Superblock] = []
+        self.superblock_count = 0
+        self.total = shminfo_blocks.Tally()
+        self.locks_taken: List[locks.Lock] = []
+        self.more_locks = 0
+        self.holders: List[Tuple[int, str, str]] = []
+        self.unseen = 0
+        self.faults: List[str] = []
+
+
+def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]") -> Details:
+    """All of one heap, whatever is wrong with it; OSError if the directory itself cannot be read."""
+    details = Details(name)
+    shot = snapshot.take(directory, [name], check=True)
+    if not shot.entries:
+        details.error = "it is not there any more"
+        return details
+    entry = shot.entries[0]
+    details.error = shown(shminfo.why_unreadable(entry))
+    status, header, heap = entry.sighting.status, entry.sighting.header, entry.heap
+    details.header = [
+        ("file", f"{status.st_size} bytes, {status.st_blocks * 512} allocated, inode {status.st_ino}")
+    ]
+    if header is not None:
+        details.header.append(("refcount", str(header.refcount)))
+    held_locks = locks.examine(directory, [entry])[0]
+    taken = [lock for lock in held_locks if lock.state is not locks.FREE]
+    details.locks_taken, details.more_locks = taken[:MOST], len(taken[MOST:])
+    if heap is not None:
+        details.faults = [f"at {fault.offset}: {shown(fault.what)}" for fault in heap.faults]
+        if not details.error:
+            _draw_blocks(directory, entry, held_locks, details)
+    _add_holders(directory, entry, descriptions, details)
+    return details
+
+
+def _draw_blocks(
+    directory: shmfs.ShmDirectory, entry: snapshot.Entry, held_locks: "List[locks.Lock]", details: Details
+) -> None:
+    assert entry.heap is not None
+    details.cell = shminfo_blocks.cell_size(entry.heap.superblocks, CELLS)
+    try:
+        with directory.open(entry.sighting.name) as file:
+            if file.fd is None or file.sighting.file_id != entry.sighting.file_id:
+                details.error = "it was replaced while it was read"
+                return
+            file.release()
+            pictures = shminfo_blocks.pictures(file.fd, entry, details.cell)
+            for number, (superblock, cells, tally) in enumerate(pictures):
+                lock = held_locks[number] if number < len(held_locks) else None
+                details.superblock_count = number + 1
+                if number < SUPERBLOCKS:
+                    details.superblocks.append(Superblock(number + 1, superblock.offset, cells, tally, lock))
+                details.total.add(tally)
+    except OSError as error:
+        details.error = f"it could not be read again: {error.strerror}"
+
+
+def _add_holders(
+    directory: shmfs.ShmDirectory, entry: snapshot.Entry, descriptions: "Dict[int, str]", details: Details
+) -> None:
+    try:
+        survey = held.survey(directory)
+    except OSError:
+        return
+    details.unseen = len(survey.unseen)
+    for holder in survey.holders.get(entry.sighting.file_id, ())[:MOST]:
+        if holder.pid not in descriptions:
+            who = processes.describe(holder.pid)
+            descriptions[holder.pid] = shown(f"{who.user}  {who.command}")
+        ways = [f"maps {holder.mapped} bytes"] if holder.mapped else []
+        if holder.descriptors:
+            ways.append(f"has it open {holder.descriptors}x")
+        if entry.verdict is not None and holder.pid == entry.verdict.creator:
+            ways.append("its creator")
+        details.holders.append((holder.pid, ", ".join(ways), descriptions[holder.pid]))
+
+
+class Inspector(threading.Thread):
+    """Looks at the heap that `show` names, again and again; `details` is the last look at it.
+
+    on_change  called, in this thread, after each
+    """
+
+    def __init__(self, root: str, on_change: "Callable[[], None]") -> None:
+        super().__init__(name="inspector", daemon=True)
+        self._root = root
+        self._on_change = on_change
+        self._name: Optional[str] = None
+        self._details: Optional[Details] = None
+        self._wanted = threading.Event()
+
+    def show(self, name: "Optional[str]") -> None:
+        """From now on this one; None: none."""
+        self._name, self._details = name, None
+        self._wanted.set()
+
+    @property
+    def details(self) -> "Optional[Details]":
+        return self._details
+
+    def run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            descriptions: Dict[int, str] = {}
+            while self._name is not None and not self._wanted.is_set():
+                name, started = self._name, time.monotonic()
+                details = self._look(name, descriptions)
+                if self._name == name:
+                    gone = self._details if not details.header and self._details is not None else None
+                    if gone is not None:  # its last picture stays
+                        gone.error, details = details.error, gone
+                    self._details = details
+                    self._on_change()
+                took = time.monotonic() - started
+                self._wanted.wait(max(INTERVAL, SHARE * took) - took)
+
+    def _look(self, name: str, descriptions: "Dict[int, str]") -> Details:
+        try:
+            with shmfs.ShmDirectory(self._root) as directory:
+                return look(directory, name, descriptions)
+        except Exception as error:
+            details = Details(name)
+            details.error = shown(f"it could not be looked at: {error}")
+            return details

@@ -1,0 +1,147 @@
+"""The state of the shared memory as the display shows it: plain data, made by the scanner, never changed."""
+
+import functools
+import time
+
+from gppshm import creator, snapshot
+from gppshm.cli import shminfo, text
+from gppshm.roles import role
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence, Tuple
+
+    from gppshm import processes, shmfs
+
+UNREADABLE = creator.State("unreadable")
+COMMAND_LIMIT = 1000
+"""So many characters of a command line are shown at most: it may have millions."""
+
+_role = functools.lru_cache(4096)(role)
+
+
+@functools.lru_cache(8192)
+def shown(words: str) -> str:
+    """Names and commands as this terminal can show them: nothing of them moves its cursor, or is lost."""
+    encoding = text.encoding()
+    return text.escaped(words).encode(encoding, "backslashreplace").decode(encoding)
+
+
+class Row:
+    """One heap; sizes in bytes, words as `shown`.
+
+    file      its name in the directory, as it is
+    creator   pid: as seen from here while it lives, else by the header or the name; 0 if it is not known
+    state     creator.State, or UNREADABLE; and the sentence of `reason`
+    attached  how many processes hold it, its living creator left out; None before anybody counted
+    """
+
+    __slots__ = (
+        "allocated",
+        "application",
+        "attached",
+        "command",
+        "component",
+        "creator",
+        "file",
+        "file_id",
+        "living",
+        "name",
+        "reason",
+        "size",
+        "state",
+        "used",
+    )
+
+    def __init__(
+        self, entry: snapshot.Entry, who: "processes.Description", attached: "Optional[int]"
+    ) -> None:
+        seen, heap, verdict = entry.sighting, entry.heap, entry.verdict
+        self.file = seen.name
+        self.file_id: shmfs.FileId = seen.file_id
+        self.name = shown(seen.name)
+        self.living = verdict.creator if verdict is not None else 0
+        recorded = seen.header.creator if seen.header is not None else seen.name_pid
+        self.creator = self.living or recorded
+        self.state = verdict.state if verdict is not None else UNREADABLE
+        self.reason = shown(verdict.reason if verdict is not None else shminfo.why_unreadable(entry))
+        self.allocated = seen.status.st_blocks * 512
+        self.size = heap.heap_size if heap is not None else 0
+        self.used = heap.heap_used if heap is not None else 0
+        self.attached = attached
+        self.command = shown(who.command[:COMMAND_LIMIT])
+        self.component, self.application = map(shown, _role(who.words))
+
+    @property
+    def orphaned(self) -> bool:
+        return self.state in creator.ORPHANS
+
+
+class Removal:
+    """A heap that is not there any more, and why, as far as that can be told.
+
+    settled  nothing more is to be learned about it
+    orphan   it was one: somebody cleaned
+    """
+
+    __slots__ = ("orphan", "row", "seen", "settled", "time", "why")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.time = time.time()
+        self.seen = time.monotonic()
+        self.why = ""
+        self.orphan = row.orphaned
+        self.settled = False
+
+
+class Room:
+    """The file system, in bytes.  What is used is `heaps`, `held` and `other`, and nothing else.
+
+    held      unlinked, but still mapped or open; at least, where some processes could not be looked into
+    other     all else that is used: other files, and what cannot be seen
+    reserved  granted beforehand: nobody does so here
+    """
+
+    __slots__ = ("at_least", "free", "heaps", "held", "other", "reserved", "size")
+
+    def __init__(self, size: int, free: int, heaps: int, held: int, at_least: bool) -> None:
+        self.size = size
+        self.free = free
+        self.heaps = min(heaps, self.used)
+        self.held = min(held, self.used - self.heaps)
+        self.other = self.used - self.heaps - self.held
+        self.reserved = 0
+        self.at_least = at_least
+
+    @property
+    def used(self) -> int:
+        return max(0, self.size - self.free)
+
+
+class State:
+    """One look.
+
+    history   (monotonic, bytes used), oldest first
+    removals  newest first
+    troubles  what is wrong with looking itself, a sentence each
+    """
+
+    def __init__(
+        self,
+        root: str,
+        room: Room,
+        rows: "List[Row]",
+        history: "Sequence[Tuple[float, int]]" = (),
+        removals: "Sequence[Removal]" = (),
+        troubles: "Sequence[str]" = (),
+    ) -> None:
+        self.root = shown(root)
+        self.room = room
+        self.rows = rows
+        self.history = tuple(history)
+        self.removals = tuple(removals)
+        self.troubles = tuple(map(shown, troubles))
+        self.orphans = [row for row in rows if row.orphaned]
+        self.time = time.time()
+        self.seen = time.monotonic()
