@@ -1,0 +1,65 @@
+"""The metrics that GppShmPlugin.ini asks for, for the plugin and for the device; see gppshm.outlet."""
+
+import threading
+import time
+
+from gppshm import outlet
+from gppshm.redhawk import logs
+from gppshm.redhawk.cleaning import Cleaning
+from gppshm.redhawk.settings import Settings
+from gppshm.redhawk.text import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, Tuple
+
+    from gppshm.redhawk.presence import Presence
+
+_log = logs.logger("GppShmPlugin.metrics")
+
+RETRY = 15.0
+"""Seconds between tries to get the address: the plugin of a GPP that has just ended may still have it."""
+
+
+def start(chosen: Settings, work: Cleaning, presence: "Callable[[], Optional[Presence]]") -> None:
+    """Serve and write what the settings ask for, in a thread of its own; what is wrong is logged.
+
+    presence  of the device, whose grants are shown as reserved; None while there is no device
+    """
+
+    def reserved() -> int:
+        here = presence()
+        return here.device.ledger.reserved if here is not None and here.device is not None else 0
+
+    if chosen.metrics is not None or chosen.metrics_textfile is not None:
+        threading.Thread(target=_export, args=(chosen, work, reserved), name="metrics", daemon=True).start()
+
+
+def _export(chosen: Settings, work: Cleaning, reserved: "Callable[[], int]") -> None:
+    try:
+        metrics = outlet.Outlet(chosen.root, work.watcher.counts, reserved, _complain)
+    except outlet.Missing as missing:
+        _complain(str(missing))
+        return
+    if chosen.metrics_textfile is not None:
+        metrics.write(chosen.metrics_textfile)
+    if chosen.metrics is not None:
+        _serve(metrics, chosen.metrics)
+
+
+def _serve(metrics: outlet.Outlet, place: "Tuple[str, int]") -> None:
+    told = ""
+    while True:
+        try:
+            metrics.serve(place)
+            _log.info("metrics are served at %s:%d", *place)
+            return
+        except OSError as error:
+            if told != str(error):
+                told = str(error)
+                _complain(f"metrics cannot be served at {place[0]}:{place[1]}: {error.strerror}; tried again")
+            time.sleep(RETRY)
+
+
+def _complain(sentence: str) -> None:
+    _log.warning("%s", plain(sentence))

@@ -1,0 +1,44 @@
+"""What the tests of the metrics share: asking for them, and reading them as Prometheus does."""
+
+import socket
+import urllib.request
+
+import pytest
+
+pytest.importorskip("prometheus_client", reason="needs prometheus_client: ./build.sh test installs it")
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def free_port():
+    """A port on loopback that nobody had just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(url):
+    """What is to be had there, whatever proxy the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def scrape(port, host="127.0.0.1"):
+    return read(get(f"http://{host}:{port}/metrics"))
+
+
+def read(text):
+    """The samples of an exposition: {"name{label=value}": value}, without redhawk_shm_."""
+    return samples(text_string_to_metric_families(text))
+
+
+def samples(families):
+    found = {}
+    for family in families:
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sample.labels.items())
+            name = sample.name + ("{%s}" % labels if labels else "")
+            assert name not in found and name.startswith("redhawk_shm_")
+            found[name[len("redhawk_shm_") :]] = sample.value
+    return found
