@@ -1,0 +1,223 @@
+"""redhawk-shminfo --domain: every host of a REDHAWK domain, a line each and a total, or one of them in full.
+
+omniORB is imported here and below, never by the plain forms.
+"""
+
+import sys
+
+from gppshm import capacity
+from gppshm.cli import text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List
+
+    from gppshm.redhawk.domain import Domain, Host
+
+SCHEMA = "gppshm.domain/1"
+TIMEOUT = 2.0
+
+
+def ask(options: "Any", output: text.Output, act: "Callable[[Domain], Any]") -> "Any":
+    """What `act` returns of the domain that was asked for; None, and a line on stderr, if that cannot be."""
+    try:
+        from gppshm.redhawk import domain
+    except ImportError as error:
+        output.error(
+            f"--domain needs omniORBpy, which cannot be imported ({text.escaped(str(error))}): install your"
+            f" system's package python3-omniorb, or run '{sys.executable} -m pip install jeteve-omniorb'"
+        )
+        return None
+    try:
+        return act(domain.Domain(options.domain, options.nameservice or "", options.timeout or TIMEOUT))
+    except domain.Failure as failure:
+        output.error(text.escaped(str(failure)))
+        return None
+
+
+def show(options: "Any", output: text.Output) -> int:
+    """What is asked for, and the exit status: 1 if a device did not answer."""
+    hosts = ask(options, output, lambda place: place.look(detailed=options.host is not None))
+    if hosts is None:
+        return 1
+    chosen = hosts
+    if options.host is not None:
+        chosen = [host for host in hosts if options.host in (host.name, host.device)]
+        if not chosen:
+            names = sorted({host.name for host in hosts if host.name})
+            wanted = f"{options.domain} is on a host {options.host}"
+            known = ", ".join(names) or "none that answer"
+            output.error(text.escaped(f"no GppShmPlugin of {wanted}: there are {known}"))
+            return 1
+    if options.json:
+        _show_json(options, chosen, output)
+    elif options.host is not None:
+        for host in chosen:
+            _show_host(host, text.size_format(options.format), output)
+    else:
+        _show_table(chosen, text.size_format(options.format), output)
+    for host in chosen:
+        if host.error:
+            output.line_on_stderr(f"redhawk-shminfo: {text.escaped(f'{label(host)}: {host.error}')}")
+    return int(any(host.error for host in chosen))
+
+
+def label(host: "Host") -> str:
+    return f"{host.node}/{host.device}" if host.device else str(host.node)
+
+
+TITLES = (
+    "HOST",
+    "DEVICE",
+    "SIZE",
+    "FREE",
+    "FREE%",
+    "HEAPS",
+    "ORPHANED",
+    "HELD",
+    "RESERVED",
+    "CAPACITY",
+    "STATE",
+)
+WORDS = ("HOST", "DEVICE", "STATE")
+
+FIGURES = ("size", "free", "used", "held", "reserved", "capacity", "heaps", "orphaned", "orphaned_size")
+"""What is known of a host that answered: sizes in bytes, and two numbers of heaps."""
+
+
+def figures(host: "Host") -> "Dict[str, int]":
+    """By FIGURES."""
+    usage = host.usage
+    return {
+        "size": usage["total"],
+        "free": usage["free"],
+        "used": usage["used"],
+        "held": usage["held"],
+        "reserved": usage["reserved"],
+        "capacity": host.capacity * capacity.MB,
+        "heaps": len(host.heaps),
+        "orphaned": len(host.orphans),
+        "orphaned_size": host.orphaned_size,
+    }
+
+
+def total(hosts: "List[Host]") -> "Dict[str, int]":
+    """Sums of FIGURES over the `hosts` that answered, of which one with two devices counts once.
+
+    silent  how many devices or managers did not answer
+    """
+    once = {host.name: figures(host) for host in reversed(hosts) if not host.error}.values()
+    sums = {"hosts": len(once), "silent": len([host for host in hosts if host.error])}
+    sums.update({name: sum([each[name] for each in once]) for name in FIGURES})
+    return sums
+
+
+def orphans(numbers: "Dict[str, int]", size: "Callable[[int], str]") -> str:
+    """How many, and if there are any, how large."""
+    more = f" ({size(numbers['orphaned_size'])})" if numbers["orphaned"] else ""
+    return str(numbers["orphaned"]) + more
+
+
+def cells(host: "Host", size: "Callable[[int], str]") -> "List[str]":
+    """One line of the table, by TITLES; its words are not escaped."""
+    if host.error:
+        return ["?", label(host), *["-"] * 8, host.error]
+    return [host.name, label(host), *_columns(figures(host), size), state(host)]
+
+
+def _columns(numbers: "Dict[str, int]", size: "Callable[[int], str]") -> "List[str]":
+    """Those of TITLES that are numbers."""
+    return [
+        size(numbers["size"]),
+        size(numbers["free"]),
+        text.percent(numbers["free"], numbers["size"]),
+        str(numbers["heaps"]),
+        orphans(numbers, size),
+        size(numbers["held"]),
+        size(numbers["reserved"]),
+        size(numbers["capacity"]),
+    ]
+
+
+def state(host: "Host") -> str:
+    """What an operator should know, in a few words."""
+    if not host.cleanup.get("enabled"):
+        return "cleaning is off"
+    if host.cleanup.get("dry_run"):
+        return "dry run"
+    return "orphans" if host.orphans else "ok"
+
+
+def _show_table(hosts: "List[Host]", size: "Callable[[int], str]", output: text.Output) -> None:
+    if not hosts:
+        output.put("no device of this domain is a GppShmPlugin\n")
+        return
+    sums = total(hosts)
+    silent = f"{sums['silent']} without an answer" if sums["silent"] else ""
+    lines = [list(TITLES)]
+    lines += [[text.escaped(word) for word in cells(host, size)] for host in hosts]
+    lines.append(["total", text.many(sums["hosts"], "host"), *_columns(sums, size), silent])
+    widths = [max([len(line[column]) for line in lines]) for column in range(len(TITLES))]
+    for line in lines:
+        padded = [
+            word.ljust(width) if title in WORDS else word.rjust(width)
+            for word, width, title in zip(line, widths, TITLES)
+        ]
+        output.put("  ".join(padded).rstrip() + "\n")
+
+
+def _show_host(host: "Host", size: "Callable[[int], str]", output: text.Output) -> None:
+    if host.error:
+        output.put(f"{text.escaped(label(host))}\n  state:       {text.escaped(host.error)}\n")
+        return
+    usage, numbers = host.usage, figures(host)
+    output.put(
+        f"{text.escaped(host.name)}: {text.escaped(usage['path'])}\n"
+        f"  device:      {text.escaped(label(host))}\n"
+        f"  size:        {size(numbers['size'])}\n"
+        f"  free:        {size(numbers['free'])} ({text.percent(numbers['free'], numbers['size'])}%)\n"
+        f"  heaps:       {size(usage['heaps'])}\n"
+        f"  other:       {size(usage['other'])}\n"
+        f"  held:        {size(numbers['held'])}\n"
+        f"  reserved:    {size(numbers['reserved'])}\n"
+        f"  capacity:    {size(numbers['capacity'])}\n"
+        f"  cleaning:    {state(host)}, {host.status['removed']} removed\n"
+    )
+    for heap in host.heaps:
+        who = heap["component"] + (f" of {heap['application']}" if heap["application"] else "")
+        output.put(
+            f"\n{text.escaped(heap['name'])}\n"
+            f"  heap used:   {size(heap['used'])} of {size(heap['heap_size'])}\n"
+            f"  creator:     {heap['creator']}\n"
+            f"  component:   {text.escaped(who or heap['command'])}\n"
+            f"  state:       {text.escaped(heap['state'])}: {text.escaped(heap['reason'])}\n"
+            f"  attached:    {heap['attached']}\n"
+        )
+    if host.recent:
+        import time
+
+        output.put("\nremoved lately\n")
+        for removal in host.recent:
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(removal["time"]))
+            name, reason = text.escaped(removal["name"]), text.escaped(removal["reason"])
+            output.put(f"  {at}  {name}  {size(removal['bytes'])}  {reason}\n")
+
+
+def _show_json(options: "Any", hosts: "List[Host]", output: text.Output) -> None:
+    import json
+
+    records = []
+    for host in hosts:
+        record: Dict[str, Any] = {
+            "host": host.name or None,
+            "node": host.node,
+            "device": host.device or None,
+            "error": host.error or None,
+        }
+        record.update(dict.fromkeys(FIGURES) if host.error else figures(host))
+        record["cleaning"] = None if host.error else state(host)
+        if options.host is not None:
+            record.update(files=host.heaps, recent=host.recent)
+        records.append(record)
+    whole = {"schema": SCHEMA, "domain": options.domain, "devices": records, "total": total(hosts)}
+    output.put(json.dumps(whole, indent=2) + "\n")
