@@ -80,3 +80,4 @@ def domain(sdr, tmp_path):
     yield start
     for each in running:
         each.close()
+        print(each.told())  # pytest shows it with a test that failed
