@@ -83,6 +83,37 @@ def test_a_signal_ends_it_while_it_is_being_registered(start):
         manager.free.set()
 
 
+class HastyManager(DeviceManager):
+    """Asked whether the device is registered, it has it released; that goes on until `free`."""
+
+    def __init__(self):
+        super().__init__()
+        self.unregistered, self.free = threading.Event(), threading.Event()
+
+    def _get_registeredDevices(self):
+        for registered in self.devices:
+            threading.Thread(target=registered.releaseObject, daemon=True).start()
+            self.unregistered.wait(10)
+        return super()._get_registeredDevices()
+
+    def unregisterDevice(self, device):
+        super().unregisterDevice(device)
+        self.unregistered.set()
+        self.free.wait(10)
+
+
+def test_released_while_it_is_being_registered_it_was_released_and_no_failure(start):
+    manager = HastyManager()
+    device = start(manager=manager, ready=False)
+    try:
+        wait_for(lambda: "registered with its" in device.told() or device.process.poll() is not None)
+    finally:
+        manager.free.set()
+    assert device.process.wait(5) == 0
+    assert "ending: it was released" in device.told()
+    assert manager.calls == ["registerDevice", "unregisterDevice"]
+
+
 def test_an_idm_channel_that_hangs_keeps_it_from_being_unregistered_by_no_signal(start, manager, spawn):
     channel, _ = devices.foreign_channel(spawn)
     device = start(arguments=dict(devices.default_arguments(manager), IDM_CHANNEL_IOR=channel.name))

@@ -184,8 +184,9 @@ def test_released_alone_the_device_goes_and_the_plugin_stays(domain, shm_root):
 
 def test_when_the_manager_is_killed_the_plugin_goes_on_without_the_device(domain, shm_root):
     running = domain(BESIDE)
-    running.device("GPP_1_shm")
     gpp = running.gpp()
+    # In the manager's list it stands a little earlier: killed then, it is registered with nobody.
+    wait_for(lambda: "registered with its DeviceManager as GPP_1_shm" in running.told())
     running.kill_node()
     wait_for(lambda: "cleaning goes on: its DeviceManager is gone" in running.told(), 80)
     assert gpp.plugin(NAME)["alive"]

@@ -158,6 +158,7 @@ class Device(GppShmPlugin_base):
     board       the thresholds, which a plugin in the same process shares
     on_release  called when the device has been released
     on_tick     called after each measurement, in a thread that may not wait: every few seconds at least
+    leaving     its release has begun
     The rest is what ossie's Device wants.
     """
 
@@ -178,6 +179,7 @@ class Device(GppShmPlugin_base):
         self._board = board
         self._on_release = on_release
         self.on_tick: Callable[[], None] = lambda: None
+        self.leaving = False
         self._headroom = thresholds.parse(HEADROOM)
         self._host = socket.gethostname()
         self._alarm = thresholds.Alarm(below=True)
@@ -234,6 +236,7 @@ class Device(GppShmPlugin_base):
 
     def releaseObject(self) -> None:
         """Leave the DeviceManager; what was granted is gone with the device."""
+        self.leaving = True
         listening = (
             (self._work.journal.listeners, self._something_happened),
             (self._board.listeners, self.figures.wake),

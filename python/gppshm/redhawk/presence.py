@@ -90,6 +90,7 @@ class Presence:
         self._handler = handler
         self._on_end = on_end
         self._manager: Any = None
+        self._reference: Any = None
         self._checked = time.monotonic()
 
     def register(self, launched: bool) -> None:
@@ -108,7 +109,7 @@ class Presence:
                 self.device.initialize()
             ior, idm = self.parameters["DEVICE_MGR_IOR"], self.parameters.get("IDM_CHANNEL_IOR")
             self.device.postConstruction(ior, idm)
-            if not self._is_registered() and not self.ended:  # it may have been released already
+            if not self._is_registered() and not self.device.leaving:  # it may be released already
                 raise NotRegistered("its DeviceManager did not register it; see the DeviceManager's log")
         except (CORBA.Exception, UnicodeError) as error:
             self._abandon()
@@ -211,18 +212,16 @@ class Presence:
         self.device.saveLoggingContext(uri, number, context)
         if self._handler is not None:
             self._handler.redirect(self.device._baseLog.getChildLogger("shm"))
-        self.device._this()  # activates it
+        self._reference = self.device._this()  # activates it; done later, it would revive a released one
 
     # -- after ---------------------------------------------------------------------------------------
 
     def _is_registered(self) -> bool:
-        assert self.device is not None
         try:
             registered = self._manager._get_registeredDevices()
         except (CORBA.NO_IMPLEMENT, CORBA.BAD_OPERATION, CORBA.UNKNOWN):
             return True  # that of the sandbox keeps no such list
-        reference = self.device._this()
-        return any(device is not None and reference._is_equivalent(device) for device in registered)
+        return any(device is not None and self._reference._is_equivalent(device) for device in registered)
 
     def _check(self) -> None:
         refused = 0
