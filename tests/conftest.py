@@ -3,6 +3,7 @@
 `needs_root` and `wait_for` are imported (`from conftest import wait_for`); the rest are fixtures.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -42,6 +43,15 @@ def wait_for(predicate, deadline=10.0):
         if time.monotonic() > end:
             pytest.fail(f"not so within {deadline} seconds: {predicate}")
         time.sleep(0.002)
+
+
+def descriptors():
+    """What this process has open but sockets: the ORB of earlier tests closes its own when it likes."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((int(fd), os.readlink(f"/proc/self/fd/{fd}")))
+    return sorted(each for each in found if not each[1].startswith("socket:"))
 
 
 class Child:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import wait_for
+from conftest import descriptors, wait_for
 from gppshm import roles
 from gppshm.redhawk import cleaning, figures
 
@@ -139,7 +139,7 @@ def test_a_flood_of_changes_is_measured_twice_a_second_at_most(shm_root, shown):
 @pytest.mark.parametrize("started", [True, False])
 def test_once_stopped_they_hold_no_descriptor(shm_root, started):
     work = cleaning.Cleaning(shm_root, cleaning.Orders(), os.getpid())
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     display = figures.Figures(work, lambda: 0)
     if started:
         display.start()
@@ -149,7 +149,7 @@ def test_once_stopped_they_hold_no_descriptor(shm_root, started):
     display.wake()
     with pytest.raises(OSError):
         display.room()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     work.watcher.close()
 
 

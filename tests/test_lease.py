@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import in_child, needs_root, python_command, run_command, wait_for
+from conftest import descriptors, in_child, needs_root, python_command, run_command, wait_for
 from gppshm import lease
 from watching import forbid
 
@@ -193,9 +193,9 @@ def test_a_kernel_that_always_says_the_same_is_not_trusted(monkeypatch, shm_root
 
 
 def test_the_probe_leaves_no_file_and_no_descriptor(shm_root):
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     assert lease.trustworthy(shm_root)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
     assert os.listdir(shm_root) == []
 
 

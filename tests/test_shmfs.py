@@ -15,7 +15,7 @@ import threading
 import pytest
 
 import heapwriter
-from conftest import in_child, needs_root, wait_for
+from conftest import descriptors, in_child, needs_root, wait_for
 from gppshm import creator, fifos, lease, procfs, shmfs, snapshot
 from looks import verdict
 
@@ -542,11 +542,11 @@ def test_without_descriptors_opening_fails_and_says_nothing_of_the_file(director
 
 
 def test_a_sighting_leaves_no_descriptor_and_no_lease(directory, orphan):
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     for _ in range(3):
         snapshot.take(directory, check=True)
         sight(directory, orphan)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
     os.close(os.open(orphan, os.O_RDWR | os.O_NONBLOCK))
 
 
