@@ -45,6 +45,17 @@ def wait_for(predicate, deadline=10.0):
         time.sleep(0.002)
 
 
+def stays(predicate, seconds):
+    """Fail unless `predicate()` is true for so many seconds: for promises that something does not happen."""
+    end = time.monotonic() + seconds
+    while True:
+        if not predicate():
+            pytest.fail(f"it did not stay so for {seconds} seconds: {predicate}")
+        if time.monotonic() > end:
+            return
+        time.sleep(0.01)
+
+
 def descriptors():
     """What this process has open but sockets: the ORB of earlier tests closes its own when it likes."""
     found = []

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import HEAPWRITER, wait_for
+from conftest import HEAPWRITER, stays, wait_for
 from plugins import (  # noqa: F401
     NAME,
     client,
@@ -188,8 +188,7 @@ def test_with_scope_children_only_heaps_of_the_gpps_processes_are_removed(sdr, s
     owner.kill()
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not node.has_heap(pid))
-    time.sleep(0.3)
-    assert node.has_heap(owner.pid)
+    stays(lambda: node.has_heap(owner.pid), 0.3)
 
 
 def test_a_dry_run_removes_nothing_and_tells_the_orphans(sdr, start, spawn):
@@ -281,9 +280,7 @@ def test_when_the_gpp_is_gone_it_stays_for_its_children_and_ends(node, end):
     plugin, child = node.pid, node.component()
     getattr(node.gpp, end)()
     wait_for(lambda: "is gone; staying" in node.told())
-    time.sleep(1.5)
-    assert lives(plugin)
-    assert node.has_heap(child)
+    stays(lambda: lives(plugin) and node.has_heap(child), 1.5)
     os.kill(child, signal.SIGKILL)
     assert seconds_until(lambda: not node.has_heap(child)) < 0.5
     wait_for(lambda: not lives(plugin), 3)

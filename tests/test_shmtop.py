@@ -13,7 +13,7 @@ import pytest
 
 import heapwriter
 from cleaning import clean, orphan, put_orphan
-from conftest import FOLDERS, run_command, wait_for
+from conftest import FOLDERS, run_command, stays, wait_for
 from screens import TOP, Screen, Top, needs_terminal
 from watching import Farm
 
@@ -145,8 +145,8 @@ def test_of_what_died_and_was_cleaned_within_moments_both_are_told(spawn, shm_ro
         owner.kill()
         told = rf"{owner.name} .*: its creator died, somebody cleaned at once$"
         screen.matches(told)
-        time.sleep(3.0)  # nothing is learned later that would be another reason
-        assert re.search(told, screen.text, re.M)
+        # Nothing is learned later that would be another reason.
+        stays(lambda: re.search(told, screen.text, re.M), 3.0)
     finally:
         remover.kill()
         remover.wait()
@@ -402,9 +402,7 @@ def test_what_is_pasted_answers_no_question(spawn, shm_root, top):
     screen.press("c")
     screen.shows(f"Remove {name}")
     screen.paste("yyy")
-    time.sleep(1.0)
-    screen.shows(f"Remove {name}")
-    assert os.listdir(shm_root) == [name]
+    stays(lambda: f"Remove {name}" in screen.text and os.listdir(shm_root) == [name], 1.0)
 
 
 # -- the terminal ------------------------------------------------------------------------------------------

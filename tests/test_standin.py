@@ -19,6 +19,7 @@ import channel  # noqa: E402
 import client  # noqa: E402
 import wire  # noqa: E402
 from client import wait_for  # noqa: E402
+from conftest import stays  # noqa: E402
 from ossie.cf import CF, ExtendedEvent, StandIn  # noqa: E402
 
 pytestmark = pytest.mark.corba
@@ -485,8 +486,7 @@ def test_a_gpp_that_ends_alone_signals_nobody(sdrroot, start, how):
     else:
         getattr(gpp, how)()
     wait_for(lambda: parent(pid) != gpp.pid)
-    time.sleep(0.2)
-    assert lives(pid) and signals(path) == [] and lives(component)
+    stays(lambda: lives(pid) and signals(path) == [] and lives(component), 0.2)
     gpp.close()
     assert not lives(pid) and not lives(component)
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 import heapwriter
-from conftest import descriptors, in_child, needs_root, wait_for
+from conftest import descriptors, in_child, needs_root, stays, wait_for
 from gppshm import creator, kernel, lease, procfs, reaper, shmfs, watch
 from watching import Farm, Watching, gone
 
@@ -111,8 +111,7 @@ def test_a_creator_that_is_slow_to_write_its_header_is_known_once_it_has(spawn, 
         "heapwriter.put_header(m, os.getpid()); print('written', flush=True); sys.stdin.read()",
         shm_root,
     )
-    time.sleep(0.1)
-    assert watched.watcher.living() == []
+    stays(lambda: watched.watcher.living() == [], 0.1)
     slow.tell("write")
     slow.read_line()
     watched.knows(slow)
@@ -153,9 +152,7 @@ def test_a_peers_exit_or_crash_does_not_harm_a_live_heap(spawn, shm_root, watchi
     watched.knows(owner)
     spawn.peer(shm_root, owner).kill()
     spawn.peer(shm_root, owner).leave()
-    time.sleep(0.1)
-    assert os.listdir(shm_root) == [owner.name]
-    assert watched.events == []
+    stays(lambda: os.listdir(shm_root) == [owner.name] and watched.events == [], 0.1)
 
 
 # -- what others do ------------------------------------------------------------------------------------
@@ -489,8 +486,7 @@ def test_a_watcher_does_nothing_while_nothing_happens(spawn, shm_root, watching)
         watched = watching(rescan=1000)
         watched.knows(*farm.names)
         before = watched.watcher.counts.wakeups
-        time.sleep(1.0)
-        assert watched.watcher.counts.wakeups == before
+        stays(lambda: watched.watcher.counts.wakeups == before, 1.0)
 
 
 def test_closing_is_quick_and_leaks_no_descriptor_thread_or_lease(spawn, shm_root):

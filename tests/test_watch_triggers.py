@@ -135,7 +135,7 @@ IN_A_MOUNT_NAMESPACE = """
 import subprocess, threading, time
 sys.path += sys.argv[2:]
 import heapwriter
-from conftest import Spawn, wait_for
+from conftest import Spawn, stays, wait_for
 from watching import Watching, Farm, gone
 from gppshm import watch
 root, spawn = sys.argv[1], Spawn()
@@ -192,8 +192,7 @@ with Watching(root, rescan=0.2) as watched, Farm(spawn, root, 1) as farm:
     assert watched.events == []
     run("mount", "-t", "tmpfs", "none", root)
     rescans(watched, 3)
-    time.sleep(1.2)
-    assert [e.kind for e in watched.events] == [watch.TROUBLE]
+    stays(lambda: [e.kind for e in watched.events] == [watch.TROUBLE], 1.2)
     assert watched.watcher.living() == [] and watched.watcher.pidfds == 0
     run("umount", "--lazy", root)
     watched.knows(*farm.names)

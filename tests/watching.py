@@ -130,6 +130,12 @@ class Shmwatch:
             if said["event"] == event and (name is None or said["name"] == name):
                 return said
 
+    def complaint(self, deadline=10.0):
+        """The first line on stderr; fail if there is none in time."""
+        if not select.select([self.process.stderr], [], [], deadline)[0]:
+            pytest.fail(f"nothing on stderr within {deadline} seconds; said: {self.said}")
+        return self.process.stderr.readline().decode()
+
     def state(self):
         os.kill(self.pid, signal.SIGUSR1)
         return self.wait("state")
