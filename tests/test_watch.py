@@ -141,10 +141,30 @@ def test_a_dead_creators_heap_goes_while_a_peer_is_attached_and_it_is_told_who_h
     watched.knows(owner)
     owner.kill()
     event = watched.told(watch.REMOVED, owner)
-    assert event.evidence == "pids"
+    # Not by the close that comes with it, on which leases are tried first, in vain here.
+    assert (event.trigger, event.evidence) == ("pidfd", "pids")
     assert sorted(pid for pid, _ in event.attached) == sorted(peer.pid for peer in peers)
     assert all("heapwriter.py attach" in command for _, command in event.attached)
     assert os.listdir(shm_root) == []
+
+
+def test_a_long_look_on_account_of_a_known_creator_delays_no_new_heap(
+    spawn, shm_root, watching, monkeypatch
+):
+    """A component that is started anew beside its peers has to be known before it can crash again."""
+
+    def crowded(self, all=procfs.Processes.all):
+        time.sleep(0.5)
+        return all(self)
+
+    owner, watched = spawn.owner(shm_root), watching(rescan=1000)
+    watched.knows(owner)
+    spawn.peer(shm_root, owner)
+    monkeypatch.setattr(procfs.Processes, "all", crowded)
+    owner.kill()
+    watched.told(watch.REMOVED, owner)
+    again = spawn.owner(shm_root)
+    wait_for(lambda: again.name in watched.watcher.living(), 2.0)
 
 
 def test_a_peers_exit_or_crash_does_not_harm_a_live_heap(spawn, shm_root, watching):

@@ -52,8 +52,8 @@ LOST_EVENTS_RESCAN = 1.0
 JUDGEMENTS = 0.1
 """Seconds between looks at the host's processes that events on one heap may cause."""
 LONG_LOOK = 0.005
-"""Seconds; after a longer look at all processes, the next one on account of a file that nobody was seen to
-create waits nine times as long, so that a flood of such files takes a tenth of the time."""
+"""Seconds; after a longer look at all processes on account of a file that nobody was seen to create, the next
+such one waits nine times as long, so that a flood of such files takes a tenth of the time."""
 SETTLED = 1.0
 """Seconds after the last of `RETRIES` from which on an event on that heap begins them anew."""
 SLOW_EXIT = 1.0
@@ -365,16 +365,19 @@ class Watcher:
         if self._orders is not None:
             self._obey(now)
         names: List[str] = []
+        died: List[int] = []
         events = False
         for fd, _ in ready:
             if fd == self._wake_read:
                 os.read(fd, 4096)
             elif fd in self._by_pidfd:
-                names.append(self._creator_died(fd, now))
+                died.append(fd)
             else:
                 events = True
         if events:
             names += self._read_events(now)
+        # After the events of the same deaths, which say less: a close calls for leases first.
+        names += [self._creator_died(fd, now) for fd in died]
         names += self._take_due(now)
         if self._strange:
             names += self._take_strange()
@@ -563,6 +566,7 @@ class Watcher:
     def _settle(self, names: "List[str]") -> bool:
         """Reap the names; whether anything came of it (a death, or a heap not known before)."""
         started = time.monotonic()
+        known = {name for name in names if name in self._tracked and self._tracked[name].creator}
         stubborn = [
             name for name in names if name in self._tracked and self._tracked[name].attempts >= PATIENCE
         ]
@@ -572,7 +576,7 @@ class Watcher:
         else:
             outcomes = self._reaper.reap(names)
         took = time.monotonic() - started
-        if took > LONG_LOOK and any(map(_took_a_look, outcomes)):
+        if took > LONG_LOOK and any(_took_a_look(each) for each in outcomes if each.name not in known):
             self._next_look = started + 10 * took
         found = False
         for outcome in outcomes:
