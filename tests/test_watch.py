@@ -304,10 +304,11 @@ def test_a_live_heap_that_is_unlinked_by_a_forked_child_is_told_once(spawn, shm_
     )
     watched = watching(rescan=0.3)
     watched.knows(parent)
+    took = os.stat(os.path.join(shm_root, parent.name)).st_blocks * 512
     parent.tell("fork")
     parent.read_line()
     event = watched.told(watch.UNLINKED, parent)
-    assert event.creator == parent.pid
+    assert (event.creator, event.bytes) == (parent.pid, took) and took
     assert "lives on" in event.reason
     rescans = watched.watcher.counts.rescans
     wait_for(lambda: watched.watcher.counts.rescans >= rescans + 3)

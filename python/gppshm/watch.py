@@ -92,7 +92,7 @@ class Event:
     latency     seconds from the trigger to when it was done
     trigger     "close", "pidfd", "created", "rescan"; "" of TROUBLE and UNLINKED
     device, inode  of the file; 0 if it was not seen
-    bytes       of the file, allocated
+    bytes       of the file, allocated when it was last seen
     creator     pid by the header or the name; `command`, its `words` and `user` as noted while it lived
     attached    (pid, command) of those who keep the memory of a removed heap
     """
@@ -118,6 +118,7 @@ class Event:
 class Tracked:
     """What is known of one file since it was first seen.
 
+    bytes     allocated by the file when it was last seen
     creator   pid, as seen from here, of the creator that was seen alive; 0 if none was
     alive     it is not known to have died
     descends  it was seen to descend from the watcher's `parent`
@@ -134,6 +135,7 @@ class Tracked:
     __slots__ = (
         "alive",
         "attempts",
+        "bytes",
         "creator",
         "descends",
         "description",
@@ -150,6 +152,7 @@ class Tracked:
 
     def __init__(self, trigger: str, since: float) -> None:
         self.file_id = (0, 0)
+        self.bytes = 0
         self.creator = 0
         self.alive = False
         self.description = processes.Description()
@@ -641,8 +644,10 @@ class Watcher:
         if tracked is None:
             tracked = self._track(name, "rescan", self._last_rescan)
         tracked.vanished, tracked.in_turn = 0.0, False
-        if seen is not None and tracked.file_id != seen.file_id:
-            self._start_new_life(tracked, seen)
+        if seen is not None:
+            if tracked.file_id != seen.file_id:
+                self._start_new_life(tracked, seen)
+            tracked.bytes = seen.status.st_blocks * 512
         if outcome.verdict is not None:
             tracked.judged = time.monotonic()
             if outcome.verdict.state in creator.ORPHANS:
@@ -746,6 +751,7 @@ class Watcher:
             )
             event = Event(UNLINKED, tracked.told, name)
             event.device, event.inode = tracked.file_id
+            event.bytes = tracked.bytes
             self._add_creator(event, tracked)
             self._on_event(event)
         return False
