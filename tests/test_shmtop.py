@@ -395,6 +395,19 @@ def test_what_came_to_life_after_the_question_is_kept(spawn, shm_root, top):
 
 
 @needs_terminal
+def test_who_cleans_a_heap_that_a_peer_holds_is_told_that_its_memory_stays(spawn, shm_root, top):
+    owner = spawn.owner(shm_root)
+    spawn.peer(shm_root, owner)
+    owner.kill()
+    screen = top()
+    screen.shows("1 orphaned")
+    screen.press("c")
+    screen.shows(f"Remove {owner.name}")
+    screen.press("y")
+    screen.shows("removed 1 heap, 2.0M; 2.0M of it come back only when those attached exit")
+
+
+@needs_terminal
 def test_what_is_pasted_answers_no_question(spawn, shm_root, top):
     name = orphan(spawn, shm_root)
     screen = top()

@@ -38,20 +38,23 @@ class Cleaning(threading.Thread):
         self._on_end = on_end
 
     def run(self) -> None:
-        removed, freed, failures = 0, 0, []
+        removed, size, attached, failures = 0, 0, 0, []
         try:
             for outcome in self._outcomes():
                 if outcome.result is reaper.REMOVED:
                     removed += 1
                     if outcome.sighting is not None:
-                        freed += outcome.sighting.status.st_blocks * 512
+                        allocated = outcome.sighting.status.st_blocks * 512
+                        size += allocated
+                        if outcome.verdict is not None and outcome.verdict.attached:
+                            attached += allocated
                     self._scanner.departures.cleaned[outcome.name] = shown(outcome.reason)
                 elif outcome.result is not reaper.GONE:
                     failures.append(_failure(outcome))
         except OSError as error:
             failures.append(f"{shown(self._root)} cannot be read: {error.strerror}")
         self._scanner.look_soon()
-        self._on_end(_summary(removed, freed, failures), bool(failures))
+        self._on_end(_summary(removed, size, attached, failures), bool(failures))
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
         with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(
@@ -76,10 +79,12 @@ def _failure(outcome: reaper.Outcome) -> str:
     return f"{name}: {shmclean.why_failed(outcome)}"
 
 
-def _summary(removed: int, freed: int, failures: "List[str]") -> str:
+def _summary(removed: int, size: int, attached: int, failures: "List[str]") -> str:
     words = []
     if removed:
-        words.append(f"removed {text.many(removed, 'heap')}, {text.size_auto(freed)}")
+        words.append(f"removed {text.many(removed, 'heap')}, {text.size_auto(size)}")
+        if attached:
+            words.append(f"{text.size_auto(attached)} of it come back only when those attached exit")
     if failures:
         more = f" (and {len(failures) - 1} more were kept)" if len(failures) > 1 else ""
         words.append(failures[0] + more)
