@@ -395,6 +395,6 @@ def _bindings(context: "Any") -> "List[Tuple[str, bool]]":
 
 
 def _url(nameservice: str) -> str:
-    if ":" in nameservice.partition("/")[0] and not nameservice.rpartition(":")[2].isdigit():
+    if nameservice.lower().startswith(("corbaloc:", "corbaname:", "ior:")):
         return nameservice
     return f"corbaloc::{nameservice}/NameService"
