@@ -271,6 +271,7 @@ def test_without_omniorb_a_line_says_how_to_get_it(tmp_path):
     "arguments",
     [
         ["--host", "x"],
+        ["--host", ""],
         ["--nameservice", "x"],
         ["--timeout", "1"],
         ["--domain", "X", "--timeout", "0"],
@@ -278,6 +279,7 @@ def test_without_omniorb_a_line_says_how_to_get_it(tmp_path):
         ["--domain", "X", "--blocks", "heap-1"],
         ["--domain", "X", "heap-1"],
         ["--domain", "X", "--sort=size"],
+        ["--domain", "X", "--root=/tmp"],
     ],
 )
 def test_what_does_not_go_together_is_wrong_usage(arguments):
@@ -314,7 +316,7 @@ def shmtop(*argv):
 
 def test_one_frame_of_the_domain_is_for_scripts(crowd):
     status, shown, errors = shmtop(*top(crowd(30, 2), "--once"))
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (1, "")  # as redhawk-shminfo: two did not answer
     lines = shown.splitlines()
     assert lines[0].startswith("CROWD  28 hosts, 0 heaps, 0 orphaned, 2 without an answer")
     assert len(lines) == 33 and lines[3].startswith("?") and lines[4].startswith("?")
@@ -326,6 +328,15 @@ def test_shmtop_tells_in_a_line_what_is_not_there(crowd):
     assert (status, shown, len(errors.splitlines())) == (1, "", 1) and "there are CROWD" in errors
     assert shmtop(*TOP, "--timeout", "1")[0] == 2
     assert shmtop(*TOP, "--domain", "X", "--sort", "size")[0] == 2
+    assert shmtop(*TOP, "--domain", "X", "--root", "/tmp")[0] == 2
+    assert shmtop(*top(place, "--once"))[0] == 0
+
+
+@pytest.mark.parametrize("form", ["{}", "corbaloc::{}/NameService", "corbaname::{}"])
+def test_a_naming_service_is_named_in_each_of_the_forms_that_omniorb_takes(crowd, form):
+    place = crowd(1, 0)
+    done = shminfo("--domain", "CROWD", "--nameservice", form.format(place.where))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_terminal

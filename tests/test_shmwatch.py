@@ -48,6 +48,7 @@ def orphan(root, pid):
         ["--scope=children", "--parent=0"],
         ["--scope=children", "--parent=-1"],
         ["--scope=children", "--parent=4194305"],
+        ["--scope=children", "--parent=4194304"],  # one more than the largest that there can be
         ["--scope=children", "--parent=\u0661"],
         ["--scope=sideways"],
         ["--rescan=0"],

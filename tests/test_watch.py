@@ -148,9 +148,7 @@ def test_a_dead_creators_heap_goes_while_a_peer_is_attached_and_it_is_told_who_h
     assert os.listdir(shm_root) == []
 
 
-def test_a_long_look_on_account_of_a_known_creator_delays_no_new_heap(
-    spawn, shm_root, watching, monkeypatch
-):
+def test_a_long_look_on_account_of_a_known_creator_delays_no_new_heap(spawn, shm_root, watching, monkeypatch):
     """A component that is started anew beside its peers has to be known before it can crash again."""
 
     def crowded(self, all=procfs.Processes.all):

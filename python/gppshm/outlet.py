@@ -41,7 +41,7 @@ def address(text: str) -> "Tuple[str, int]":
     host, _, port = text.rpartition(":")
     host = host or LOOPBACK
     if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
-        raise ValueError(f"{ADDRESS} is expected")
+        raise ValueError(f"expected is {ADDRESS}")
     return host.strip("[]"), int(port)
 
 

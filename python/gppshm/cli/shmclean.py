@@ -56,7 +56,7 @@ def build_parser() -> "argparse.ArgumentParser":
         "--force",
         action="store_true",
         help="unlink each NAME whatever it is, even a live heap (who loses it is told), but no directory;"
-        " changes nothing without names",
+        " silently, as REDHAWK's own does, but for --verbose; changes nothing without names",
     )
     # What REDHAWK's users abbreviate stays what it was.
     parser.add_argument("--f", "--fo", dest="force", action="store_true", help=argparse.SUPPRESS)
@@ -71,8 +71,10 @@ def build_parser() -> "argparse.ArgumentParser":
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object (docs/shmclean-json.md)")
     parser.add_argument("--fifos", action="store_true", help="also remove FIFOs fifo-<pid>-<hex> of the dead")
-    parser.add_argument("--fifo-root", metavar="DIR", help="where FIFOs lie (/tmp); with --fifos")
-    parser.add_argument("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="clean there (%(default)s)")
+    parser.add_argument("--fifo-root", metavar="DIR", help="where FIFOs lie (default: /tmp); with --fifos")
+    parser.add_argument(
+        "--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)"
+    )
     return parser
 
 

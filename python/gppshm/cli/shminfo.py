@@ -62,7 +62,9 @@ def build_parser() -> "argparse.ArgumentParser":
             ", ".join(SORT_KEYS)
         ),
     )
-    parser.add_argument("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="look there (%(default)s)")
+    parser.add_argument(
+        "--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print JSON (docs/shminfo-json.md), sizes in bytes"
     )
@@ -80,7 +82,7 @@ def build_parser() -> "argparse.ArgumentParser":
         help="show every host of a REDHAWK domain, as its GppShmPlugin devices see it, worst first",
     )
     text.add_domain_options(parser)
-    parser.add_argument("--host", metavar="HOST", help="of the --domain only this host, in full")
+    parser.add_argument("--host", metavar="HOST", help="with --domain: show only HOST, in full")
     return parser
 
 
@@ -103,7 +105,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         if options.domain is None:
             text.refuse(parser, options, ("host", "nameservice", "timeout"), "goes with --domain")
         else:
-            text.refuse(parser, options, ("all", "sort", "names"), "does not go with --domain")
+            text.refuse(parser, options, ("all", "root", "sort", "names"), "does not go with --domain")
         if options.blocks is not None and options.names:
             parser.error("--blocks takes one NAME")
         for name in options.names + [options.blocks or "-"]:

@@ -20,8 +20,8 @@ when it happens. Press ? for the keys. Removes nothing but what you choose and c
 but what redhawk-shmclean would remove."""
 EPILOG = """\
 NO_COLOR in the environment takes the colours away; where the locale is not UTF-8 pictures are ASCII.
-Exit status: 0; 1 the directory or the terminal cannot be used, or the Python package prompt_toolkit is
-missing (--once works without it); 2 wrong usage."""
+Exit status: 0; 1 the directory or the terminal cannot be used, the Python package prompt_toolkit is missing
+(--once works without it), or with --domain --once a host did not answer; 2 wrong usage."""
 
 
 def build_parser() -> "argparse.ArgumentParser":
@@ -49,8 +49,10 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         return int(output.failed)
     if options.domain is None:
         text.refuse(parser, options, ("nameservice", "timeout"), "goes with --domain")
-    elif options.sort != parser.get_default("sort"):
-        parser.error("--sort does not go with --domain: s and a click on a title sort")
+    else:
+        why = "does not go with --domain"
+        text.refuse(parser, options, ("root",), why)
+        text.refuse(parser, options, ("sort",), why + ": s and a click on a title sort")
     try:
         if options.domain is not None:
             return _domain(options, output)
@@ -94,7 +96,7 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
         looked.take(asker.state)
         output.put("\n".join(fleet.once(looked, canvas.Glyphs(text.draws_blocks()))) + "\n")
         output.flush()
-        status = int(output.failed)
+        status = int(output.failed or asker.state.total["silent"] > 0)
     else:
         from gppshm.top import fleet_screen, terminal
 

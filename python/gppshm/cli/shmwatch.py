@@ -55,9 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="host: remove every orphan (default); children: only those of creators that were seen alive"
         " and descend from the process --parent",
     )
-    add("--parent", metavar="PID", help="with --scope children")
+    add("--parent", metavar="PID", help="the process whose descendants are meant, of a GPP for example")
     add("--rescan", metavar="S", default="30", help="seconds between looks at everything (default: 30)")
-    add("--fifos", action="store_true", help="at each of them also remove FIFOs fifo-<pid>-<hex> of the dead")
+    add(
+        "--fifos",
+        action="store_true",
+        help="with each of these looks also remove FIFOs fifo-<pid>-<hex> of the dead",
+    )
     add("--fifo-root", metavar="DIR", help=f"where FIFOs lie (default: {fifos.DEFAULT_ROOT}); with --fifos")
     add("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     add("--json", action="store_true", help="one JSON object per line (docs/shmwatch-json.md)")
@@ -70,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--metrics-textfile",
         metavar="FILE",
-        help="write them, every 15 s or --rescan if that is shorter, to FILE for node_exporter",
+        help="write the metrics, every 15 s or --rescan if that is shorter, to FILE for node_exporter",
     )
     return parser
 
@@ -343,9 +347,11 @@ class Command:
             f"a rescan every {state['rescan_seconds']:g} s",
         ]
         words = [
-            f"{text.escaped(self._options.root)}: {state['living']} living heaps, by {', '.join(triggers)}",
-            "removed {removed} heaps, {bytes_removed} bytes".format(**state),
+            f"{text.escaped(self._options.root)}: {text.many(state['living'], 'living heap')}, by {', '.join(triggers)}",
+            f"removed {text.many(state['removed'], 'heap')}, {state['bytes_removed']} bytes",
         ]
+        if self._options.parent:
+            words[0] += f", of descendants of process {self._options.parent} only"
         if self._options.dry_run:
             words[1] = "a dry run: nothing is removed"
         if self._options.fifos:
@@ -418,6 +424,8 @@ def _pid(parser: argparse.ArgumentParser, word: str) -> int:
     pid = shmfs.pid_of_name("heap-" + word)
     if not 0 < pid <= procfs.PID_MAX:
         parser.error(f"--parent {word}: a pid is expected, from 1 to {procfs.PID_MAX}")
+    if procfs.Processes().process(pid).existence is procfs.GONE:
+        parser.error(f"--parent {word}: there is no such process")
     return pid
 
 

@@ -231,11 +231,17 @@ def parse(parser: "argparse.ArgumentParser", arguments: "List[str]") -> "argpars
 
 def add_domain_options(parser: "argparse.ArgumentParser") -> None:
     """What goes with --domain, of each command that has it."""
+    import argparse
 
     def seconds(words: str) -> float:
-        value = float(words)
+        try:
+            value = float(words)
+        except ValueError:
+            value = 0.0
         if not 0.1 <= value <= 600:
-            raise ValueError
+            raise argparse.ArgumentTypeError(
+                f"{escaped(words)}: a number of seconds is expected, from 0.1 to 600"
+            )
         return value
 
     parser.add_argument(
@@ -254,7 +260,7 @@ def add_domain_options(parser: "argparse.ArgumentParser") -> None:
 def refuse(
     parser: "argparse.ArgumentParser", options: "argparse.Namespace", names: "Sequence[str]", why: str
 ) -> None:
-    """Wrong usage, if one of these options was given."""
+    """Wrong usage, if one of these options (or NAMEs) was given, and not as its default."""
     for name in names:
-        if getattr(options, name):
+        if getattr(options, name) not in (parser.get_default(name), []):
             parser.error(f"{'NAME' if name == 'names' else '--' + name.replace('_', '-')} {why}")
