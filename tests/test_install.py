@@ -263,7 +263,7 @@ def test_with_ossie_the_device_is_there_as_its_profile_says(installed_once):
     sdrroot, said = installed_once
     assert f"installed: {entry_point(sdrroot)}" in said
     assert f"device: ossie of {OSSIE}" in said
-    assert "is not installed" not in said
+    assert "not installed" not in said
     top = os.path.dirname(device_folder(sdrroot))
     for kind in ("spd", "scd", "prf"):
         assert read(top, f"{NAME}.{kind}.xml") == read(ROOT, f"{NAME}.{kind}.xml")
@@ -412,8 +412,10 @@ def test_a_node_of_the_users_own_by_that_name_is_kept(sdrroot):
 
 def test_without_ossie_the_plugin_alone_is_installed_and_that_is_said(sdrroot):
     said = done_install(sdrroot)
-    (line,) = [line for line in said.splitlines() if "device" in line and "is not installed" in line]
-    assert line.startswith(f"the device is not installed: {sys.executable} has no ossie")
+    (line,) = [line for line in said.splitlines() if "device" in line and "not installed" in line]
+    assert line.startswith(
+        f"the device, the example nodes and the waveforms are not installed: {sys.executable} has no ossie"
+    )
     assert os.listdir(os.path.join(sdrroot, "dev", "devices")) == ["GPP"]
     assert {path.split("/")[4] for path in everything(sdrroot)} == {NAME}
 
@@ -423,14 +425,16 @@ def test_an_ossie_that_cannot_be_imported_is_none(sdrroot, tmp_path):
     write("", str(tmp_path), "ossie", "__init__.py")
     write("print 'for Python 2'\n", str(tmp_path), "ossie", "logger.py")
     os.symlink(os.path.join(OSSIE, "ossie", "cf"), str(tmp_path / "ossie" / "cf"))
-    assert "the device is not installed" in done_install(sdrroot, str(tmp_path))
+    assert "the device, the example nodes and the waveforms are not installed" in done_install(
+        sdrroot, str(tmp_path)
+    )
     assert os.listdir(os.path.join(sdrroot, "dev", "devices")) == ["GPP"]
 
 
 def test_a_device_of_before_stays_as_it_was_without_ossie(whole):
     before = everything(whole)
     said = done_install(whole)
-    assert "the device is not installed" in said
+    assert "the device, the example nodes and the waveforms are not installed" in said
     assert f"left as it was: {entry_point(whole)}" in said
     after = everything(whole)
     plugin = os.path.relpath(folder(whole), whole)
@@ -444,7 +448,10 @@ def test_a_device_of_somebody_elses_by_that_name_is_not_touched(sdrroot, file):
     top = os.path.dirname(device_folder(sdrroot))
     write('<softpkg id="DCE:other" name="GppShmPlugin"/>', top, file)
     said = done_install(sdrroot, OSSIE)
-    assert f"the device is not installed: {top} has one that was not installed by this" in said
+    assert (
+        f"the device, the example nodes and the waveforms are not installed: {top} has one that was not installed by this"
+        in said
+    )
     assert "CORBA types of ossie.cf" in said
     done = install("uninstall", "--sdrroot", sdrroot)
     assert done.returncode == 1

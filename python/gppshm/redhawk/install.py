@@ -161,12 +161,15 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         program.put()
         print(f"installed: {program.path}")
     print(said)
+    print(f"its interpreter is {python}: that has to stay, and the GPP's user to be able to run it")
     for program in installed:
         kept = program.remove_libraries(program.lib)
         if kept:
             print(f"a running {program.what} still uses {', '.join(kept)}: the next install removes it")
     if without:
-        print(f"the device is not installed: {without}; nor are the example nodes and waveforms")
+        print(f"the device, the example nodes and the waveforms are not installed: {without}")
+        if found:
+            print("  to have them, source REDHAWK's environment, or name its interpreter with --python FILE")
         if os.path.lexists(device.path):
             print(f"left as it was: {device.path}")
     else:
