@@ -5,7 +5,7 @@
 Both are processes of their own, each with 100 live heaps beside in a folder of its own. They take turns: a
 small process is SIGKILLed in the one folder, then one in the other. The time runs from just before kill()
 to when this program sees the unlink, for both. The same with a peer attached is told apart: no lease proves
-that death, and all processes of the host are looked at. Then 300 processes are killed at once, in turns as well.
+that death, and all processes of the host are looked at. Then 300 processes are killed at once, in turns too.
 Exit status 1 if a target is missed: 1.3 times the bare loop in the median, a 99th percentile of 5 ms.
 """
 

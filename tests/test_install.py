@@ -20,6 +20,7 @@ pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for thi
 from devices import OSSIE, ROOT, Running, manager  # noqa: E402, F401
 from plugins import NAME, install  # noqa: E402
 
+LACKING = "the device, the example nodes and the waveforms are not installed"
 DCD = "dev/nodes/GppShmNode/DeviceManager.dcd.xml"
 EXAMPLES = [
     DCD,
@@ -413,9 +414,7 @@ def test_a_node_of_the_users_own_by_that_name_is_kept(sdrroot):
 def test_without_ossie_the_plugin_alone_is_installed_and_that_is_said(sdrroot):
     said = done_install(sdrroot)
     (line,) = [line for line in said.splitlines() if "device" in line and "not installed" in line]
-    assert line.startswith(
-        f"the device, the example nodes and the waveforms are not installed: {sys.executable} has no ossie"
-    )
+    assert line.startswith(f"{LACKING}: {sys.executable} has no ossie")
     assert os.listdir(os.path.join(sdrroot, "dev", "devices")) == ["GPP"]
     assert {path.split("/")[4] for path in everything(sdrroot)} == {NAME}
 
@@ -425,16 +424,14 @@ def test_an_ossie_that_cannot_be_imported_is_none(sdrroot, tmp_path):
     write("", str(tmp_path), "ossie", "__init__.py")
     write("print 'for Python 2'\n", str(tmp_path), "ossie", "logger.py")
     os.symlink(os.path.join(OSSIE, "ossie", "cf"), str(tmp_path / "ossie" / "cf"))
-    assert "the device, the example nodes and the waveforms are not installed" in done_install(
-        sdrroot, str(tmp_path)
-    )
+    assert LACKING in done_install(sdrroot, str(tmp_path))
     assert os.listdir(os.path.join(sdrroot, "dev", "devices")) == ["GPP"]
 
 
 def test_a_device_of_before_stays_as_it_was_without_ossie(whole):
     before = everything(whole)
     said = done_install(whole)
-    assert "the device, the example nodes and the waveforms are not installed" in said
+    assert LACKING in said
     assert f"left as it was: {entry_point(whole)}" in said
     after = everything(whole)
     plugin = os.path.relpath(folder(whole), whole)
@@ -448,10 +445,7 @@ def test_a_device_of_somebody_elses_by_that_name_is_not_touched(sdrroot, file):
     top = os.path.dirname(device_folder(sdrroot))
     write('<softpkg id="DCE:other" name="GppShmPlugin"/>', top, file)
     said = done_install(sdrroot, OSSIE)
-    assert (
-        f"the device, the example nodes and the waveforms are not installed: {top} has one that was not installed by this"
-        in said
-    )
+    assert f"{LACKING}: {top} has one that was not installed by this" in said
     assert "CORBA types of ossie.cf" in said
     done = install("uninstall", "--sdrroot", sdrroot)
     assert done.returncode == 1

@@ -1,1 +1,1 @@
-"""The commands redhawk-shminfo, -shmclean, -shmwatch and -shmtop: one module each, with `main(argv=None) -> int`."""
+"""The commands, redhawk-shminfo and others: one module each, with `main(argv=None) -> int`."""

@@ -341,13 +341,14 @@ class Command:
 
     def _state_words(self) -> str:
         state = self._state()
+        living = text.many(state["living"], "living heap")
         triggers = [
             "inotify" if state["inotify"] else "no inotify",
             f"pidfds of {state['pidfds']}",
             f"a rescan every {state['rescan_seconds']:g} s",
         ]
         words = [
-            f"{text.escaped(self._options.root)}: {text.many(state['living'], 'living heap')}, by {', '.join(triggers)}",
+            f"{text.escaped(self._options.root)}: {living}, by {', '.join(triggers)}",
             f"removed {text.many(state['removed'], 'heap')}, {state['bytes_removed']} bytes",
         ]
         if self._options.parent:
