@@ -1,4 +1,4 @@
-"""What `./build.sh run` shows: the watcher at work on the real /dev/shm, on three real heaps.
+"""What `./build.sh run` shows: the watcher at work on three real heaps of /dev/shm, then a whole node.
 
 Three example processes own a heap each.  One is killed, one exits normally, one is killed while a peer is
 attached to its heap.  Then, where there is omniORB, a node with the GPP plugin and its device (node_demo.py).

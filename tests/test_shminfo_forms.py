@@ -167,6 +167,17 @@ def test_memory_held_by_a_descriptor_alone_is_found(shm_root, as_json):
     assert all(file["name"] != "gone\nfile" for file in as_json()["unlinked"])
 
 
+def test_a_folder_that_was_removed_and_is_still_open_is_no_memory(shm_root, as_json):
+    path = os.path.join(shm_root, "folder")
+    os.mkdir(path)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.rmdir(path)
+        assert all(file["name"] != "folder" for file in as_json("--holders")["unlinked"])
+    finally:
+        os.close(fd)
+
+
 def test_memory_held_by_a_descriptor_of_a_process_whose_main_thread_has_ended_is_found(
     shm_root, as_json, spawn
 ):

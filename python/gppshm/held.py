@@ -6,6 +6,7 @@ can be seen: it comes back when its last holder lets go.
 
 import errno
 import os
+import stat
 
 from gppshm import procfs, shmfs
 
@@ -152,7 +153,7 @@ def _descriptors(
     for path in paths:
         try:
             status = os.stat(path)
-            if status.st_dev != device:
+            if status.st_dev != device or not stat.S_ISREG(status.st_mode):
                 continue
             target = os.readlink(path) if status.st_nlink == 0 else ""
         except OSError:
