@@ -284,6 +284,10 @@ class Watcher:
         """The names of the heaps whose creator was seen alive and is not known to have died."""
         return [name for name, tracked in list(self._tracked.items()) if tracked.alive]
 
+    def is_unsettled(self) -> bool:
+        """Whether there is a heap whose creator lives, or may, or on which a try is still to come."""
+        return any(tracked.alive or tracked.due for tracked in list(self._tracked.values()))
+
     def offspring(self) -> "List[str]":
         """Those of `living` whose creator was seen to descend from `parent`, which may have ended since."""
         return [name for name, tracked in list(self._tracked.items()) if tracked.alive and tracked.descends]
