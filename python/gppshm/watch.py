@@ -358,10 +358,10 @@ class Watcher:
         while not self._stopping:
             self.step()
 
-    def sweep(self) -> None:
-        """Look at everything once, now."""
+    def sweep(self, last: bool = False) -> None:
+        """Look at everything once, now, until `stop`; as the `last` thing, after it."""
         self._start_rescan(time.monotonic())
-        while self._backlog and not self._stopping:
+        while self._backlog and (last or not self._stopping):
             self._settle(self._take_backlog(time.monotonic()))
 
     def step(self, longest: "Optional[float]" = None) -> None:

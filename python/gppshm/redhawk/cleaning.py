@@ -69,7 +69,7 @@ class Cleaning(threading.Thread):
     def run(self) -> None:
         try:
             self.watcher.run()
-            self.watcher.sweep()
+            self.watcher.sweep(last=True)
         except Exception as error:
             self.failure = plain(repr(error))
         self._on_end()
