@@ -359,10 +359,15 @@ class Watcher:
             self.step()
 
     def sweep(self, last: bool = False) -> None:
-        """Look at everything once, now, until `stop`; as the `last` thing, after it."""
+        """Look at everything once, now, until `stop`; as the `last` thing, after it.
+
+        The last one also makes all tries that are due for the dead; who calls it waits only so long.
+        """
         self._start_rescan(time.monotonic())
         while self._backlog and (last or not self._stopping):
             self._settle(self._take_backlog(time.monotonic()))
+        while last and any(tracked.due and not tracked.alive for tracked in self._tracked.values()):
+            self.step()  # the kernel may not be through with a crash of this moment
 
     def step(self, longest: "Optional[float]" = None) -> None:
         """Wait, `longest` seconds at most, for the next thing to do, and do it."""
