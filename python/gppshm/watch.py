@@ -285,8 +285,9 @@ class Watcher:
         return [name for name, tracked in list(self._tracked.items()) if tracked.alive]
 
     def is_unsettled(self) -> bool:
-        """Whether there is a heap whose creator lives, or may, or on which a try is still to come."""
-        return any(tracked.alive or tracked.due for tracked in list(self._tracked.values()))
+        """Whether a creator lives, or is just being described, or a try on a heap is still to come."""
+        every = list(self._tracked.values())
+        return any(tracked.alive or tracked.due or tracked.pidfd is not None for tracked in every)
 
     def offspring(self) -> "List[str]":
         """Those of `living` whose creator was seen to descend from `parent`, which may have ended since."""
