@@ -40,7 +40,7 @@ class Nursery:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         self.size = size
         self.root = tempfile.mkdtemp(prefix="gppshm-bench-", dir="/dev/shm")
-        self.inotify = kernel.Inotify(self.root, kernel.IN_DELETE)
+        self.inotify = kernel.Inotify(self.root, kernel.IN_DELETE | kernel.IN_MOVED_FROM)
         self.living = []
         # A file takes all that it says, and keeps nobody waiting.
         self.said = tempfile.TemporaryFile()  # noqa: SIM115

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(1, os.path.join(os.path.dirname(HERE), "python"))
 
-from gppshm import processes, reaper, shmfs, snapshot, watch  # noqa: E402
+from gppshm import events, judging, processes, reaper, shmfs, snapshot, watch  # noqa: E402
 from gppshm.cli import text  # noqa: E402
 from interrupts import check, wait_for_check  # noqa: E402
 from screen import bar, heading, say, show_status  # noqa: E402
@@ -90,9 +90,9 @@ class Demo:
         self.watcher.close()
         # What died before the watcher had seen it alive is no child to it, but it is ours.
         with shmfs.ShmDirectory(self.root) as directory, reaper.Reaper(directory) as undertaker:
-            undertaker.reap({component.heap for component in self.components})
+            list(undertaker.settle({component.heap for component in self.components}, judging.Judge()))
 
-    def _on_event(self, event: watch.Event) -> None:
+    def _on_event(self, event: events.Event) -> None:
         self.events.put((time.monotonic(), event))
 
     def start(self, role: str, *arguments: str) -> Component:
@@ -110,7 +110,7 @@ class Demo:
                 raise RuntimeError("waited in vain; see the lines above")
             time.sleep(0.002)
 
-    def removal(self, component: Component) -> "tuple[float, Optional[watch.Event]]":
+    def removal(self, component: Component) -> "tuple[float, Optional[events.Event]]":
         """When (monotonic) a component's heap was removed, and the watcher's event; None: by another."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:

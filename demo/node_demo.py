@@ -28,7 +28,7 @@ from omniORB import CORBA  # noqa: E402
 
 import client  # noqa: E402
 import installing  # noqa: E402
-from gppshm import reaper, shmfs  # noqa: E402
+from gppshm import judging, reaper, shmfs  # noqa: E402
 from gppshm.cli import text  # noqa: E402
 from gppshm.redhawk import install  # noqa: E402
 from interrupts import check  # noqa: E402
@@ -127,7 +127,7 @@ class Node:
 
     def _all_removed(self) -> bool:
         with shmfs.ShmDirectory(self.root) as directory, reaper.Reaper(directory) as undertaker:
-            undertaker.reap(self.heaps)
+            list(undertaker.settle(self.heaps, judging.Judge()))
         return not self.heaps & set(os.listdir(self.root))
 
     def find(self, pattern: str) -> "List[str]":

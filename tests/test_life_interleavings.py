@@ -149,7 +149,7 @@ class World:
         while not life.is_ready():
             waiting_for = wait_for(begun_or_waiting)
             for cleaner in waiting_for if waiting_for is not True else ():
-                self.unlink(cleaner, True)
+                self.unlink(cleaner)
 
     def die(self, slot, reap):
         """The creator is killed; nobody may reap it for a while."""
@@ -210,15 +210,15 @@ class World:
             except FileNotFoundError:
                 self.judged[cleaner] = None
 
-    def unlink(self, cleaner, alone):
+    def unlink(self, cleaner):
         if not self.files[cleaner]:
             return
         sighting, verdict = self.judged[cleaner]
         with self.files[cleaner] as file:
             if verdict.state in creator.ORPHANS:
                 try:
-                    self.directory.unlink(file, sighting, alone)
-                except (shmfs.Changed, FileNotFoundError, BlockingIOError):
+                    self.directory.unlink(file, sighting)
+                except (shmfs.Changed, FileNotFoundError):
                     pass
         self.files[cleaner] = self.judged[cleaner] = None
 
@@ -232,7 +232,7 @@ class World:
     def end(self):
         """All die; whatever they left is proven dead, and goes."""
         for cleaner in range(CLEANERS):
-            self.unlink(cleaner, False)
+            self.unlink(cleaner)
         self.check()
         self.kill_all()
         for name in self.directory.names():
@@ -277,8 +277,8 @@ steps = st.one_of(
     st.tuples(st.just("judge"), cleaners, slots, st.just(True)),
     st.tuples(st.just("reopen"), cleaners),
     st.tuples(st.just("reopen"), cleaners),
-    st.tuples(st.just("unlink"), cleaners, st.booleans()),
-    st.tuples(st.just("unlink"), cleaners, st.just(True)),
+    st.tuples(st.just("unlink"), cleaners),
+    st.tuples(st.just("unlink"), cleaners),
 )
 
 
@@ -320,16 +320,15 @@ BORN, DEAD = ("create", 0, True), ("die", 0, True)
 )
 @pytest.mark.parametrize("when", ["before it is opened again", "after it is opened again"])
 def test_what_happens_between_judging_and_unlinking_costs_no_living_heap(leases, between, when):
-    judge, reopen, unlink = ("judge", 0, 0, leases), ("reopen", 0), ("unlink", 0, True)
+    judge, reopen, unlink = ("judge", 0, 0, leases), ("reopen", 0), ("unlink", 0)
     later = between + [reopen] if when.startswith("before") else [reopen] + between
     live([BORN, DEAD, judge] + later + [unlink])
 
 
 def test_two_cleaners_and_a_new_life_between_them():
     both = [("judge", 0, 0, True), ("judge", 1, 0, True), ("reopen", 0), ("reopen", 1)]
-    for alone in (True, False):
-        live([BORN, DEAD] + both + [("unlink", 0, alone), BORN, ("unlink", 1, alone)])
-        live([BORN, ("attach", 0), DEAD] + both + [("unlink", 0, alone), BORN, ("unlink", 1, alone)])
+    live([BORN, DEAD] + both + [("unlink", 0), BORN, ("unlink", 1)])
+    live([BORN, ("attach", 0), DEAD] + both + [("unlink", 0), BORN, ("unlink", 1)])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to choose a pid")

@@ -471,23 +471,48 @@ def test_two_cleaners_do_not_unlink_one_after_the_other(shm_root, directory, orp
     with directory.open(judged.name) as first, directory.open(judged.name) as second:
         directory.unlink(first, judged)
         put_heap(orphan, judged.header.creator)
-        with pytest.raises(BlockingIOError):
-            directory.unlink(second, judged)
-        first.close()
         with pytest.raises(shmfs.Changed):
             directory.unlink(second, judged)
     assert os.path.exists(orphan)
 
 
-def test_a_hostile_lock_is_passed_over_when_told_so(directory, orphan):
+def test_a_strangers_lock_on_an_orphan_keeps_nobody(directory, orphan):
     judged = sight(directory, orphan)
     with open(orphan, "rb") as hostile:
         fcntl.flock(hostile, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError):
-            unlink(directory, judged)
-        assert os.path.exists(orphan)
-        unlink(directory, judged, alone=False)
+        unlink(directory, judged)
     assert not os.path.exists(orphan)
+
+
+def test_what_is_changed_just_before_the_unlink_gets_its_name_back(directory, orphan):
+    """At the last look the name has been taken away already: nobody can come to the old file by it any more."""
+    judged, asked = sight(directory, orphan), []
+
+    def changed():
+        asked.append(os.path.exists(orphan))
+        return "" if asked[-1] else "a new creator has it"
+
+    with pytest.raises(shmfs.Changed, match="a new creator"):
+        unlink(directory, judged, changed=changed)
+    assert asked == [True, False]
+    assert os.listdir(directory.root) == [os.path.basename(orphan)]
+
+
+def test_a_name_that_was_taken_meanwhile_is_not_taken_away_again(directory, orphan):
+    judged, name = sight(directory, orphan), os.path.basename(orphan)
+
+    def changed():
+        if os.path.exists(orphan):
+            return ""
+        put_heap(orphan, 7)
+        return "a new creator has it"
+
+    with pytest.raises(shmfs.Changed):
+        unlink(directory, judged, changed=changed)
+    (left,) = [each for each in os.listdir(directory.root) if each != name]
+    assert shmfs.living_name(left) == name
+    with open(orphan, "rb") as stream:
+        assert struct.unpack("<i", stream.read(16)[12:]) == (7,)
 
 
 def test_a_write_lease_of_the_owner_does_not_make_opening_hang(directory, orphan, spawn):

@@ -114,7 +114,7 @@ def test_a_line_tells_what_happened_and_why(spawn, shm_root):
         attached.kill()
         line = watching.line()
         assert re.search(
-            rf"; still attached: process {peer.pid} \[pids\], [\d.]+ ms after \w+; the memory is held until"
+            rf"others are still attached \[identity\], [\d.]+ ms after \w+; the memory is held until"
             rf" these exit: {peer.pid} \(.*heapwriter.py attach {attached.name}.*\)$",
             line,
         )
@@ -281,8 +281,8 @@ import sys; sys.path[:0] = sys.argv.pop(1).split(":")
 from gppshm import reaper, watch
 from gppshm.cli import shmwatch
 what = sys.argv.pop(1)
-real, calls = reaper.Reaper.reap, [0]
-def reap(*arguments, **options):
+real, calls = reaper.Reaper.by_lease, [0]
+def by_lease(*arguments, **options):
     calls[0] += 1
     if what == "always" or calls[0] == 2:
         raise RuntimeError("made to \\x1b fail")
@@ -292,7 +292,7 @@ def told(event):
 if what == "lines":
     shmwatch.event_object = told
 else:
-    reaper.Reaper.reap = reap
+    reaper.Reaper.by_lease = by_lease
 sys.exit(shmwatch.main())
 """
 
@@ -413,7 +413,7 @@ def test_the_capabilities_of_the_unit_are_enough(spawn, shm_root):
         dying.kill()
         assert watching.wait("removed", dying)["evidence"] == "lease"
         attached.kill()
-        assert watching.wait("removed", attached)["evidence"] == "pids"
+        assert watching.wait("removed", attached)["evidence"] == "identity"
     assert os.listdir(shm_root) == [living.name]
 
 

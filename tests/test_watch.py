@@ -11,7 +11,7 @@ import pytest
 
 import heapwriter
 from conftest import descriptors, in_child, needs_root, stays, wait_for
-from gppshm import creator, kernel, lease, procfs, reaper, shmfs, watch
+from gppshm import creator, events, kernel, lease, observer, procfs, reaper, shmfs, watch
 from watching import Farm, Watching, gone
 
 
@@ -138,31 +138,14 @@ def test_a_dead_creators_heap_goes_while_a_peer_is_attached_and_it_is_told_who_h
     owner = spawn.owner(shm_root)
     peers = [spawn.peer(shm_root, owner) for _ in range(2)]
     watched = watching(rescan=1000)
-    watched.knows(owner)
+    watched.identified(owner)
     owner.kill()
     event = watched.told(watch.REMOVED, owner)
     # Not by the close that comes with it, on which leases are tried first, in vain here.
-    assert (event.trigger, event.evidence) == ("pidfd", "pids")
+    assert (event.trigger, event.evidence) == ("pidfd", "identity")
     assert sorted(pid for pid, _ in event.attached) == sorted(peer.pid for peer in peers)
     assert all("heapwriter.py attach" in command for _, command in event.attached)
     assert os.listdir(shm_root) == []
-
-
-def test_a_long_look_on_account_of_a_known_creator_delays_no_new_heap(spawn, shm_root, watching, monkeypatch):
-    """A component that is started anew beside its peers has to be known before it can crash again."""
-
-    def crowded(self, all=procfs.Processes.all):
-        time.sleep(0.5)
-        return all(self)
-
-    owner, watched = spawn.owner(shm_root), watching(rescan=1000)
-    watched.knows(owner)
-    spawn.peer(shm_root, owner)
-    monkeypatch.setattr(procfs.Processes, "all", crowded)
-    owner.kill()
-    watched.told(watch.REMOVED, owner)
-    again = spawn.owner(shm_root)
-    wait_for(lambda: again.name in watched.watcher.living(), 2.0)
 
 
 def test_a_peers_exit_or_crash_does_not_harm_a_live_heap(spawn, shm_root, watching):
@@ -178,8 +161,8 @@ def test_a_peers_exit_or_crash_does_not_harm_a_live_heap(spawn, shm_root, watchi
 
 @pytest.fixture
 def judgements(monkeypatch):
-    """Every judgement, and every look at all processes, is counted."""
-    counted = {"judge": 0, "all": 0, "lease": 0}
+    """Every question that the observer is asked is counted, and every lease that is asked for."""
+    counted = {"ask": 0, "lease": 0}
 
     def count(owner, name, key):
         real = getattr(owner, name)
@@ -190,8 +173,7 @@ def judgements(monkeypatch):
 
         monkeypatch.setattr(owner, name, counting)
 
-    count(creator, "judge", "judge")
-    count(procfs.Processes, "all", "all")
+    count(observer.Observer, "ask", "ask")
     count(lease, "take", "lease")
     return counted
 
@@ -200,7 +182,7 @@ def test_an_event_on_a_live_heap_costs_one_lease_try_and_no_look_at_processes(
     spawn, shm_root, watching, judgements
 ):
     owner, watched = spawn.owner(shm_root), watching(rescan=1000)
-    watched.knows(owner)
+    watched.identified(owner)
     path = os.path.join(shm_root, owner.name)
     before = dict(judgements)
     for _ in range(20):
@@ -208,23 +190,22 @@ def test_an_event_on_a_live_heap_costs_one_lease_try_and_no_look_at_processes(
         time.sleep(0.01)
     tries = judgements["lease"] - before["lease"]
     assert 10 <= tries <= 20
-    assert (judgements["judge"], judgements["all"]) == (before["judge"], before["all"])
+    assert judgements["ask"] == before["ask"]
     assert os.path.exists(path)
 
 
-def test_without_pidfds_events_on_a_live_heap_cause_few_judgements(
+def test_without_pidfds_events_on_a_live_heap_cause_no_look_at_processes(
     spawn, shm_root, watching, judgements, monkeypatch
 ):
     monkeypatch.setattr(kernel, "pidfd_open", _no_pidfd)
     owner, watched = spawn.owner(shm_root), watching(rescan=1000)
-    watched.knows(owner)
+    watched.identified(owner)
     assert watched.told(watch.TROUBLE).reason.startswith("no pidfd: ")
     before, end = dict(judgements), time.monotonic() + 0.5
     while time.monotonic() < end:
         os.close(os.open(os.path.join(shm_root, owner.name), os.O_RDWR))
         time.sleep(0.001)
-    assert judgements["judge"] - before["judge"] <= 0.5 / watch.JUDGEMENTS + 2
-    assert judgements["all"] == before["all"]
+    assert judgements["ask"] == before["ask"]
     owner.kill()
     assert watched.told(watch.REMOVED, owner).trigger == "close"
     assert len(watched.of_kind(watch.TROUBLE)) == 1
@@ -234,12 +215,9 @@ def _no_pidfd(pid):
     raise OSError(38, "Function not implemented")
 
 
-def test_a_lease_refused_at_the_last_close_is_asked_for_again_soon_though_looks_must_wait(
-    spawn, shm_root, watching, monkeypatch
-):
-    """The kernel tells of a close before it is through with it, and a look at a crowded host must wait."""
+def test_a_lease_refused_at_the_last_close_is_asked_for_again_soon(spawn, shm_root, watching, monkeypatch):
+    """The kernel tells of a close before it is through with it."""
     watched = watching(rescan=1000)
-    watched.watcher._next_look = time.monotonic() + 1000
     refused = []
 
     def refuses_for_a_moment(fd, take=lease.take):
@@ -359,10 +337,14 @@ def test_of_300_deaths_beside_other_cleaners_none_is_left_and_each_is_counted_on
     watchers = [watching(rescan=1000), watching(rescan=1000)]
     removed_elsewhere, stop = [], threading.Event()
 
+    def judge(seen):
+        processes = procfs.Processes()
+        return [creator.judge(each, processes) for each in seen]
+
     def clean():
         with shmfs.ShmDirectory(shm_root) as directory, reaper.Reaper(directory) as another:
             while not stop.is_set():
-                outcomes = another.reap(directory.names())
+                outcomes = another.settle(directory.names(), judge)
                 removed_elsewhere.extend(o.name for o in outcomes if o.result is reaper.REMOVED)
 
     cleaner = threading.Thread(target=clean)
@@ -386,7 +368,8 @@ def test_of_300_deaths_beside_other_cleaners_none_is_left_and_each_is_counted_on
         removed = [event.name for watched in watchers for event in watched.of_kind(watch.REMOVED)]
         removed += removed_elsewhere
         assert sorted(removed) == sorted(farm.names[:300])
-        assert {event.kind for watched in watchers for event in watched.events} <= {watch.REMOVED}
+        kinds = {event.kind for watched in watchers for event in watched.events}
+        assert kinds <= {watch.REMOVED, watch.CLEANED}
         for watched in watchers:
             wait_for(lambda: sorted(watched.watcher.living()) == living)  # noqa: B023
             assert watched.watcher.pidfds == 20
@@ -448,10 +431,10 @@ def test_what_cannot_be_proven_is_tried_a_few_times_and_told_once(spawn, shm_roo
     event = watched.told(watch.UNPROVEN, name)
     assert str(recorded) in event.reason
     # Each rescan may begin the tries anew (SETTLED), and nothing else does.
-    first = judgements["judge"], watched.watcher.counts.rescans
+    first = judgements["ask"], watched.watcher.counts.rescans
     assert first[0] <= (first[1] + 1) * (len(watch.RETRIES) + 1)
     wait_for(lambda: watched.watcher.counts.rescans >= first[1] + 2)
-    second = judgements["judge"], watched.watcher.counts.rescans
+    second = judgements["ask"], watched.watcher.counts.rescans
     assert second[0] - first[0] <= (second[1] - first[1]) * (len(watch.RETRIES) + 1)
     assert len(watched.events) == 1
     peer.kill()

@@ -49,7 +49,7 @@ def test_without_pidfds_inotify_tells_of_a_death(spawn, shm_root):
             owner.kill()
             assert command.wait("removed", owner)["trigger"] == "close"
             attached.kill()
-            assert command.wait("removed", attached)["evidence"] == "pids"
+            assert command.wait("removed", attached)["evidence"] == "identity"
             said = [trouble["reason"] for trouble in command.said if trouble["event"] == "trouble"]
             assert said == [f"no pidfd: {os.strerror(error)}; inotify and rescans remain"]
 
@@ -267,7 +267,7 @@ def test_out_of_descriptors_it_still_unlinks(spawn, shm_root):
         assert command.wait("removed", owner)["evidence"] == "lease"
         attached.kill()
         removed = command.wait("removed", attached)
-        assert removed["evidence"] == "pids"
+        assert removed["evidence"] == "identity"
         assert [holder["pid"] for holder in removed["attached"]] == [peer.pid]
         with Farm(spawn, shm_root, 5) as farm:
             farm.kill()

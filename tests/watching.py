@@ -60,6 +60,13 @@ class Watching:
         names = {getattr(heap, "name", heap) for heap in heaps}
         wait_for(lambda: self.error or names <= set(self.watcher.living()))
 
+    def identified(self, *heaps):
+        """Wait until it is established of all these heaps who their creators are."""
+        self.knows(*heaps)
+        known = self.watcher._known
+        names = [getattr(heap, "name", heap) for heap in heaps]
+        wait_for(lambda: self.error or all(known[name].identity for name in names))
+
     def told(self, kind, name="", deadline=10.0):
         """Wait for the event of that kind on that heap, and return it."""
         name = getattr(name, "name", name)

@@ -1,13 +1,14 @@
 """Is the creator of this heap gone?  One function, one verdict, one sentence of reason.
 
 A heap's life is its creator's life, as for REDHAWK: when the creator is gone the heap is orphaned, whoever
-else still maps it.  Two kinds of evidence are taken:
+else still maps it.  Three kinds of evidence are taken:
 
 1. a read lease that the kernel grants (see `gppshm.lease`): no process anywhere has the heap open or mapped
    for writing, so its creator has not.  This needs no /proc and sees through pid namespaces.
 2. pids, where the lease is refused (an attached peer lives, maybe also the creator) or says nothing: no
    process of this host that has the creator's pid, in its own pid namespace, maps the heap; seen from the
    initial pid namespace, with a /proc that hides nothing.
+3. an identity that was established while the creator lived (see `Identity`), and the end of that process.
 
 Whatever falls short of that is UNKNOWN: it is kept, and may be asked again.  Clocks, ages, reference
 counts and EPERM prove nothing and take no part.
@@ -51,6 +52,8 @@ class Evidence(str):
 
 LEASE = Evidence("lease")
 PIDS = Evidence("pids")
+IDENTITY = Evidence("identity")
+"""The creator's identity was established while it lived, the file was not changed since, and it has ended."""
 NONE = Evidence("none")
 
 
@@ -80,10 +83,97 @@ class Verdict:
     def __repr__(self) -> str:
         return f"Verdict({self.state}: {self.reason})"
 
+    def plain(self) -> "Tuple[str, str, str, int, Tuple[int, ...]]":
+        """What another process can be told; see `verdict_of`."""
+        return str(self.state), self.reason, str(self.evidence), self.creator, self.attached
 
-def judge(sighting: shmfs.Sighting, processes: procfs.Processes) -> Verdict:
+
+_STATES = {str(state): state for state in (ALIVE, ORPHANED, ATTACHED, UNKNOWN)}
+_EVIDENCE = {str(evidence): evidence for evidence in (LEASE, PIDS, IDENTITY, NONE)}
+
+
+def verdict_of(plain: "Tuple[str, str, str, int, Sequence[int]]") -> Verdict:
+    """The Verdict that became `plain`."""
+    state, reason, evidence, pid, attached = plain
+    return Verdict(_STATES[state], reason, _EVIDENCE[evidence], pid, attached)
+
+
+class Identity:
+    """Who the creator of a heap is, established by `identify` while it lived, under the complete rule.
+
+    pid, start  of the process; the start in clock ticks since boot, for equality only
+    file_id, raw  of the heap; raw: the first 16 bytes of the file
+    since       when (monotonic) it was established
+
+    It is void as soon as the file may have been created anew in its place.  O_TRUNC, ftruncate() and
+    fallocate() each raise IN_MODIFY on the directory's inotify watch at once (measured on Linux 6.18), and
+    nothing else tells: so who keeps an Identity drops it at each such event, and when events were lost.
+    """
+
+    __slots__ = ("file_id", "pid", "raw", "since", "start")
+
+    def __init__(self, pid: int, start: int, file_id: "FileId", raw: bytes, since: float) -> None:
+        self.pid = pid
+        self.start = start
+        self.file_id = file_id
+        self.raw = raw
+        self.since = since
+
+    def fits(self, sighting: shmfs.Sighting) -> bool:
+        """Whether the file is the one that it was established for; its count of references may differ."""
+        same = sighting.raw[:8] == self.raw[:8] and sighting.raw[12:16] == self.raw[12:16]
+        return same and sighting.kind is shmfs.HEAP and sighting.file_id == self.file_id
+
+
+def identify(sighting: shmfs.Sighting, processes: procfs.Processes, now: float) -> "Optional[Identity]":
+    """The Identity of a heap's living creator; None where it cannot be established without doubt.
+
+    `processes` must be younger than `sighting`.  All of this holds: name and header agree on a pid of the
+    initial pid namespace; that process maps the file; no other process that has the pid in its own namespace
+    maps it or has it open; nothing of the host is hidden.
+    """
+    pid = sighting.name_pid
+    if sighting.kind is not shmfs.HEAP or sighting.header is None or not sighting.on_tmpfs:
+        return None
+    if not _plausible(pid) or sighting.header.creator != pid or processes.blind_spot():
+        return None
+    start = processes.start(pid)
+    if not start or not processes.maps(pid, sighting.file_id) or processes.innermost_pid(pid) != pid:
+        return None
+    for process in processes.namesakes(pid):
+        if process.pid != pid and _may_be_creator(process, sighting.file_id, processes):
+            return None
+    if processes.start(pid) != start:
+        return None
+    return Identity(pid, start, sighting.file_id, sighting.raw, now)
+
+
+def judge_by_identity(sighting: shmfs.Sighting, identity: Identity, seconds: float) -> "Optional[Verdict]":
+    """The verdict on a heap whose creator has ended, by its Identity, `seconds` old; None if it does not fit.
+
+    Its word is only as good as the caller's: `identity` is not void, and the process has ended (its pidfd
+    says so, or no process has its pid and its start).
+    """
+    if not identity.fits(sighting):
+        return None
+    if sighting.answer is lease.GRANTED:
+        return Verdict(ORPHANED, _NO_WRITER.format(identity.pid), LEASE)
+    known = "nobody else could be it {:.1f} s before, and the file was not made anew since".format(seconds)
+    if sighting.answer is lease.REFUSED:
+        reason = f"its creator, process {identity.pid}, has ended: {known}; others are still attached"
+        return Verdict(ATTACHED, reason, IDENTITY)
+    return Verdict(ORPHANED, f"its creator, process {identity.pid}, has ended: {known}", IDENTITY)
+
+
+_NO_WRITER = "no process has it open or mapped for writing, so its creator, process {}, is gone"
+
+
+def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0) -> Verdict:
     """The verdict on a HEAP or a HALF_MADE one; `processes` must be younger than `sighting`.
 
+    ended  pid, as seen from here, of the process that was seen to map this very file as its creator, and
+           whose end is known since (by its pidfd, or its start); 0 if there is none.  Then the peers that
+           explain a refused lease need not be found, and `attached` is empty.
     No error: what cannot be read makes the verdict UNKNOWN.
     """
     if sighting.kind is shmfs.HALF_MADE:
@@ -104,9 +194,8 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes) -> Verdict:
             if processes.process(recorded).existence is not procfs.GONE:
                 reason = "it is not named as heaps are, and process {}, its creator by the header, lives"
                 return Verdict(UNKNOWN, reason.format(recorded))
-        reason = "no process has it open or mapped for writing, so its creator, process {}, is gone"
-        return Verdict(ORPHANED, reason.format(named or recorded), LEASE)
-    return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes)
+        return Verdict(ORPHANED, _NO_WRITER.format(named or recorded), LEASE)
+    return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes, ended)
 
 
 def living(sighting: shmfs.Sighting, processes: procfs.Processes) -> "Optional[Verdict]":
@@ -120,7 +209,7 @@ def living(sighting: shmfs.Sighting, processes: procfs.Processes) -> "Optional[V
 
 
 def _judge_by_pids(
-    sighting: shmfs.Sighting, named: int, recorded: int, processes: procfs.Processes
+    sighting: shmfs.Sighting, named: int, recorded: int, processes: procfs.Processes, ended: int
 ) -> Verdict:
     """The second evidence, when neither the pid in the name nor that in the header maps the heap."""
     writer = "a process has it open or mapped for writing" if sighting.answer is lease.REFUSED else ""
@@ -139,41 +228,38 @@ def _judge_by_pids(
     if not _plausible(recorded):
         return _unknown(first, f"its header has no possible pid: {recorded}")
 
-    holders = []
     doubt = ""
-    nobody = "no process"
-    for process in processes.all():
+    for process in processes.namesakes(recorded):
         if process.existence is procfs.GONE:
             continue
-        if process.existence is procfs.UNREADABLE:
-            nobody = "no process that can be looked into"
-        maps = sighting.file_id in process.files
         pid_inside = processes.innermost_pid(process.pid)
-        if pid_inside in (recorded, 0):
-            if not pid_inside and processes.no_such_process(process.pid):
-                continue  # it ended while it was being looked at
-            if maps and pid_inside:
-                reason = "its creator, process {} of a container, lives and maps it as process {} here"
-                return Verdict(ALIVE, reason.format(recorded, process.pid), PIDS, process.pid)
-            why = _may_be_creator(process, sighting.file_id, processes)
-            if why and not doubt:
-                doubt = f"process {process.pid} may be its creator: {why}"
-        if maps:
-            holders.append(process.pid)
+        if not pid_inside and processes.no_such_process(process.pid):
+            continue  # it ended while it was being looked at
+        if pid_inside and sighting.file_id in process.files:
+            reason = "its creator, process {} of a container, lives and maps it as process {} here"
+            return Verdict(ALIVE, reason.format(recorded, process.pid), PIDS, process.pid)
+        why = _may_be_creator(process, sighting.file_id, processes)
+        if why and not doubt:
+            doubt = f"process {process.pid} may be its creator: {why}"
     if doubt:
         return _unknown(first, doubt)
     namesake = processes.process(recorded)
     if namesake.existence is procfs.UNREADABLE:
         return _unknown(first, f"process {recorded} lives, and its memory map cannot be read")
-    if writer and not holders:
-        holders = processes.holders(sighting.file_id)
-        if not holders:
-            return _unknown(first, "it cannot be seen which")
     gone = f"its creator, process {recorded}, is gone"
     if namesake.existence is procfs.LIVES:
         gone = f"its creator is gone: process {recorded} is another one, which does not map it"
+    if ended:
+        if writer:
+            return Verdict(ATTACHED, f"{gone}; others are still attached", PIDS)
+        return Verdict(ORPHANED, gone, PIDS)
+    holders = processes.holders(sighting.file_id) if writer else processes.mapping(sighting.file_id)
+    if writer and not holders:
+        return _unknown(first, "it cannot be seen which")
     if holders:
         return Verdict(ATTACHED, f"{gone}; still attached: {listed(holders)}", PIDS, 0, holders)
+    unreadable = any(process.existence is procfs.UNREADABLE for process in processes.all())
+    nobody = "no process that can be looked into" if unreadable else "no process"
     return Verdict(ORPHANED, f"{gone} and {nobody} maps it", PIDS)
 
 
@@ -238,10 +324,9 @@ def _pid_is_gone(pid: int, processes: procfs.Processes) -> "Tuple[bool, str]":
         return False, f"{pid} is no possible pid"
     if processes.process(pid).existence is not procfs.GONE:
         return False, f"process {pid} lives"
-    for process in processes.all():
-        inside = processes.innermost_pid(process.pid)
-        if process.existence is not procfs.GONE and inside in (pid, 0):
-            if inside or not processes.no_such_process(process.pid):
+    for process in processes.namesakes(pid):
+        if process.existence is not procfs.GONE:
+            if processes.innermost_pid(process.pid) or not processes.no_such_process(process.pid):
                 return False, f"process {process.pid} may be its creator, in a container"
     return True, f"process {pid}"
 

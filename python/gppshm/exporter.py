@@ -9,7 +9,7 @@ import time
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from gppshm import creator, held, locks, shmfs, snapshot, watch
+from gppshm import creator, events, held, locks, shmfs, snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Collector:
     def __init__(
         self,
         root: str,
-        counts: watch.Counts,
+        counts: events.Counts,
         reserved: "Callable[[], int]" = lambda: 0,
         on_trouble: "Callable[[str], None]" = lambda sentence: None,
     ) -> None:
@@ -160,7 +160,7 @@ def _counter(name: str, meaning: str, value: float) -> "Metric":
     return CounterMetricFamily(PREFIX + name, meaning, float(value))
 
 
-def _latencies(latencies: watch.Latencies) -> "Metric":
+def _latencies(latencies: events.Latencies) -> "Metric":
     total, buckets = 0, []
     limits = [str(limit) for limit in latencies.LIMITS] + ["+Inf"]
     for limit, count in zip(limits, list(latencies.counts)):

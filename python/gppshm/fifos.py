@@ -10,7 +10,7 @@ from gppshm import creator, procfs, reaper, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List
+    from typing import Any, List, Tuple, Union
 
 DEFAULT_ROOT = "/tmp"
 
@@ -47,6 +47,21 @@ def reap(root: str = DEFAULT_ROOT, proc_root: str = "/proc", dry_run: bool = Fal
     finally:
         os.close(folder)
     return outcomes
+
+
+def reap_plain(root: str, dry_run: bool, proc_root: str) -> "Union[str, List[Tuple[Any, ...]]]":
+    """What `reap` did, as the observer tells it; or why `root` cannot be read."""
+    try:
+        outcomes = reap(root, proc_root, dry_run)
+    except OSError as error:
+        return str(error.strerror)
+    found = []
+    for outcome in outcomes:
+        seen, verdict = outcome.sighting, outcome.verdict
+        assert seen is not None and verdict is not None
+        words = outcome.name, str(outcome.result), outcome.reason
+        found.append((*words, seen.file_id, seen.status.st_uid, str(verdict.evidence)))
+    return found
 
 
 def _settle(folder: int, seen: shmfs.Sighting, processes: procfs.Processes, dry_run: bool) -> reaper.Outcome:

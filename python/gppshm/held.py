@@ -12,7 +12,7 @@ from gppshm import procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, FrozenSet, List, Optional, Tuple
+    from typing import Dict, FrozenSet, List, Optional, Set, Tuple
 
 DELETED = b" (deleted)"
 
@@ -70,6 +70,25 @@ def survey(directory: shmfs.ShmDirectory, proc_root: str = "/proc") -> Survey:
     OSError if there is no /proc: then nothing is known.
     """
     device = os.fstat(directory.fd).st_dev
+    result = survey_device(device, proc_root)
+    # A name may end in " (deleted)" without being so.
+    linked = _inodes(directory) if not all(file.exact for file in result.unlinked) else frozenset()
+    processes = procfs.Processes(proc_root)
+    result.unlinked = [file for file in result.unlinked if file.exact or file.inode not in linked]
+    for file in result.unlinked:
+        file.holders = result.holders[device, file.inode]
+        file.note = _note(file, processes)
+    result.unlinked.sort(key=lambda file: (-file.size, file.inode))
+    return result
+
+
+def survey_device(
+    device: int, proc_root: str = "/proc", only: "Optional[Set[Tuple[int, int]]]" = None
+) -> Survey:
+    """The same of a file system by its number; with `only`, of these (device, inode) alone.
+
+    What is `unlinked` may have a name that ends in " (deleted)", and has neither holders nor notes yet.
+    """
     result = Survey()
     found: Dict[int, Unlinked] = {}
     pids = [int(name) for name in os.listdir(proc_root) if name.isdigit()]
@@ -77,21 +96,17 @@ def survey(directory: shmfs.ShmDirectory, proc_root: str = "/proc") -> Survey:
         raise OSError(errno.ESRCH, os.strerror(errno.ESRCH), proc_root)
     for pid in pids:
         holders: Dict[int, Holder] = {}
-        seen = _maps(proc_root, pid, device, holders, found)
-        seen = _descriptors(proc_root, pid, device, holders, found) and seen
+        seen = procfs.may_read(pid)
+        if seen:
+            seen = _maps(proc_root, pid, device, holders, found)
+            # Who maps a wanted file holds it; to look at descriptors, too, costs more.
+            if only is None or not any((device, inode) in only for inode in holders):
+                seen = _descriptors(proc_root, pid, device, holders, found) and seen
         if not seen:
             result.unseen.append(pid)
         for inode, holder in holders.items():
             result.holders.setdefault((device, inode), []).append(holder)
-    # A name may end in " (deleted)" without being so.
-    linked = _inodes(directory) if not all(file.exact for file in found.values()) else frozenset()
-    processes = procfs.Processes(proc_root)
-    for inode, file in found.items():
-        if file.exact or inode not in linked:
-            file.holders = result.holders[device, inode]
-            file.note = _note(file, processes)
-            result.unlinked.append(file)
-    result.unlinked.sort(key=lambda file: (-file.size, file.inode))
+    result.unlinked = list(found.values())
     return result
 
 
@@ -110,30 +125,20 @@ def _maps(
     proc_root: str, pid: int, device: int, holders: "Dict[int, Holder]", found: "Dict[int, Unlinked]"
 ) -> bool:
     """Add what a process maps; whether its maps could be read."""
-    wanted = b"%02x:%02x" % (os.major(device), os.minor(device))
-    text = _read(f"{proc_root}/{pid}/maps")
+    text = procfs.read(f"{proc_root}/{pid}/maps")
     if text == b"":
         # The main thread may have ended, while others live on.
         for task in _listdir(f"{proc_root}/{pid}/task") or ():
-            text = text or _read(f"{proc_root}/{pid}/task/{task}/maps")
+            text = text or procfs.read(f"{proc_root}/{pid}/task/{task}/maps")
     if text is None:
         return not os.path.exists(f"{proc_root}/{pid}")
-    for line in text.split(b"\n"):
-        if wanted not in line:
-            continue
-        fields = line.split(b" ", 5)
-        if len(fields) < 6 or fields[3] != wanted or fields[4] == b"0":
-            continue
-        start, _, end = fields[0].partition(b"-")
-        inode, extent = int(fields[4]), int(end, 16) - int(start, 16)
-        holders.setdefault(inode, Holder(pid)).mapped += extent
-        path = fields[5].strip()
+    for start, end, _, inode, path in procfs.mappings(text, device):
+        holders.setdefault(inode, Holder(pid)).mapped += end - start
         if not path.endswith(DELETED) or (inode in found and found[inode].exact):
             continue
         name = _unescaped(path[: -len(DELETED)].rpartition(b"/")[2])
         try:
-            address = f"{int(start, 16):x}-{int(end, 16):x}"
-            status = os.stat(f"{proc_root}/{pid}/map_files/{address}")
+            status = os.stat(f"{proc_root}/{pid}/map_files/{start:x}-{end:x}")
         except OSError:
             file = found.setdefault(inode, Unlinked(device, inode, name, 0, False))
             file.size = max(file.size, holders[inode].mapped)
@@ -180,15 +185,6 @@ def _inodes(directory: shmfs.ShmDirectory) -> "FrozenSet[int]":
 def _unescaped(name: bytes) -> str:
     """/proc/<pid>/maps writes a newline in a name as \\012 (proc(5)), and nothing else so."""
     return os.fsdecode(name.replace(b"\\012", b"\n"))
-
-
-def _read(path: str) -> "Optional[bytes]":
-    """The whole of a file of /proc; None where it may not be read, or is gone."""
-    try:
-        with open(path, "rb", buffering=0) as stream:
-            return stream.read() or b""
-    except OSError:
-        return None
 
 
 def _listdir(path: str) -> "Optional[List[str]]":

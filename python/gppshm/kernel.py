@@ -2,12 +2,14 @@
 
 import ctypes
 import errno
+import fcntl
 import os
+import signal
 import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Tuple
+    from typing import List, Optional, Tuple
 
 IN_MODIFY = 0x00000002
 IN_CLOSE_WRITE = 0x00000008
@@ -22,6 +24,15 @@ IN_ONLYDIR = 0x01000000
 
 # The same number on every architecture (the syscall tables agree from 424 on); Linux 5.3.
 _SYS_PIDFD_OPEN = 434
+
+# x86_64 and the generic table (aarch64); Linux 3.15.
+_SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}.get(os.uname().machine, 0)
+_RENAME_NOREPLACE = 1
+
+# _IOWR(0xFF, 11, struct pidfd_info of 64 bytes); linux/pidfd.h. Exit information since Linux 6.15.
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_INFO = struct.Struct("QQ11Ii")
 
 _EVENT = struct.Struct("iIII")
 _BUFFER = 65536
@@ -69,6 +80,41 @@ def pidfd_open(pid: int) -> int:
     if hasattr(os, "pidfd_open"):  # novm: Python 3.9
         return os.pidfd_open(pid)  # novm
     return _checked(_libc.syscall(_SYS_PIDFD_OPEN, pid, 0), "pidfd_open")
+
+
+def exit_status(pidfd: int) -> "Optional[int]":
+    """The wait status of a process that has ended and was reaped, child or not; None where it is not told.
+
+    OSError (ENOTTY, EINVAL) on Linux before 6.13.
+    """
+    info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+    fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    fields = _PIDFD_INFO.unpack(info)
+    return fields[-1] if fields[0] & _PIDFD_INFO_EXIT else None
+
+
+def how_it_ended(status: int) -> str:
+    """A wait status in words: killed by SIGSEGV; exit status 1."""
+    number = status & 0x7F
+    if not number:
+        return f"exit status {status >> 8 & 0xFF}"
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"killed by signal {number}"
+
+
+def rename_noreplace(old: str, new: str, folder: int) -> None:
+    """Rename within the directory `folder` (a descriptor), never over what is there.
+
+    OSError: EEXIST if there is something; ENOSYS or EINVAL where the kernel cannot (Linux before 3.15).
+    """
+    if not _SYS_RENAMEAT2:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = os.fsencode(old), os.fsencode(new)
+    _checked(
+        _libc.syscall(_SYS_RENAMEAT2, folder, names[0], folder, names[1], _RENAME_NOREPLACE), "renameat2"
+    )
 
 
 def _checked(result: int, what: str) -> int:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Tuple
 
-    from gppshm import watch
+    from gppshm import events
 
 LOOPBACK = "127.0.0.1"
 INTERVAL = 15.0
@@ -55,7 +55,7 @@ class Outlet:
     def __init__(
         self,
         root: str,
-        counts: "watch.Counts",
+        counts: "events.Counts",
         reserved: "Callable[[], int]" = lambda: 0,
         on_trouble: "Callable[[str], None]" = lambda sentence: None,
     ) -> None:

@@ -1,10 +1,10 @@
 """Who a process is, for people to read: psutil describes it.  No verdict rests on anything here.
 
 psutil is imported at the first question; without it, or where a process is gone or hidden, the answer
-is UNKNOWN.
+is UNKNOWN.  The command line is read here, for it may have gigabytes.
 """
 
-from gppshm import sitepackages
+from gppshm import procfs, sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,28 +12,46 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
+MOST = 65536
+"""So many bytes of a command line are read at most."""
+
 
 class Description:
-    """`user`, the `words` of the command line, and `command`: these in one, or the name of who has none."""
+    """`user`, the `words` of the command line, and `command`: these in one, or the name of who has none.
 
-    __slots__ = ("command", "user", "words")
+    uid  of the user; -1 if it is not known
+    """
 
-    def __init__(self, user: str = UNKNOWN, command: str = UNKNOWN, words: "Sequence[str]" = ()) -> None:
+    __slots__ = ("command", "uid", "user", "words")
+
+    def __init__(
+        self,
+        user: str = UNKNOWN,
+        command: str = UNKNOWN,
+        words: "Sequence[str]" = (),
+        uid: int = -1,
+    ) -> None:
         self.user = user
         self.command = command
         self.words = tuple(words)
+        self.uid = uid
 
 
-def describe(pid: int) -> Description:
-    """The user and the command of a process, as far as they can be known now."""
+def describe(pid: int, names: bool = True) -> Description:
+    """The user and the command of a process, as far as they can be known now.
+
+    Without `names` the user's is not looked up: a directory service may take its time.
+    """
     psutil = _psutil()
-    if psutil is None:
+    if psutil is None or not procfs.may_read(pid):
         return Description()
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            words = _words(psutil, process)
-            return Description(_user(psutil, process), " ".join(words) or process.name(), words)
+            words = _words(pid)
+            uid = process.uids().real
+            user = user_name(uid) if names else UNKNOWN
+            return Description(user, " ".join(words) or process.name(), words, uid)
     except (psutil.Error, ValueError, OSError):
         return Description()
 
@@ -54,18 +72,29 @@ def available() -> bool:
     return _psutil() is not None
 
 
-def _words(psutil: "Any", process: "Any") -> "Sequence[str]":
+def _words(pid: int) -> "Tuple[str, ...]":
+    """The words of a command line, in at most MOST bytes; none of a zombie's."""
     try:
-        return tuple(process.cmdline())
-    except psutil.ZombieProcess:  # it may live on, though its main thread has ended
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as stream:
+            text = stream.read(MOST) or b""
+    except OSError:
         return ()
+    text = text.rstrip(b"\0")
+    # A process that writes its own title has blanks between the words (setproctitle), and no NUL.
+    words = text.split(b"\0") if b"\0" in text else text.split(b" ")
+    return tuple([word.decode("utf-8", "surrogateescape") for word in words]) if text else ()
 
 
-def _user(psutil: "Any", process: "Any") -> str:
+def user_name(uid: int) -> str:
+    """The name of a user; the number, where nobody knows it."""
+    import pwd
+
+    if not procfs.may_read(-1 - uid):
+        return str(uid)
     try:
-        return str(process.username())
-    except (psutil.Error, KeyError, OSError):
-        return UNKNOWN
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OSError):
+        return str(uid)
 
 
 def _psutil() -> "Any":

@@ -1,4 +1,7 @@
-"""From a name to its end: look, judge, unlink, say what was done; for the watcher and for shmclean."""
+"""From a name to its end, in two steps: by a lease alone; and, where another verdict was found, by that.
+
+Neither step looks at another process.  Who calls decides what comes between them, and what is next.
+"""
 
 import errno
 import os
@@ -8,9 +11,12 @@ from gppshm import creator, lease, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, List, Optional
+    from typing import Callable, Iterable, Iterator, List, Optional, Sequence
 
 NO_DESCRIPTOR = lease.NO_DESCRIPTOR
+
+NOTHING = (0, 0)
+"""For `only`: no file at all."""
 
 
 class Result(str):
@@ -27,7 +33,7 @@ OUT_OF_SCOPE = Result("out of scope")
 KEPT = Result("kept")
 """The creator lives."""
 UNSURE = Result("unsure")
-"""Nothing is proven now; a later try may tell more."""
+"""Nothing is proven now; a later try, or a look at processes, may tell more."""
 FAILED = Result("failed")
 """It could not be opened, or an orphan could not be unlinked."""
 GONE = Result("gone")
@@ -70,28 +76,12 @@ class Outcome:
 class Reaper:
     """Removes what the dead have left in one directory.
 
-    known_alive  asked when a lease alone proves nothing: True if the creator of the heap that was seen is
-                 known to live, so that no look at the host's processes is needed now
-    may_look     asked before all processes of the host are looked at on account of the heap that was seen
-    in_scope     asked before an orphan, as it was seen, is removed
     A context manager.  It keeps one descriptor in reserve, so that it can unlink when none is left.
     """
 
-    def __init__(
-        self,
-        directory: shmfs.ShmDirectory,
-        proc_root: str = "/proc",
-        dry_run: bool = False,
-        known_alive: "Callable[[shmfs.Sighting], bool]" = lambda sighting: False,
-        may_look: "Callable[[shmfs.Sighting], bool]" = lambda sighting: True,
-        in_scope: "Callable[[shmfs.Sighting], bool]" = lambda sighting: True,
-    ) -> None:
+    def __init__(self, directory: shmfs.ShmDirectory, dry_run: bool = False) -> None:
         self.directory = directory
-        self.proc_root = proc_root
         self.dry_run = dry_run
-        self._known_alive = known_alive
-        self._may_look = may_look
-        self._in_scope = in_scope
         self._reserve: Optional[int] = None
         self._refill()
 
@@ -104,95 +94,123 @@ class Reaper:
     def close(self) -> None:
         self._spend_reserve()
 
-    def reap(self, names: "Iterable[str]", alone: bool = True) -> "List[Outcome]":
-        """What `settle` does, all at once."""
-        return list(self.settle(names, alone))
+    def by_lease(self, name: str, only: "Optional[shmfs.FileId]" = None) -> Outcome:
+        """Unlink the heap of that name if a lease proves its creator's death.
 
-    def settle(self, names: "Iterable[str]", alone: bool = True) -> "Iterator[Outcome]":
-        """Settle each name as far as it can be settled now; each Outcome comes as soon as it is done.
+        only  remove nothing but this file (device, inode); else the result is OUT_OF_SCOPE
+        UNSURE without a verdict, but with what was seen, where a lease says nothing.
+        """
+        return self._guarded(name, lambda: self._by_lease(name, only))
 
-        No error of one name stops the others.
+    def remove(
+        self,
+        seen: shmfs.Sighting,
+        verdict: creator.Verdict,
+        only: "Optional[shmfs.FileId]" = None,
+        changed: "Callable[[], str]" = lambda: "",
+    ) -> Outcome:
+        """Do what `verdict`, on what was `seen`, allows: unlink an orphan, keep all else.
 
-        First every heap is asked for a lease, and unlinked where that proves death.  The others are then
-        judged by one look at the host's processes, which is younger than what was seen of them.
-        `alone=False` no longer waits for another cleaner that is at the same heap.
+        changed  see ShmDirectory.unlink
+        """
+        if verdict.state not in creator.ORPHANS:
+            result = KEPT if verdict.state is creator.ALIVE else UNSURE
+            return Outcome(seen.name, result, verdict.reason, seen, verdict)
+        return self._guarded(seen.name, lambda: self._remove(seen, verdict, only, changed))
+
+    def settle(
+        self,
+        names: "Iterable[str]",
+        judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
+        only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
+    ) -> "Iterator[Outcome]":
+        """Both steps for each name, one after the other; each Outcome comes as soon as it is done.
+
+        No error of one name stops the others.  `judge` is asked for a verdict on all that leases do not
+        settle; it must look at processes after it was called.
         """
         doubtful = []
         for name in names:
-            outcome = self._guarded(name, lambda: self._by_lease(name, alone))  # noqa: B023
+            outcome = self.by_lease(name, only(name))
             if outcome.result is UNSURE and outcome.verdict is None and outcome.sighting is not None:
                 doubtful.append(outcome.sighting)
             else:
                 yield outcome
         if doubtful:
             self._spend_reserve()  # /proc cannot be read without a descriptor
-        processes = procfs.Processes(self.proc_root)
-        for seen in doubtful:
-            yield self._guarded(seen.name, lambda: self._by_pids(seen, processes, alone))  # noqa: B023
-        self._refill()
+            verdicts = judge(doubtful)
+            for seen, verdict in zip(doubtful, verdicts):
+                yield self.remove(seen, verdict, only(seen.name))
+            self._refill()
 
-    def _by_lease(self, name: str, alone: bool) -> Outcome:
+    def _by_lease(self, name: str, only: "Optional[shmfs.FileId]") -> Outcome:
         with self.directory.open(name) as file:
             seen = file.sighting
             if seen.kind is shmfs.UNREADABLE:
                 return Outcome(name, FAILED, seen.error, seen, error=errno.EACCES)
             if seen.kind not in (shmfs.HEAP, shmfs.HALF_MADE):
                 return Outcome(name, NO_HEAP, "it is not a heap", seen)
-            if seen.answer is lease.GRANTED and seen.kind is shmfs.HEAP:
-                return self._finish(file, seen, creator.judge(seen, procfs.Processes(self.proc_root)), alone)
-            if self._known_alive(seen):
-                return Outcome(name, KEPT, "its creator lives", seen)
+            # Of a file that is not named as heaps are, the header's pid has to be looked for.
+            if seen.answer is lease.GRANTED and seen.kind is shmfs.HEAP and seen.name_pid:
+                return self._finish(file, seen, creator.judge(seen, procfs.Processes()), only)
             return Outcome(name, UNSURE, "not judged yet", seen)
 
-    def _by_pids(self, seen: shmfs.Sighting, processes: procfs.Processes, alone: bool) -> Outcome:
-        verdict = creator.living(seen, processes)
-        if verdict is None:
-            if not self._may_look(seen):
-                return Outcome(seen.name, UNSURE, "its creator was not looked for yet", seen)
-            verdict = creator.judge(seen, processes)
-        if verdict.state not in creator.ORPHANS:
-            result = KEPT if verdict.state is creator.ALIVE else UNSURE
-            return Outcome(seen.name, result, verdict.reason, seen, verdict)
+    def _remove(
+        self,
+        seen: shmfs.Sighting,
+        verdict: creator.Verdict,
+        only: "Optional[shmfs.FileId]",
+        changed: "Callable[[], str]",
+    ) -> Outcome:
         with self.directory.open(seen.name) as file:
-            return self._finish(file, seen, verdict, alone)
+            return self._finish(file, seen, verdict, only, changed)
 
     def _finish(
-        self, file: shmfs.OpenFile, seen: shmfs.Sighting, verdict: creator.Verdict, alone: bool
+        self,
+        file: shmfs.OpenFile,
+        seen: shmfs.Sighting,
+        verdict: creator.Verdict,
+        only: "Optional[shmfs.FileId]",
+        changed: "Callable[[], str]" = lambda: "",
     ) -> Outcome:
         """Unlink what is judged an orphan, unless somebody or something says no."""
         result, reason, error = UNSURE, verdict.reason, 0
         if verdict.state in creator.ORPHANS:
-            if not self._in_scope(seen):
+            if only is not None and seen.file_id != only:
                 result = OUT_OF_SCOPE
             elif self.dry_run:
                 result = WOULD_REMOVE
             else:
                 try:
-                    self.directory.unlink(file, seen, alone)
+                    self.directory.unlink(file, seen, changed)
                     result = REMOVED
                 except FileNotFoundError:
                     raise
-                except shmfs.Changed as changed:
-                    reason = str(changed)
-                except BlockingIOError:
-                    reason = "another cleaner is at it"
+                except shmfs.Changed as change:
+                    reason = str(change)
                 except OSError as refusal:
                     result, error = FAILED, refusal.errno or 0
                     reason = f"it cannot be unlinked: {refusal.strerror}"
         return Outcome(seen.name, result, reason, seen, verdict, error)
 
-    def _guarded(self, name: str, settle: "Callable[[], Outcome]") -> Outcome:
+    def _guarded(self, name: str, act: "Callable[[], Outcome]") -> Outcome:
         """Translate the errors of one name, and spend the reserve where there is no descriptor left."""
+        outcome = None
         for last in (False, True):
             try:
-                return settle()
+                outcome = act()
+                break
             except FileNotFoundError:
-                return Outcome(name, GONE, "it is not there any more")
+                outcome = Outcome(name, GONE, "it is not there any more")
+                break
             except OSError as error:
                 if error.errno in NO_DESCRIPTOR and not last and self._spend_reserve():
                     continue
-                return Outcome(name, FAILED, str(error.strerror), error=error.errno or 0)
-        raise AssertionError("unreachable")
+                outcome = Outcome(name, FAILED, str(error.strerror), error=error.errno or 0)
+                break
+        assert outcome is not None
+        self._refill()
+        return outcome
 
     def _spend_reserve(self) -> bool:
         if self._reserve is None:

@@ -1,42 +1,56 @@
 """Notice that a process died, within a millisecond or two, and have its heap removed.
 
-Three triggers lead to the same judgement, and each may be missing:
+A step is: what happened (`triggers`), a verdict (`creator`), the unlink (`reaper`); then, everything that is only for
+telling (`telling`).  On that way nothing is touched that may block: the directory, leases, pidfds, kill()
+and /proc/<pid>/stat of the one creator.  All else about other processes the observer looks at (`observer`),
+in advance where that is possible: while a creator lives it is established who it is (creator.Identity), so
+that at its death, with peers attached, nobody else has to be looked at.
 
-- inotify on the directory: IN_CLOSE_WRITE comes when a process' last writable reference to a file goes,
-  so also when it is SIGKILLed with nothing but a mapping left; from any pid namespace, without privilege.
-- a pidfd for each living creator: tells its death also while peers hold the heap.
-- a look at everything, at the start, every `rescan` seconds, and after events were lost.
-
-Limit: of files that are not named heap-<pid> the triggers tell only once a look at everything has found
-that they are heaps.
+Limit: of files that are not named heap-<pid> the triggers tell only once a rescan has found that they are
+heaps.
 """
 
-import errno
-import heapq
 import os
-import random
-import resource
-import select
 import time
-from bisect import bisect_left
-from collections import deque
 
-from gppshm import creator, fifos, kernel, lease, processes, procfs, reaper, shmfs
+from gppshm import (
+    creator,
+    events,
+    fifos,
+    known,
+    lease,
+    observer,
+    observing,
+    processes,
+    procfs,
+    reaper,
+    schedule,
+    shmfs,
+    telling,
+    triggers,
+)
+from gppshm.events import (
+    CLEANED,
+    FAILED,
+    REMOVED,
+    TROUBLE,
+    UNLINKED,
+    UNPROVEN,
+    WOULD_REMOVE,
+    Counts,
+    Event,
+)
+from gppshm.known import ALIVE, ENDED, SEEN, Known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Deque, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 HOST = "host"
 CHILDREN = "children"
 SCOPES = (HOST, CHILDREN)
 
-RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
-"""Seconds between the tries of a heap on which nothing is proven, before it waits for the next rescan."""
-LEASES_FIRST = 4
-"""So many tries of a heap are made by leases alone, before all processes of the host are looked at for it."""
-PATIENCE = 6
-"""So many tries another cleaner is waited for that is at the same heap; it may be a hostile lock holder."""
+RETRIES = schedule.RETRIES
 FIRST_SIGHT = 0.02
 """Seconds after the creation of a file at which it is looked at: its creator writes the header first."""
 PAUSE = 0.005
@@ -49,169 +63,44 @@ MANY = 4096
 """With so many names waiting no more events are read; the kernel drops them then, which leads to a rescan."""
 LOST_EVENTS_RESCAN = 1.0
 """Seconds between rescans that lost events call for."""
-JUDGEMENTS = 0.1
-"""Seconds between looks at the host's processes that events on one heap may cause."""
-LONG_LOOK = 0.005
-"""Seconds; after a longer look at all processes on account of a file that nobody was seen to create, the next
-such one waits nine times as long, so that a flood of such files takes a tenth of the time."""
-SETTLED = 1.0
-"""Seconds after the last of `RETRIES` from which on an event on that heap begins them anew."""
+PORTRAITS = 64
+"""The creators of so many heaps are asked for at once."""
+RENEWALS = 128
+"""The identities of so many creators are renewed at once."""
+RENEWED_AGAIN = 0.5
+"""Seconds between such questions."""
+STRANGERS = 9.0
+"""After a question about heaps whose creator nobody was seen to be, the next waits so many times as long."""
 SLOW_EXIT = 1.0
 """Seconds that a creator may take to exit after it unlinked its heap, before it is told as another's deed."""
-HEADROOM = 16
-"""So many descriptors are never spent on pidfds: judging and unlinking need some."""
+EXITING = 7
+"""So many tries follow an event on a heap whose creator, watched by no pidfd, has not ended yet."""
+SETTLED = 1.0
+"""Seconds after the last of `RETRIES` from which on an event on that heap begins them anew."""
+LAST_WORDS = 0.25
+"""Seconds for which the end waits for what is still to be told."""
+REST = 0.1
+"""Seconds of rest after an exception, so that one that comes again and again costs little."""
 
 SWITCH_INTERVAL = 0.0005
 """For sys.setswitchinterval, where other threads compute beside a watcher: they give way after so long."""
 
-_EVENTS = kernel.IN_CLOSE_WRITE | kernel.IN_CREATE | kernel.IN_MOVED_TO
-
-
-class Kind(str):
-    """What an `Event` tells."""
-
-    __slots__ = ()
-
-
-REMOVED = Kind("removed")
-WOULD_REMOVE = Kind("would remove")
-FAILED = Kind("failed")
-"""An orphan that could not be unlinked, or a heap that could not be opened; told once until it changes."""
-UNPROVEN = Kind("unproven")
-"""After all tries it is not known whether the creator lives; kept, tried again at each rescan; told once."""
-UNLINKED = Kind("unlinked by others")
-"""A heap was unlinked, and its creator lives on and maps it."""
-TROUBLE = Kind("trouble")
-"""A trigger is missing or has lost events; what stands in for it.  Told once until it is mended."""
-
-
-class Event:
-    """One thing that happened.
-
-    time        seconds since 1970, to be shown; nothing is decided by it
-    latency     seconds from the trigger to when it was done
-    trigger     "close", "pidfd", "created", "rescan"; "" of TROUBLE and UNLINKED
-    device, inode  of the file; 0 if it was not seen
-    bytes       of the file, allocated when it was last seen
-    creator     pid by the header or the name; `command`, its `words` and `user` as noted while it lived
-    attached    (pid, command) of those who keep the memory of a removed heap
-    """
-
-    def __init__(self, kind: Kind, reason: str, name: str = "") -> None:
-        self.kind = kind
-        self.reason = reason
-        self.name = name
-        self.time = time.time()
-        self.latency = 0.0
-        self.trigger = ""
-        self.evidence = str(creator.NONE)
-        self.device = 0
-        self.inode = 0
-        self.bytes = 0
-        self.creator = 0
-        self.command = processes.UNKNOWN
-        self.words: Tuple[str, ...] = ()
-        self.user = processes.UNKNOWN
-        self.attached: List[Tuple[int, str]] = []
-
-
-class Tracked:
-    """What is known of one file since it was first seen.
-
-    bytes     allocated by the file when it was last seen
-    creator   pid, as seen from here, of the creator that was seen alive; 0 if none was
-    alive     it is not known to have died
-    descends  it was seen to descend from the watcher's `parent`
-    pidfd     while it lives, where there is one
-    attempts  so many tries in a row proved nothing
-    due       when it will be tried again (monotonic); 0 if it will not
-    in_turn   a try that was due, or a rescan, may look at the host's processes on its account
-    judged    when the host's processes were looked at on its account
-    since     when the trigger came that is being followed, and which it was
-    told      what was told of its present state
-    vanished  when its name was first missed while its creator lived; 0 if it was not
-    """
-
-    __slots__ = (
-        "alive",
-        "attempts",
-        "bytes",
-        "creator",
-        "descends",
-        "description",
-        "due",
-        "file_id",
-        "in_turn",
-        "judged",
-        "pidfd",
-        "since",
-        "told",
-        "trigger",
-        "vanished",
-    )
-
-    def __init__(self, trigger: str, since: float) -> None:
-        self.file_id = (0, 0)
-        self.bytes = 0
-        self.creator = 0
-        self.alive = False
-        self.description = processes.Description()
-        self.descends = False
-        self.in_turn = False
-        self.pidfd: Optional[int] = None
-        self.attempts = 0
-        self.due = 0.0
-        self.judged = -JUDGEMENTS
-        self.since = since
-        self.trigger = trigger
-        self.told = ""
-        self.vanished = 0.0
-
-
-class Latencies:
-    """How long removals took, from the kernel's word of the death to the unlinking.
-
-    counts   so many took no longer than the limit of that number, and longer than the one before; the last
-             took longer than all
-    seconds  all together
-    """
-
-    LIMITS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(self.LIMITS) + 1)
-        self.seconds = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(self.LIMITS, seconds)] += 1
-        self.seconds += seconds
-
-
-class Counts:
-    """What a watcher has done so far.
-
-    latencies  of heaps whose creator's death was told; of what a rescan found it is not known when it died
-    """
-
-    def __init__(self) -> None:
-        self.latencies = Latencies()
-        self.removed = 0
-        self.fifos = 0
-        self.bytes = 0
-        self.failures = 0
-        self.rescans = 0
-        self.wakeups = 0
+raise_descriptor_limit = triggers.raise_descriptor_limit
+HEADROOM = triggers.HEADROOM
 
 
 class Watcher:
     """Watches one directory and removes orphaned heaps, calling `on_event` with an `Event` for each.
 
     scope     HOST: every orphan; CHILDREN: only heaps whose creator was seen alive, descending from `parent`
-    rescan    seconds between looks at everything
+    rescan    seconds between rescans, which look at every file
     remove_fifos  at each rescan, also dead processes' FIFOs in `fifo_root`
-    A context manager.  `run` does the work, in the thread that calls it; no other thread is made.  An
-    exception of `on_event` ends `run`: catch in the callback what shall not.  OSError if the directory
-    cannot be opened.
+    A context manager.  `run` does the work, in the thread that calls it; no other thread is made, but a
+    process, the observer.  An exception of `on_event` ends `run`: catch in the callback what shall not.
+    OSError if the directory cannot be opened.
+
+    An event's latency counts from when its trigger came: that is when the wait for it ended or, where it had
+    come while something else was done, the end of the wait before.
     """
 
     def __init__(
@@ -226,52 +115,58 @@ class Watcher:
         fifo_root: str = fifos.DEFAULT_ROOT,
         proc_root: str = "/proc",
     ) -> None:
-        processes.available()  # imports psutil now, and not when the first heap waits
         self.root = root
         self.scope = scope
         self.parent = parent
         self.rescan = rescan
         self.counts = Counts()
-        self._on_event = on_event
         self._proc_root = proc_root
         self._dry_run = dry_run
         self._fifo_root = fifo_root
         self._remove_fifos = remove_fifos
         self._orders: Optional[Tuple[str, float, bool, bool]] = None
-        self._told_fifos: Dict[str, Tracked] = {}
-        self._tracked: Dict[str, Tracked] = {}
-        self._by_pidfd: Dict[int, str] = {}
-        self._next_look = 0.0
-        self._due: List[Tuple[float, str]] = []
+        self._told_fifos: Set[Tuple[str, str]] = set()
+        self._known: Dict[str, Known] = {}
+        self._timers = schedule.Timers()
         # Names of events that are not known to be heaps, with what came and when; names of a rescan.
         self._strange: Dict[str, Tuple[str, float]] = {}
-        self._backlog: Deque[str] = deque()
+        self._backlog = schedule.Queue()
+        self._to_portray = schedule.FairQueue()
+        self._to_renew = schedule.Queue()
+        self._strangers = schedule.Share(STRANGERS)
+        self._portraying = self._renewing = self._fifos_asked = False
+        self._next_renewal = 0.0
         self._next_rescan = 0.0
         self._last_rescan = -LOST_EVENTS_RESCAN
         self._last_overflow = -LOST_EVENTS_RESCAN
         self._last_vain = -PAUSE
         self._resume = 0.0
-        self._listening = False
+        self._waited = time.monotonic()
         self._stopping = False
         self._troubles: Dict[str, str] = {}
-        self._inotify: Optional[kernel.Inotify] = None
+        self._passed_over: Tuple[int, ...] = ()
         self.directory = shmfs.ShmDirectory(root, proc_root)
         try:
-            self._epoll = select.epoll()
+            self._triggers = triggers.Triggers()
             try:
-                self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                self._epoll.close()
+                self._observer = observer.Observer(proc_root, self._heed_observer)
+            except BaseException:
+                self._triggers.close()
                 raise
-        except OSError:
+        except BaseException:
             self.directory.close()
             raise
-        self._epoll.register(self._wake_read, select.EPOLLIN)
-        self._reaper = self._make_reaper()
+        self._telling = telling.Telling(self._observer, on_event)
+        self._reaper = reaper.Reaper(self.directory, dry_run)
         try:
+            self._own_proc = os.readlink(proc_root + "/self") == str(os.getpid())
+        except OSError:
+            self._own_proc = False
+        try:
+            self._heed_observer()
             self._start()
         except BaseException:
-            self.close()
+            self._close()
             raise
 
     def __enter__(self) -> "Watcher":
@@ -280,18 +175,22 @@ class Watcher:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    # -- what is known, and can be asked from any thread -------------------------------------------------
+
     def living(self) -> "List[str]":
         """The names of the heaps whose creator was seen alive and is not known to have died."""
-        return [name for name, tracked in list(self._tracked.items()) if tracked.alive]
-
-    def is_unsettled(self) -> bool:
-        """Whether a creator lives, or is just being described, or a try on a heap is still to come."""
-        every = list(self._tracked.values())
-        return any(tracked.alive or tracked.due or tracked.pidfd is not None for tracked in every)
+        return [name for name, each in list(self._known.items()) if each.stage is ALIVE]
 
     def offspring(self) -> "List[str]":
         """Those of `living` whose creator was seen to descend from `parent`, which may have ended since."""
-        return [name for name, tracked in list(self._tracked.items()) if tracked.alive and tracked.descends]
+        return [name for name, each in list(self._known.items()) if each.stage is ALIVE and each.descends]
+
+    def is_unsettled(self) -> bool:
+        """Whether a creator lives, or is just being looked for, or a try on a heap is still to come."""
+        return any(
+            each.stage is not SEEN or each.asked or name in self._timers
+            for name, each in list(self._known.items())
+        )
 
     def troubles(self) -> "List[str]":
         """What is wrong with the triggers now, a sentence each."""
@@ -300,42 +199,56 @@ class Watcher:
     @property
     def pidfds(self) -> int:
         """How many creators are watched by a pidfd."""
-        return len(self._by_pidfd)
+        return self._triggers.pidfds
+
+    @property
+    def identities(self) -> int:
+        """Of how many living creators it is established who they are."""
+        return sum(each.identity is not None for each in list(self._known.values()))
 
     @property
     def inotify_works(self) -> bool:
-        return self._inotify is not None
+        return self._triggers.inotify_works
+
+    @property
+    def asked(self) -> int:
+        """How many questions the observer has not answered yet."""
+        return self._observer.asked
+
+    @property
+    def passed_over(self) -> "Tuple[int, ...]":
+        """Pids of processes that do not answer whoever looks into them."""
+        return tuple(pid for pid in self._observer.passed_over if pid > 0)
+
+    def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
+        """Who the creator of that heap is, as noted while it lived."""
+        each = self._known.get(name)
+        if each is None or each.file_id != file_id:
+            return processes.Description()
+        return each.description
+
+    def lives(self, seen: shmfs.Sighting) -> int:
+        """The pid of a heap's creator whose death a pidfd has not told; 0 where none watches it."""
+        each = self._known.get(seen.name)
+        if each is None or not self._triggers.watches(seen.name) or each.file_id != seen.file_id:
+            return 0
+        return each.creator
+
+    # -- orders, from any thread -------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Make `run` return; may be called from any thread and from a signal handler."""
+        """Make `run` return; from any thread and from a signal handler."""
         self._stopping = True
         self.wake()
 
     def wake(self) -> None:
-        """Make `step` return soon; may be called from any thread and from a signal handler."""
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            pass
+        """Make `step` return soon; from any thread and from a signal handler."""
+        self._triggers.wake()
 
     def change(self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool) -> None:
-        """Go on by other orders, all at once, and look at everything anew; may be called from any thread."""
+        """Go on by other orders, all at once, and look at everything anew; from any thread."""
         self._orders = scope, rescan, dry_run, remove_fifos
         self.wake()
-
-    def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
-        """Who the creator of that heap is, as noted while it lived; from any thread."""
-        tracked = self._tracked.get(name)
-        if tracked is None or tracked.file_id != file_id:
-            return processes.Description()
-        return tracked.description
-
-    def lives(self, seen: shmfs.Sighting) -> int:
-        """The pid of a heap's creator whose death a pidfd has not told; 0 where none watches it."""
-        tracked = self._tracked.get(seen.name)
-        if tracked is None or tracked.pidfd is None or tracked.file_id != seen.file_id:
-            return 0
-        return tracked.creator
 
     def look_again(self) -> None:
         """Have everything looked at soon: something may have been missed."""
@@ -343,80 +256,124 @@ class Watcher:
             self._next_rescan, max(time.monotonic(), self._last_rescan + LOST_EVENTS_RESCAN)
         )
 
+    # -- the loop ----------------------------------------------------------------------------------------
+
     def close(self) -> None:
-        """Give back every descriptor; no lease is held outside of a step."""
-        for name in list(self._tracked):
-            self._forget(name)
-        self._drop_inotify()
+        """Tell what is still to be told, and give back every descriptor."""
+        try:
+            self._telling.flush()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._triggers.close()
+        self._observer.close()
         self._reaper.close()
         self.directory.close()
-        self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
-    def run(self) -> None:
-        """Work until `stop`."""
+    def run(self, on_fault: "Optional[Callable[[Exception], None]]" = None) -> None:
+        """Work until `stop`.
+
+        on_fault  called with an exception that a step met; then the work goes on, and everything is looked
+                  at anew.  Without it the exception is raised.
+        """
         while not self._stopping:
-            self.step()
+            self.guarded(self.step, on_fault)
+        self.guarded(self._say_last_words, on_fault)
 
-    def sweep(self, last: bool = False) -> None:
-        """Look at everything once, now, until `stop`; as the `last` thing, after it.
+    def guarded(
+        self, act: "Callable[[], object]", on_fault: "Optional[Callable[[Exception], None]]"
+    ) -> None:
+        """Do one thing of the loop, as `run` does."""
+        try:
+            act()
+        except Exception as error:
+            if on_fault is None:
+                raise
+            on_fault(error)
+            if not self._stopping:
+                time.sleep(REST)
+                self.look_again()
+
+    def _say_last_words(self, flush: bool = True) -> None:
+        """Give what is only for telling a moment."""
+        end = time.monotonic() + LAST_WORDS
+        while self._telling.waiting and time.monotonic() < end:
+            self.step(min(0.05, end - time.monotonic()))
+        if flush:
+            self._telling.flush()
+
+    def sweep(self, last: bool = False, patience: float = float("inf")) -> None:
+        """Look at everything once, now, until `stop`, for so many seconds at most; as the `last` thing, after it.
 
         The last one also makes all tries that are due for the dead; who calls it waits only so long.
         """
+        end = time.monotonic() + patience
         self._start_rescan(time.monotonic())
-        while self._backlog and (last or not self._stopping):
-            self._settle(self._take_backlog(time.monotonic()))
-        while last and any(tracked.due and not tracked.alive for tracked in self._tracked.values()):
-            self.step()  # the kernel may not be through with a crash of this moment
+        while (last or not self._stopping) and time.monotonic() < end and self._is_sweeping(last):
+            self.step(0.05)
+        self._say_last_words(flush=last)
+
+    def _is_sweeping(self, last: bool) -> bool:
+        if self._backlog or self._to_portray or self._portraying or self._fifos_asked:
+            return True
+        every = list(self._known.items())
+        if any(each.asked for _, each in every):
+            return True
+        return last and any(name in self._timers and each.stage is not ALIVE for name, each in every)
 
     def step(self, longest: "Optional[float]" = None) -> None:
-        """Wait, `longest` seconds at most, for the next thing to do, and do it."""
-        ready = self._epoll.poll(self._time_left(longest))
+        """Wait until something happens, for `longest` seconds at most, and do what it calls for."""
+        left = self._time_left(longest)
+        before = time.monotonic()
+        happened = self._triggers.wait(left)
         now = time.monotonic()
+        # What came while something else was done has waited since the last wait ended, or a little less.
+        since = now if now - before > 0.0002 else self._waited
+        self._waited = now
         self.counts.wakeups += 1
         if self._orders is not None:
             self._obey(now)
-        names: List[str] = []
-        died: List[int] = []
-        events = False
-        for fd, _ in ready:
-            if fd == self._wake_read:
-                os.read(fd, 4096)
-            elif fd in self._by_pidfd:
-                died.append(fd)
-            else:
-                events = True
-        if events:
-            names += self._read_events(now)
-        # After the events of the same deaths, which say less: a close calls for leases first.
-        names += [self._creator_died(fd, now) for fd in died]
-        names += self._take_due(now)
+
+        # First the dead whose creators are known, then what else is due, then what may be no heap at all.
+        names = self._take_ended(happened, since) + self._take_closed(happened, since)
+        found = self._settle(names)
+        found = self._settle(self._take_due(now)) or found
+        if happened.observer:
+            self._observer.step()
+            self._heed_passed_over()
+        if happened.overflow or happened.gone:
+            self._events_lost(happened.overflow, now)
         if self._strange:
-            names += self._take_strange()
+            found = self._settle(self._take_strange()) or found
         if now >= self._next_rescan:
             self._start_rescan(now)
         if self._backlog:
-            names += self._take_backlog(now)
-        if names:
-            found = self._settle(list(dict.fromkeys(names)))
-            if events and not found:
-                self._slow_down(now)
-        elif events:
+            self._settle(self._take_backlog(now))
+        if happened.events and not found:
             self._slow_down(now)
-        listen = now >= self._resume and len(self._strange) < MANY
-        if listen != self._listening:
-            self._listen(listen)
+        self._triggers.listen(now >= self._resume and len(self._strange) < MANY)
+
+        # Then what is only in advance, and what is only for telling.
+        self._ask(now)
+        self._telling.step(time.monotonic())
+        self._heed_observer()
+        self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
 
     def _time_left(self, longest: "Optional[float]") -> float:
         if self._backlog or self._strange:
             return 0.0
-        until = self._next_rescan
-        if self._due:
-            until = min(until, self._due[0][0])
-        if not self._listening and self._inotify is not None:
+        until = min(self._next_rescan, self._timers.next(), self._telling.next())
+        now = time.monotonic()
+        if self._resume > now:
             until = min(until, self._resume)
-        left = max(0.0, until - time.monotonic())
+        if self._triggers.resume:
+            until = min(until, self._triggers.resume)
+        if self._to_portray and not self._portraying:
+            until = min(until, self._strangers.next)
+        if self._to_renew and not self._renewing:
+            until = min(until, self._next_renewal)
+        left = max(0.0, until - now)
         return left if longest is None else min(left, longest)
 
     def _obey(self, now: float) -> None:
@@ -425,53 +382,69 @@ class Watcher:
         assert orders is not None
         self.scope, self.rescan, self._dry_run, self._remove_fifos = orders
         self._reaper.dry_run = self._dry_run
-        for tracked in self._tracked.values():
-            tracked.told = ""
+        for each in self._known.values():
+            each.told = ""
         self._next_rescan = now
 
-    # -- triggers ------------------------------------------------------------------------------------
+    # -- triggers ------------------------------------------------------------------------------------------
 
-    def _creator_died(self, pidfd: int, now: float) -> str:
-        name = self._by_pidfd[pidfd]
-        self._forget_pidfd(pidfd)
-        tracked = self._tracked[name]
-        tracked.pidfd, tracked.alive = None, False
-        tracked.attempts, tracked.judged = 0, -JUDGEMENTS
-        tracked.since, tracked.trigger = now, "pidfd"
-        return name
+    def _take_ended(self, happened: triggers.Happened, since: float) -> "List[str]":
+        """The heaps whose creators have ended."""
+        for name in happened.ended:
+            each = self._known[name]
+            each.stage, each.attempts = ENDED, 0
+            each.since, each.trigger = since, "pidfd"
+        return happened.ended
 
-    def _read_events(self, now: float) -> "List[str]":
-        """Take what inotify tells; the names of known heaps in it."""
-        known = []
-        for mask, name in self._inotify.read() if self._inotify is not None else ():
-            if mask & (kernel.IN_Q_OVERFLOW | kernel.IN_IGNORED | kernel.IN_UNMOUNT):
-                self._events_lost(mask, now)
-                continue
-            tracked = self._tracked.get(name)
-            if mask & kernel.IN_CREATE:
-                if shmfs.pid_of_name(name):
-                    self._later(tracked or self._track(name, "created", now), name, now + FIRST_SIGHT)
-            elif tracked is not None and tracked.creator:
-                _follow(tracked, "close", now)
-                known.append(name)
-            elif tracked is not None or shmfs.pid_of_name(name):
-                self._strange.setdefault(name, ("close", now))
-        return known
+    def _take_closed(self, happened: triggers.Happened, since: float) -> "List[str]":
+        """The known heaps of which a writer has let go; what else came is put where it waits its turn."""
+        names = []
+        for name, let_go in happened.removed.items():
+            each = self._known.get(name)
+            if each is not None:
+                each.removed, each.let_go = True, let_go
+                if each.stage is not ALIVE:
+                    names.append(name)
+        for name in happened.closed:
+            each = self._known.get(name)
+            if each is not None and each.removed:
+                each.let_go = True
+            if each is not None and each.creator:
+                each.follow("close", since)
+                names.append(name)
+            elif each is not None or shmfs.pid_of_name(name):
+                self._strange.setdefault(name, ("close", since))
+        for name in happened.created:
+            if shmfs.pid_of_name(name):
+                self._track(name, "created", since)
+                self._timers.set(name, time.monotonic() + FIRST_SIGHT)
+        return names
 
-    def _events_lost(self, mask: int, now: float) -> None:
-        if mask & kernel.IN_Q_OVERFLOW:
+    def _events_lost(self, overflow: bool, now: float) -> None:
+        if overflow:
             self._last_overflow = now
             self._trouble("overflow", "the kernel dropped inotify events; everything is looked at again")
         else:
             self._trouble("inotify", "the directory is gone; it is looked for at each rescan")
-            self._drop_inotify()
+            self._triggers.drop_inotify()
+        self._forget_identities()
         self.look_again()
+
+    def _take_due(self, now: float) -> "List[str]":
+        names = []
+        for name in self._timers.take(now):
+            each = self._known.get(name)
+            if each is not None and each.creator:
+                names.append(name)
+            elif each is not None:
+                self._strange.setdefault(name, (each.trigger, each.since))
+        return names
 
     def _take_strange(self) -> "List[str]":
         names = []
-        for name in list(_first(self._strange, CHUNK)):
+        for name in [name for _, name in zip(range(CHUNK), self._strange)]:
             trigger, since = self._strange.pop(name)
-            _follow(self._track(name, trigger, since), trigger, since)
+            self._track(name, trigger, since).follow(trigger, since)
             names.append(name)
         return names
 
@@ -481,10 +454,28 @@ class Watcher:
             self._resume = now + PAUSE
         self._last_vain = now
 
-    def _listen(self, listen: bool) -> None:
-        self._listening = listen
-        if self._inotify is not None:
-            self._epoll.modify(self._inotify.fd, select.EPOLLIN if listen else 0)
+    def _absorb_changes(self) -> None:
+        """Read what tells of changed files until nothing waits: what was established of them is void."""
+        if not self.inotify_works:
+            return  # there are no identities
+        changed = self._triggers.changes()
+        if changed is None:
+            self._forget_identities()
+            return
+        for name in changed:
+            each = self._known.get(name)
+            if each is not None:
+                each.changed()
+                if each.stage is ALIVE:
+                    self._to_renew.add(name)
+
+    def _forget_identities(self) -> None:
+        for name, each in self._known.items():
+            each.changed()
+            if each.stage is ALIVE:
+                self._to_renew.add(name)
+
+    # -- rescans -------------------------------------------------------------------------------------------
 
     def _start_rescan(self, now: float) -> None:
         if self._last_overflow < self._last_rescan:
@@ -499,34 +490,27 @@ class Watcher:
             self._trouble("listing", f"{self.root} cannot be listed: {error.strerror}")
             return
         self._troubles.pop("listing", None)
-        self._backlog = deque(names)
-        if self._remove_fifos:
-            self._reap_fifos()
         there = set(names)
-        for name in [name for name in self._tracked if name not in there]:
-            self._name_is_missing(name, self._tracked[name])
+        # Known heaps come first: a stranger's files, however many, keep nobody from them.
+        first = [name for name in self._known if name in there]
+        self._backlog = schedule.Queue(first + names)
+        for name in first:
+            if self._known[name].stage is ALIVE:
+                self._to_renew.add(name)
+        if self._remove_fifos and not self._fifos_asked:
+            self._fifos_asked = True
+            arguments = self._fifo_root, self._dry_run
+            self._observer.ask(observer.SOON, "fifos", arguments, self._fifos_settled)
+        for name in [name for name in self._known if name not in there]:
+            self._name_is_missing(name, self._known[name])
 
     def _take_backlog(self, now: float) -> "List[str]":
-        names = [self._backlog.popleft() for _ in range(min(RESCAN_CHUNK, len(self._backlog)))]
+        names = self._backlog.take(RESCAN_CHUNK)
         for name in names:
-            tracked = self._tracked.get(name)
-            if tracked is not None:
-                tracked.in_turn = True
-                if not tracked.attempts and not tracked.due:
-                    tracked.since, tracked.trigger = now, "rescan"
+            each = self._known.get(name)
+            if each is not None and not each.attempts and name not in self._timers and not each.asked:
+                each.since, each.trigger = now, "rescan"
         return names
-
-    # -- the directory and its inotify ----------------------------------------------------------------
-
-    def _make_reaper(self) -> reaper.Reaper:
-        return reaper.Reaper(
-            self.directory,
-            self._proc_root,
-            self._dry_run,
-            self._needs_no_judge,
-            self._may_look,
-            self._permitted,
-        )
 
     def _start(self) -> None:
         if not self.directory.on_tmpfs:
@@ -536,22 +520,12 @@ class Watcher:
         self._add_inotify()
 
     def _add_inotify(self) -> None:
-        if self._inotify is None:
-            try:
-                inotify = kernel.Inotify(self.root, _EVENTS)
-            except OSError as error:
-                self._trouble("inotify", f"no inotify: {error.strerror}; pidfds and rescans remain")
-                return
-            self._inotify = inotify
-            self._epoll.register(inotify.fd, select.EPOLLIN)
-            self._listening, self._resume = True, 0.0
-            self._troubles.pop("inotify", None)
-
-    def _drop_inotify(self) -> None:
-        if self._inotify is not None:
-            self._epoll.unregister(self._inotify.fd)
-            self._inotify.close()
-            self._inotify = None
+        try:
+            self._triggers.add_inotify(self.root)
+        except OSError as error:
+            self._trouble("inotify", f"no inotify: {error.strerror}; pidfds and rescans remain")
+            return
+        self._troubles.pop("inotify", None)
 
     def _follow_root(self) -> None:
         """Go over to another directory that lies at the path now, and try for inotify again."""
@@ -559,13 +533,13 @@ class Watcher:
             there, here = os.stat(self.root), os.fstat(self.directory.fd)
             if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
                 directory = shmfs.ShmDirectory(self.root, self._proc_root)
-                for name in list(self._tracked):
+                for name in list(self._known):
                     self._forget(name)
-                self._drop_inotify()
+                self._triggers.drop_inotify()
                 self._reaper.close()
                 self.directory.close()
                 self.directory = directory
-                self._reaper = self._make_reaper()
+                self._reaper = reaper.Reaper(directory, self._dry_run)
                 self._troubles.pop("root", None)
                 self._tell_trouble(f"another directory lies at {self.root} now: that one is watched")
                 self._start()
@@ -574,75 +548,103 @@ class Watcher:
         except OSError as error:
             self._trouble("path", f"{self.root} cannot be opened: {error.strerror}; tried at each rescan")
 
-    # -- settling -----------------------------------------------------------------------------------
+    # -- verdict and unlink --------------------------------------------------------------------------------
 
-    def _settle(self, names: "List[str]") -> bool:
-        """Reap the names; whether anything came of it (a death, or a heap not known before)."""
-        started = time.monotonic()
-        known = {name for name in names if name in self._tracked and self._tracked[name].creator}
-        stubborn = [
-            name for name in names if name in self._tracked and self._tracked[name].attempts >= PATIENCE
-        ]
-        if stubborn:
-            outcomes = self._reaper.reap([name for name in names if name not in stubborn])
-            outcomes += self._reaper.reap(stubborn, alone=False)
-        else:
-            outcomes = self._reaper.reap(names)
-        took = time.monotonic() - started
-        if took > LONG_LOOK and any(_took_a_look(each) for each in outcomes if each.name not in known):
-            self._next_look = started + 10 * took
+    def _settle(self, names: "Sequence[str]") -> bool:
+        """Settle each name as far as that can be done now; whether anything came of it."""
         found = False
-        for outcome in outcomes:
-            found = self._record(outcome) or found
+        for name in dict.fromkeys(names):
+            found = self._try(name) or found
         return found
 
-    def _needs_no_judge(self, seen: shmfs.Sighting) -> bool:
-        """Whether what no lease proves calls for no look at the host's processes now.
+    def _try(self, name: str) -> bool:
+        """Lease, then identity; else the observer is asked.  Whether anything came of it."""
+        each = self._known.get(name)
+        self._absorb_changes()
+        outcome = self._reaper.by_lease(name, self._only(name))
+        seen = outcome.sighting
+        if outcome.result is not reaper.UNSURE or outcome.verdict is not None or seen is None:
+            return self._record(outcome)
+        other = True
+        if each is not None:
+            other = each.see(seen)
+            if other:
+                self._triggers.unwatch(name)
+        if each is None or other or not each.creator:
+            return self._wonder(name, seen)
+        if self._is_watched_no_more(name, each):
+            each.stage = ENDED
+        if each.stage is ALIVE:
+            return self._still_alive(name, each)
+        verdict = self._by_identity(each, seen)
+        if verdict is not None:
+            return self._record(self._remove(seen, verdict))
+        if not each.asked:
+            each.asked = True
+            self._ask_verdict(observer.URGENT, [(seen, each.creator)])
+        return False
 
-        A pidfd says that the creator lives; or they were looked at just now, and will be again soon: events
-        on one heap, or on many files that nobody was seen to have created, shall not each cost such a look.
-        """
-        tracked = self._tracked.get(seen.name)
-        if tracked is None:
-            return False
-        now = time.monotonic()
-        if tracked.creator and tracked.file_id == seen.file_id:
-            if tracked.pidfd is not None:
-                return True
-            next_look = 0.0
-        else:
-            next_look = self._next_look
-        if not tracked.in_turn:
-            next_look = max(next_look, tracked.judged + JUDGEMENTS)
-        if now >= next_look:
-            return False
-        # Before that by leases: the kernel tells of a last close just before it grants them.
-        if not tracked.creator and not self._retry(tracked, seen.name):
-            tracked.attempts = LEASES_FIRST
-        self._later(tracked, seen.name, next_look)
-        return True
-
-    def _may_look(self, seen: shmfs.Sighting) -> bool:
-        """Whether what the creator's own process does not tell is worth a look at all others now.
-
-        A process that is just ending has no maps any more, but still its files: a lease, asked for again in
-        some milliseconds, tells as much.  When a pidfd tells of its end, the files are gone too.
-        """
-        tracked = self._tracked.get(seen.name)
-        return tracked is None or tracked.trigger == "pidfd" or tracked.attempts >= LEASES_FIRST
-
-    def _permitted(self, seen: shmfs.Sighting) -> bool:
+    def _only(self, name: str) -> "Optional[shmfs.FileId]":
+        """The only file that may be removed under that name; None: any."""
         if self.scope == HOST:
-            return True
-        tracked = self._tracked.get(seen.name)
-        return tracked is not None and tracked.descends and tracked.file_id == seen.file_id
+            return None
+        each = self._known.get(name)
+        return each.file_id if each is not None and each.descends else reaper.NOTHING
+
+    def _is_watched_no_more(self, name: str, each: Known) -> bool:
+        """Whether a creator that no pidfd watches has ended, for all that its own number tells."""
+        if each.stage is not ALIVE or self._triggers.watches(name) or not self._own_proc:
+            return False
+        start, dead = procfs.pulse(each.creator, self._proc_root)
+        if start:
+            return dead or start != each.start
+        return procfs.Processes(self._proc_root).no_such_process(each.creator)
+
+    def _by_identity(self, each: Known, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
+        """The verdict that was prepared while the creator lived; None if there is none that holds."""
+        if each.identity is None or procfs.pulse(each.creator, self._proc_root)[0] not in (0, each.start):
+            return None  # another process has the pid: that one has to be looked into
+        return creator.judge_by_identity(seen, each.identity, time.monotonic() - each.identity.since)
+
+    def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:
+        """Unlink, unless the file is changed before that is done."""
+        each = self._known.get(seen.name)
+        version = each.version if each is not None else 0
+
+        def changed() -> str:
+            self._absorb_changes()
+            now = self._known.get(seen.name)
+            if now is not None and now.version != version:
+                return "it was changed after it was judged"
+            return ""
+
+        return self._reaper.remove(seen, verdict, self._only(seen.name), changed)
+
+    def _still_alive(self, name: str, each: Known) -> bool:
+        """A writer has let go of the heap of a living creator: which it may be itself, just ending."""
+        each.told = ""
+        if not self._triggers.watches(name) and each.trigger == "close" and each.attempts < EXITING:
+            self._retry(name, each)
+        else:
+            each.attempts = 0
+        return False
+
+    def _wonder(self, name: str, seen: shmfs.Sighting) -> bool:
+        """Have it looked for the creator of a heap of which nothing is known."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._track(name, "rescan", self._last_rescan)
+            found.see(seen)
+        if not found.asked:
+            self._to_portray.add(name, seen.status.st_uid)
+        return False
 
     def _record(self, outcome: reaper.Outcome) -> bool:
         """Draw the consequences; whether anything came of it."""
         name, seen, result = outcome.name, outcome.sighting, outcome.result
-        tracked = self._tracked.get(name)
+        each = self._known.get(name)
         if result is reaper.GONE:
-            return tracked is not None and self._name_is_missing(name, tracked)
+            return each is not None and self._name_is_missing(name, each)
         if result is reaper.OUT_OF_SCOPE or (result is reaper.NO_HEAP and not _in_the_making(seen)):
             self._forget(name)
             return False
@@ -650,136 +652,341 @@ class Watcher:
             if not shmfs.pid_of_name(name):  # nobody knows that it is a heap
                 self._forget(name)
                 return False
-        found = tracked is None or not tracked.creator
-        if tracked is None:
-            tracked = self._track(name, "rescan", self._last_rescan)
-        tracked.vanished, tracked.in_turn = 0.0, False
-        if seen is not None:
-            if tracked.file_id != seen.file_id:
-                self._start_new_life(tracked, seen)
-            tracked.bytes = seen.status.st_blocks * 512
-        if outcome.verdict is not None:
-            tracked.judged = time.monotonic()
-            if outcome.verdict.state in creator.ORPHANS:
-                tracked.alive = False
+        if each is None:
+            each = self._track(name, "rescan", self._last_rescan)
+        first = not each.creator
+        if seen is not None and each.see(seen):
+            self._triggers.unwatch(name)
+        if outcome.verdict is not None and outcome.verdict.state in creator.ORPHANS and each.stage is ALIVE:
+            each.stage = ENDED
         if result is reaper.REMOVED:
-            event = self._event(REMOVED, outcome, tracked)
-            self.counts.removed += 1
-            self.counts.bytes += event.bytes
-            if event.trigger in ("close", "pidfd"):
-                self.counts.latencies.add(event.latency)
-            self._forget(name)
-            self._on_event(event)
+            self._tell_removal(outcome, each)
             return True
-        if result is reaper.KEPT and outcome.verdict is None:
-            return False
-        if result is reaper.KEPT and outcome.verdict is not None and outcome.verdict.creator:
-            tracked.attempts, tracked.told = 0, ""
-            self._found_alive(tracked, name, outcome.verdict.creator)
-        elif result in (reaper.KEPT, reaper.NO_HEAP):  # it is just being made
-            if not self._retry(tracked, name):
+        if result is reaper.WOULD_REMOVE:
+            self._tell_state(WOULD_REMOVE, outcome, each)
+        elif result is reaper.FAILED and outcome.error not in reaper.NO_DESCRIPTOR:
+            self._tell_state(FAILED, outcome, each)
+        elif result is reaper.NO_HEAP:  # it is just being made
+            if not self._retry(name, each):
                 self._forget(name)
             return False
-        elif result is reaper.UNSURE or outcome.error in reaper.NO_DESCRIPTOR:
-            if not self._retry(tracked, name):
-                self._tell(UNPROVEN, outcome, tracked)
-        elif result is reaper.WOULD_REMOVE:
-            self._tell(WOULD_REMOVE, outcome, tracked)
-        else:
-            self._tell(FAILED, outcome, tracked)
+        elif not self._retry(name, each):
+            self._tell_state(UNPROVEN, outcome, each)
+        return first
+
+    def _retry(self, name: str, each: Known) -> bool:
+        """Whether there is one more try to come."""
+        if each.attempts >= len(RETRIES):
+            each.attempts = 0
+            return False
+        self._timers.set(name, time.monotonic() + schedule.retry_delay(each.attempts))
+        each.attempts += 1
+        return True
+
+    def _name_is_missing(self, name: str, each: Known) -> bool:
+        """A normal exit, or somebody else's deed.  Whether a heap has gone."""
+        if self._is_watched_no_more(name, each):
+            each.stage = ENDED
+        if each.stage is not ALIVE:
+            if each.stage is ENDED and self._was_left_behind(name, each):
+                self._tell_cleaned(name, each)
+            self._forget(name)
+            return bool(each.creator)
+        now = time.monotonic()
+        if not each.vanished:
+            each.vanished = now
+            self._timers.set(name, now + SLOW_EXIT)
+            return True
+        if now - each.vanished >= SLOW_EXIT and not each.told and not each.asked:
+            each.asked = True
+            question = [(each.creator, each.file_id)]
+            self._observer.ask(observer.SOON, "mapped", question, lambda answer: self._lives_on(name, answer))
+        return False
+
+    def _was_left_behind(self, name: str, each: Known) -> bool:
+        """Whether a creator that has ended had left its heap there, by the order of the kernel's events.
+
+        A process that exits unlinks its heap and lets go of it then; of one that was killed the kernel closes
+        the heap first, and a cleaner unlinks it after.
+        """
+        if not self.inotify_works:
+            return False
+        late = triggers.Happened()
+        self._triggers.read_events(late)
+        self._strange.update((other, ("close", self._waited)) for other in late.closed)
+        for other in late.created:
+            if shmfs.pid_of_name(other):
+                self._strange.setdefault(other, ("created", self._waited))
+        for other, let_go in late.removed.items():
+            if other in self._known:
+                self._known[other].removed, self._known[other].let_go = True, let_go
+        if late.overflow or late.gone:
+            self._events_lost(late.overflow, time.monotonic())
+            return False
+        if each.removed and name in late.closed:
+            each.let_go = each.let_go or late.removed.get(name, True)
+        return each.removed and not each.let_go
+
+    # -- what the observer is asked --------------------------------------------------------------------------
+
+    def _heed_observer(self) -> None:
+        self._triggers.heed(self._observer.fileno(), self._observer.writing)
+
+    def _ask(self, now: float) -> None:
+        """Ask for what waits to be asked, if it is time."""
+        if self._triggers.heed_changes_again(now):
+            self._absorb_changes()
+        if self._to_portray and not self._portraying and now >= self._strangers.next:
+            self._ask_for_portraits()
+        if self._to_renew and not self._renewing and now >= self._next_renewal:
+            self._renew()
+
+    def _sightings(self, names: "Sequence[str]") -> "List[Tuple[shmfs.Sighting, int]]":
+        """What is seen of the files now, each with the version of what is known of it."""
+        self._absorb_changes()
+        found = []
+        for name in names:
+            each = self._known.get(name)
+            if each is None or each.asked:
+                continue
+            try:
+                with self.directory.open(name) as file:
+                    seen = file.sighting
+            except OSError:
+                continue  # whatever is wrong, the next try will tell
+            if seen.kind in (shmfs.HEAP, shmfs.HALF_MADE):
+                if each.see(seen):
+                    self._triggers.unwatch(name)
+                each.asked = True
+                found.append((seen, each.version))
         return found
 
-    def _start_new_life(self, tracked: Tracked, seen: shmfs.Sighting) -> None:
-        """Another file lies under the name: nothing that is known of the first holds for it."""
-        tracked.file_id = seen.file_id
-        if tracked.pidfd is not None:
-            self._forget_pidfd(tracked.pidfd)
-        tracked.pidfd, tracked.creator, tracked.alive, tracked.descends = None, 0, False, False
-        tracked.description = processes.Description()
-        tracked.told = ""
+    def _ask_for_portraits(self) -> None:
+        found = self._sightings(self._to_portray.take(PORTRAITS))
+        if found:
+            self._portraying = True
+            started = time.monotonic()
+            plain = [observing.plain_sighting(seen) for seen, _ in found]
+            self._observer.ask(
+                observer.SOON,
+                "portray",
+                (plain, self.parent),
+                lambda answer: self._portrayed(found, answer, started),
+            )
 
-    def _found_alive(self, tracked: Tracked, name: str, pid: int) -> None:
-        """Have the creator's death told by a pidfd, and note who it is while it lives."""
-        if tracked.creator == pid and tracked.pidfd is not None:
-            return
-        known = tracked.creator == pid and tracked.alive
-        tracked.creator = pid
-        if self._open_pidfd(tracked, name, pid) and not known:
-            tracked.description = processes.describe(pid)
-            tracked.descends = self.parent > 0 and self.parent in processes.ancestors(pid)
-            tracked.alive = True
+    def _portrayed(
+        self, found: "List[Tuple[shmfs.Sighting, int]]", answer: "Any", started: float
+    ) -> None:
+        self._portraying = False
+        fruitful = False
+        self._absorb_changes()
+        for (seen, version), plain in zip(found, answer or [None] * len(found)):
+            each = self._known.get(seen.name)
+            if each is None:
+                continue
+            each.asked = False
+            if each.file_id != seen.file_id:
+                self._try(seen.name)
+            elif plain is None:
+                self._judged(seen, creator.Verdict(creator.UNKNOWN, "its processes could not be looked at"))
+            else:
+                portrait = observing.Portrait(plain)
+                fruitful = fruitful or portrait.verdict.state is not creator.UNKNOWN
+                if portrait.verdict.state is creator.ALIVE and portrait.verdict.creator:
+                    self._found_alive(seen, each, portrait, each.version == version)
+                else:
+                    self._judged(seen, portrait.verdict)
+        if not fruitful:
+            self._strangers.took(started, time.monotonic())
 
-    def _open_pidfd(self, tracked: Tracked, name: str, pid: int) -> bool:
-        """Whether `pid` still is the creator; with a pidfd of it then, where there is one."""
-        try:
-            fd = kernel.pidfd_open(pid)
-            if fd >= _descriptor_limit() - HEADROOM:
-                os.close(fd)
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        except ProcessLookupError:
-            fd = -1
-        except OSError as error:
-            self._trouble("pidfd", f"no pidfd: {error.strerror}; inotify and rescans remain")
-            return True
-        # The pid may have got a new owner since the verdict.
-        if not procfs.Processes(self._proc_root).maps(pid, tracked.file_id):
-            if fd >= 0:
-                os.close(fd)
-            tracked.alive = False
-            self._later(tracked, name, time.monotonic())
-            return False
-        if fd < 0:  # it lives, and not by that number here
+    def _found_alive(
+        self, seen: shmfs.Sighting, each: Known, portrait: observing.Portrait, unchanged: bool
+    ) -> None:
+        """Note who the creator is, and have its death told by a pidfd."""
+        name, pid = seen.name, portrait.verdict.creator
+        each.attempts, each.told = 0, ""
+        each.creator, each.start = pid, portrait.start
+        each.description = processes.Description(
+            processes.UNKNOWN, portrait.command, portrait.words, portrait.uid
+        )
+        each.descends = portrait.descends
+        each.stage = ALIVE
+        if portrait.identity and unchanged and self.inotify_works:
+            each.identity = creator.Identity(pid, portrait.start, seen.file_id, seen.raw, time.monotonic())
+        if not self._watch(name, each):
+            each.since, each.trigger = time.monotonic(), each.trigger
+            each.stage = ENDED
+            self._try(name)
+        elif not unchanged:
+            self._to_renew.add(name)
+        if portrait.uid >= 0:
+            self._telling.name(portrait.uid)
+        # It may have died while it was looked at, and its last close have come before.
+        if each.stage is ALIVE and not self._triggers.watches(name):
+            self._try(name)
+
+    def _watch(self, name: str, each: Known) -> bool:
+        """Have the creator's end told by a pidfd, if there can be one; False if it has ended."""
+        if not self._own_proc:
             what = f"{self._proc_root} belongs to another pid namespace"
             self._trouble("pidfd", f"no pidfd: {what}; inotify and rescans remain")
             return True
-        if tracked.pidfd is not None:
-            self._forget_pidfd(tracked.pidfd)
-        tracked.pidfd = fd
-        self._by_pidfd[fd] = name
-        self._epoll.register(fd, select.EPOLLIN)
-        self._troubles.pop("pidfd", None)
+        try:
+            watched = self._triggers.watch(name, each.creator, each.start, self._proc_root)
+        except ProcessLookupError:
+            return False
+        if watched:
+            self._troubles.pop("pidfd", None)
+        else:
+            why = self._triggers.pidfd_trouble
+            self._trouble("pidfd", f"no pidfd: {why}; inotify and rescans remain")
         return True
 
-    def _name_is_missing(self, name: str, tracked: Tracked) -> bool:
-        """A normal exit, unless the creator lives on: then it is told.  Whether a heap has gone."""
-        now = time.monotonic()
-        if not tracked.alive:
-            self._forget(name)
-            return bool(tracked.creator)
-        if not tracked.vanished:
-            tracked.vanished = now
-            self._later(tracked, name, now + SLOW_EXIT)
-            return True
-        if now - tracked.vanished < SLOW_EXIT:
-            return False
-        if not procfs.Processes(self._proc_root).maps(tracked.creator, tracked.file_id):
-            self._forget(name)
-        elif not tracked.told:
-            tracked.told = (
-                f"its creator, process {tracked.creator}, lives on and maps it; somebody else unlinked it"
-                " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
+    def _renew(self) -> None:
+        """Establish anew who the creators are of heaps that were changed, and whether they still map them."""
+        self._next_renewal = time.monotonic() + RENEWED_AGAIN
+        names = [name for name in self._to_renew.take(RENEWALS) if self._is_alive(name)]
+        for name in names:
+            if not self._triggers.watches(name) and not self._watch(name, self._known[name]):
+                self._timers.set(name, time.monotonic())
+        found = self._sightings(names)
+        if found:
+            self._renewing = True
+            question = [
+                (observing.plain_sighting(seen), self._known[seen.name].creator) for seen, _ in found
+            ]
+            self._observer.ask(
+                observer.SOON, "renew", question, lambda answer: self._renewed(found, answer)
             )
-            event = Event(UNLINKED, tracked.told, name)
-            event.device, event.inode = tracked.file_id
-            event.bytes = tracked.bytes
-            self._add_creator(event, tracked)
-            self._on_event(event)
-        return False
 
-    # -- telling ------------------------------------------------------------------------------------
+    def _is_alive(self, name: str) -> bool:
+        return name in self._known and self._known[name].stage is ALIVE
 
-    def _tell(self, kind: Kind, outcome: reaper.Outcome, tracked: Tracked) -> None:
+    def _renewed(self, found: "List[Tuple[shmfs.Sighting, int]]", answer: "Any") -> None:
+        self._renewing = False
+        self._absorb_changes()
+        doubtful = []
+        for (seen, version), plain in zip(found, answer or [None] * len(found)):
+            each = self._known.get(seen.name)
+            if each is None:
+                continue
+            each.asked = False
+            if each.stage is ENDED:
+                self._try(seen.name)
+            elif each.stage is ALIVE and plain is not None and each.file_id == seen.file_id:
+                maps, established = plain
+                if established and each.version == version and self.inotify_works:
+                    now = time.monotonic()
+                    each.identity = creator.Identity(each.creator, each.start, seen.file_id, seen.raw, now)
+                elif not maps:  # it may have exec'd another program
+                    each.asked = True
+                    doubtful.append((seen, 0))
+        if doubtful:
+            self._ask_verdict(observer.SOON, doubtful)
+
+    def _ask_verdict(self, kind: str, question: "List[Tuple[shmfs.Sighting, int]]") -> None:
+        """Have all processes of the host looked at for these heaps."""
+        versions = [self._known[seen.name].version for seen, _ in question]
+        plain = [(observing.plain_sighting(seen), ended) for seen, ended in question]
+
+        def answered(answer: "Any") -> None:
+            self._absorb_changes()
+            for (seen, _), version, verdict in zip(question, versions, answer or [None] * len(question)):
+                each = self._known.get(seen.name)
+                if each is None:
+                    continue
+                each.asked = False
+                if verdict is None:
+                    why = "the processes of this host could not be looked at"
+                    self._judged(seen, creator.Verdict(creator.UNKNOWN, why))
+                elif each.version != version:
+                    self._try(seen.name)
+                else:
+                    self._judged(seen, creator.verdict_of(verdict))
+
+        self._observer.ask(kind, "look", plain, answered)
+
+    def _judged(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> None:
+        """Do what a verdict of the observer allows."""
+        each = self._known[seen.name]
+        if verdict.state is creator.ALIVE:
+            if verdict.creator and verdict.creator != each.creator:
+                each.forget_the_creator()
+                self._triggers.unwatch(seen.name)
+                self._to_portray.add(seen.name, seen.status.st_uid)
+            elif not self._retry(seen.name, each) or verdict.creator:
+                self._timers.cancel(seen.name)
+            return
+        self._record(self._remove(seen, verdict))
+
+    def _heed_passed_over(self) -> None:
+        """Tell once who does not answer."""
+        now = self._observer.passed_over
+        if now != self._passed_over:
+            for each in now:
+                if each not in self._passed_over:
+                    self._tell_trouble(_passed_over(each, self._proc_root))
+            self._passed_over = now
+
+    # -- telling -------------------------------------------------------------------------------------------
+
+    def _tell_removal(self, outcome: reaper.Outcome, each: Known) -> None:
+        """Count it, and have it told when it is known who is attached."""
+        event = self._event(REMOVED, outcome, each)
+        self.counts.removed += 1
+        self.counts.bytes += event.bytes
+        if event.trigger in ("close", "pidfd"):
+            self.counts.latencies.add(event.latency)
+        pidfd = self._triggers.release(outcome.name)
+        attached = each.file_id if event.evidence != creator.LEASE else None
+        self._forget(outcome.name)
+        self._telling.tell(event, self._uid(each), attached, pidfd)
+
+    def _tell_cleaned(self, name: str, each: Known) -> None:
+        event = Event(CLEANED, "its creator ended and left it; somebody else unlinked it first", name)
+        event.trigger, event.latency = each.trigger, max(0.0, time.monotonic() - each.since)
+        event.bytes = each.bytes
+        event.device, event.inode = each.file_id
+        self._add_creator(event, each)
+        self.counts.cleaned += 1
+        self.counts.cleaned_bytes += each.bytes
+        self._telling.tell(event, self._uid(each), each.file_id, self._triggers.release(name))
+
+    def _lives_on(self, name: str, answer: "Any") -> None:
+        """A heap has lost its name, and its creator was asked for."""
+        each = self._known.get(name)
+        if each is None:
+            return
+        each.asked = False
+        if answer is None or not each.vanished:
+            return
+        if not answer[0]:
+            self._forget(name)
+            return
+        each.told = (
+            f"its creator, process {each.creator}, lives on and maps it; somebody else unlinked it"
+            " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
+        )
+        event = Event(UNLINKED, each.told, name)
+        event.device, event.inode = each.file_id
+        event.bytes = each.bytes
+        self._add_creator(event, each)
+        self._telling.tell(event, self._uid(each))
+
+    def _tell_state(self, kind: events.Kind, outcome: reaper.Outcome, each: Known) -> None:
         """Tell of something that stays as it is, once."""
-        if tracked.told != outcome.reason:
-            tracked.told = outcome.reason
+        if each.told != outcome.reason:
+            each.told = outcome.reason
             self.counts.failures += kind is FAILED
-            self._on_event(self._event(kind, outcome, tracked))
+            attached = outcome.verdict is not None and outcome.verdict.state is creator.ATTACHED
+            file_id = each.file_id if attached else None
+            self._telling.tell(self._event(kind, outcome, each), self._uid(each), file_id)
 
-    def _event(self, kind: Kind, outcome: reaper.Outcome, tracked: Tracked) -> Event:
+    def _event(self, kind: events.Kind, outcome: reaper.Outcome, each: Known) -> Event:
         event = Event(kind, outcome.reason, outcome.name)
-        event.trigger = tracked.trigger
-        event.latency = max(0.0, outcome.done - tracked.since)
-        event.creator = shmfs.pid_of_name(outcome.name) or fifos.pid_of_name(outcome.name)
+        event.trigger = each.trigger
+        event.latency = max(0.0, outcome.done - each.since)
+        event.creator = shmfs.pid_of_name(outcome.name)
         if outcome.sighting is not None:
             event.device, event.inode = outcome.sighting.file_id
             event.bytes = outcome.sighting.status.st_blocks * 512
@@ -787,15 +994,19 @@ class Watcher:
             if not event.creator and header is not None:
                 event.creator = header.creator
         if outcome.verdict is not None:
-            event.evidence = outcome.verdict.evidence
-            event.attached = [(pid, processes.describe(pid).command) for pid in outcome.verdict.attached]
-        self._add_creator(event, tracked)
+            event.evidence = str(outcome.verdict.evidence)
+        self._add_creator(event, each)
         return event
 
-    def _add_creator(self, event: Event, tracked: Tracked) -> None:
-        event.creator = tracked.creator or event.creator
-        who = tracked.description
-        event.command, event.words, event.user = who.command, who.words, who.user
+    def _add_creator(self, event: Event, each: Known) -> None:
+        event.creator = each.creator or event.creator or shmfs.pid_of_name(event.name)
+        event.uid = each.uid
+        who = each.description
+        event.command, event.words = who.command, who.words
+
+    def _uid(self, each: Known) -> int:
+        """Of the creator or, where that is not known, of the file."""
+        return each.description.uid if each.description.uid >= 0 else each.uid
 
     def _trouble(self, what: str, reason: str) -> None:
         if self._troubles.get(what) != reason:
@@ -803,86 +1014,48 @@ class Watcher:
             self._tell_trouble(reason)
 
     def _tell_trouble(self, reason: str) -> None:
-        self._on_event(Event(TROUBLE, reason))
+        self._telling.tell(Event(TROUBLE, reason))
 
-    def _reap_fifos(self) -> None:
-        kinds = {reaper.REMOVED: REMOVED, reaper.WOULD_REMOVE: WOULD_REMOVE, reaper.FAILED: FAILED}
-        try:
-            outcomes = fifos.reap(self._fifo_root, self._proc_root, self._dry_run)
-        except OSError as error:
-            self._trouble("fifos", f"{self._fifo_root} cannot be read: {error.strerror}")
+    def _fifos_settled(self, answer: "Any") -> None:
+        """What the observer did about FIFOs of the dead: no heap waits for a folder of theirs."""
+        self._fifos_asked = False
+        if isinstance(answer, str):
+            self._trouble("fifos", f"{self._fifo_root} cannot be read: {answer}")
             return
         self._troubles.pop("fifos", None)
-        told, self._told_fifos = self._told_fifos, {}
-        for outcome in outcomes:
-            tracked = told.get(outcome.name) or Tracked("rescan", self._last_rescan)
-            self._told_fifos[outcome.name] = tracked
-            if outcome.result is reaper.REMOVED:
+        told, self._told_fifos = self._told_fifos, set()
+        kinds = {str(reaper.REMOVED): REMOVED, str(reaper.WOULD_REMOVE): WOULD_REMOVE, str(reaper.FAILED): FAILED}
+        for name, result, reason, file_id, uid, evidence in answer or ():
+            if result not in kinds:
+                continue
+            kind = kinds[result]
+            if kind is REMOVED:
                 self.counts.fifos += 1
-                self._on_event(self._event(REMOVED, outcome, tracked))
-            elif outcome.result in kinds:
-                self._tell(kinds[outcome.result], outcome, tracked)
+            else:
+                self._told_fifos.add((name, reason))
+                if (name, reason) in told:
+                    continue
+                self.counts.failures += kind is FAILED
+            event = Event(kind, reason, name)
+            event.trigger, event.evidence = "rescan", evidence
+            event.device, event.inode = file_id
+            event.creator, event.uid = fifos.pid_of_name(name), uid
+            self._telling.tell(event, uid)
 
-    # -- bookkeeping ------------------------------------------------------------------------------------
+    # -- bookkeeping ---------------------------------------------------------------------------------------
 
-    def _track(self, name: str, trigger: str, since: float) -> Tracked:
-        tracked = self._tracked.get(name)
-        if tracked is None:
-            tracked = self._tracked[name] = Tracked(trigger, since)
-        return tracked
+    def _track(self, name: str, trigger: str, since: float) -> Known:
+        each = self._known.get(name)
+        if each is None:
+            each = self._known[name] = Known(trigger, since)
+        return each
 
     def _forget(self, name: str) -> None:
-        tracked = self._tracked.pop(name, None)
-        if tracked is not None and tracked.pidfd is not None:
-            self._forget_pidfd(tracked.pidfd)
-
-    def _forget_pidfd(self, fd: int) -> None:
-        del self._by_pidfd[fd]
-        self._epoll.unregister(fd)
-        os.close(fd)
-
-    def _later(self, tracked: Tracked, name: str, when: float) -> None:
-        if not tracked.due or when < tracked.due:
-            tracked.due = when
-            heapq.heappush(self._due, (when, name))
-
-    def _retry(self, tracked: Tracked, name: str) -> bool:
-        """Whether there is one more try to come."""
-        if tracked.attempts >= len(RETRIES):
-            return False
-        delay = RETRIES[tracked.attempts] * random.uniform(0.5, 1.5)
-        tracked.attempts += 1
-        self._later(tracked, name, time.monotonic() + delay)
-        return True
-
-    def _take_due(self, now: float) -> "List[str]":
-        """The names of heaps whose time has come; what is not known to be one waits its turn."""
-        names = []
-        while self._due and self._due[0][0] <= now:
-            when, name = heapq.heappop(self._due)
-            tracked = self._tracked.get(name)
-            if tracked is None or tracked.due != when:
-                continue
-            tracked.due, tracked.in_turn = 0.0, True
-            if tracked.creator:
-                names.append(name)
-            else:
-                self._strange.setdefault(name, (tracked.trigger, tracked.since))
-        return names
-
-
-def _follow(tracked: Tracked, trigger: str, since: float) -> None:
-    """Something came for it; tries that go on already are let go on, and such as have ended begin anew."""
-    if not tracked.attempts or (tracked.attempts == len(RETRIES) and since - tracked.judged >= SETTLED):
-        tracked.attempts, tracked.since, tracked.trigger = 0, since, trigger
-
-
-def _took_a_look(outcome: reaper.Outcome) -> bool:
-    """Whether all processes of the host were looked at for it; for a living creator its own maps do."""
-    verdict, seen = outcome.verdict, outcome.sighting
-    if verdict is None or seen is None or verdict.state is creator.ALIVE:
-        return False
-    return not (seen.kind is shmfs.HEAP and seen.answer is lease.GRANTED)
+        if self._known.pop(name, None) is not None:
+            self._triggers.unwatch(name)
+            self._timers.cancel(name)
+            self._to_portray.discard(name)
+            self._to_renew.discard(name)
 
 
 def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:
@@ -890,22 +1063,13 @@ def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:
     return seen is not None and seen.answer is lease.REFUSED and seen.name_pid > 0
 
 
-def raise_descriptor_limit() -> None:
-    """Each living creator is watched by a descriptor: allow this process as many as it may have."""
-    try:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        pass
-
-
-def _descriptor_limit() -> int:
-    try:
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    except OSError:  # a seccomp filter forbids prlimit(2)
-        return 1024
-    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
-
-
-def _first(names: "Dict[str, Tuple[str, float]]", count: int) -> "List[str]":
-    return [name for _, name in zip(range(count), names)]
+def _passed_over(pid: int, proc_root: str) -> str:
+    """The sentence on a process, or a user (-1 - uid), that does not answer."""
+    if pid < 0:
+        return f"nobody tells the name of user {-1 - pid}: the number has to do"
+    comm = (procfs.read(f"{proc_root}/{pid}/stat") or b"").partition(b"(")[2].rpartition(b")")[0]
+    name = comm.decode("utf-8", "replace") or "unknown"
+    return (
+        f"process {pid} ({name}) does not answer who looks into it (its memory map, command line or"
+        " descriptors): it is passed over"
+    )

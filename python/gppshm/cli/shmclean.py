@@ -6,13 +6,13 @@ import stat
 import sys
 import time
 
-from gppshm import creator, lease, procfs, reaper, shmfs
+from gppshm import creator, judging, lease, procfs, reaper, shmfs
 from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
+    from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
     from gppshm import held
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 COMMAND = "redhawk-shmclean"
 
 DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
-"""Seconds (half to one and a half of each) between the tries of a heap that somebody was just at.
-
-The last try does not wait for another cleaner.
-"""
+"""Seconds (half to one and a half of each) between the tries of a heap that somebody was just at."""
 
 FORCE = "use -f to force removal"
 
@@ -129,6 +126,7 @@ class Run:
         self.unseen = 0
         self.complete = False
         self._output = output
+        self._judge = judging.Judge()
 
     def clean(self) -> None:
         try:
@@ -168,7 +166,7 @@ class Run:
             )
             return
         with reaper.Reaper(directory, dry_run=self.options.dry_run) as cleaner:
-            for outcome in settled(cleaner, directory.names()):
+            for outcome in settled(cleaner, directory.names(), self._judge):
                 if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
                     self.outcomes.append(outcome)
                     self._tell_unasked(outcome, text.escaped(outcome.name))
@@ -192,7 +190,7 @@ class Run:
         names = self._names(directory, " could not be opened: ")
         there = {name for name in names if _exists(directory, name)}
         with reaper.Reaper(directory, dry_run=self.options.dry_run) as cleaner:
-            for outcome in settled(cleaner, names):
+            for outcome in settled(cleaner, names, self._judge):
                 if outcome.result is reaper.GONE:
                     if outcome.name in there:
                         continue
@@ -347,11 +345,16 @@ class Run:
             )
 
 
-def settled(cleaner: reaper.Reaper, names: "Iterable[str]") -> "Iterator[reaper.Outcome]":
+def settled(
+    cleaner: reaper.Reaper,
+    names: "Iterable[str]",
+    judge: judging.Judge,
+    only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
+) -> "Iterator[reaper.Outcome]":
     """What became of each name; what somebody else was just at is tried again, for half a second at most."""
     for delay in DELAYS + (0,):
         again = []
-        for outcome in cleaner.settle(names, alone=delay > 0):
+        for outcome in cleaner.settle(names, judge, only):
             if delay and _passing(outcome):
                 again.append(outcome.name)
             else:

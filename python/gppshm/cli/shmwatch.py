@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 
-from gppshm import __version__, fifos, processes, procfs, shmfs, watch
+from gppshm import __version__, events, fifos, processes, procfs, shmfs, watch
 from gppshm.cli import text
 from gppshm.cli.shminfo_json import named
 
@@ -23,7 +23,9 @@ COMMAND = "redhawk-shmwatch"
 SHORTEST_RESCAN, LONGEST_RESCAN = 0.1, 86400.0
 FAULTS_TOLD = 100
 PAUSE = 0.1
-"""Seconds of rest after an exception, so that one that comes again and again costs little."""
+"""Seconds between tries to write lines that wait for a slow reader."""
+READY = 1.0
+"""Seconds that the first sweep may take before it is said that all is ready; the rest of it goes on."""
 LINES_KEPT = 10000
 """So many lines wait for a reader that has stopped; then the oldest are dropped, and counted."""
 
@@ -208,7 +210,7 @@ class Command:
                 watcher.stop()
             if not self._offer_metrics(watcher):
                 return 1
-            self._guarded(watcher.sweep)
+            self._guarded(lambda: watcher.sweep(patience=READY))
             if hasattr(gc, "freeze"):  # novm: Python 3.7
                 gc.freeze()  # novm  # a collection would look at all modules, for milliseconds
             _notify("READY=1")
@@ -216,6 +218,7 @@ class Command:
             while not self._ended_by:
                 self._guarded(self._work)
             _notify("STOPPING=1")
+            self._guarded(watcher.run)  # which ends at once, and says the last words
             self._guarded(self._say_end)
         return 0
 
@@ -257,14 +260,9 @@ class Command:
             self._say_state()
 
     def _guarded(self, act: "Any") -> None:
-        """Report an exception, once for each kind, rest a little and have everything looked at again."""
-        try:
-            act()
-        except Exception as error:
-            self._fault(error)
-            if self._watcher is not None and not self._ended_by:
-                time.sleep(PAUSE)
-                self._watcher.look_again()
+        """Report an exception, once for each kind; then it goes on."""
+        assert self._watcher is not None
+        self._watcher.guarded(act, self._fault)
 
     def _fault(self, error: Exception) -> None:
         what = text.escaped(f"{type(error).__name__}: {error}")
@@ -281,10 +279,10 @@ class Command:
 
     # -- what is told --------------------------------------------------------------------------------
 
-    def _on_event(self, event: watch.Event) -> None:
+    def _on_event(self, event: events.Event) -> None:
         """Never raises: what is wrong with the output is no reason to stop cleaning."""
         try:
-            if self._options.quiet and event.kind in (watch.REMOVED, watch.WOULD_REMOVE):
+            if self._options.quiet and event.kind in (events.REMOVED, events.WOULD_REMOVE):
                 return
             self._out.put(json.dumps(event_object(event)) if self._options.json else event_line(event))
         except Exception as error:
@@ -369,7 +367,7 @@ class Command:
         return "; ".join(words)
 
 
-def event_line(event: watch.Event) -> str:
+def event_line(event: events.Event) -> str:
     """An event as a person reads it, on one line, whatever is in names and commands."""
     if not event.name:
         return f"{_clock(event.time)} {event.kind}: {text.escaped(event.reason)}"
@@ -387,7 +385,7 @@ def event_line(event: watch.Event) -> str:
     return line
 
 
-def event_object(event: watch.Event) -> "Dict[str, Any]":
+def event_object(event: events.Event) -> "Dict[str, Any]":
     """An event as docs/shmwatch-json.md describes it."""
     name, name_hex = named(event.name)
     return {

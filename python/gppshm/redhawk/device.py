@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 
-from gppshm import capacity, watch
+from gppshm import capacity, events, watch
 from gppshm.redhawk import figures, logs, metrics, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA, CosEventChannelAdmin
@@ -504,7 +504,7 @@ class Device(GppShmPlugin_base):
 class _Removal:
     """A removal as it goes to others: every string plain, every number in its range."""
 
-    def __init__(self, event: watch.Event) -> None:
+    def __init__(self, event: events.Event) -> None:
         self.name = plain(event.name)
         self.creator = _long(event.creator)
         self.command = plain(event.command)

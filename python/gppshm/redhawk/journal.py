@@ -4,7 +4,7 @@ import logging
 import os
 from collections import deque
 
-from gppshm import creator, watch
+from gppshm import creator, events
 from gppshm.redhawk import logs
 from gppshm.redhawk.text import megabytes
 
@@ -18,12 +18,13 @@ RECENT = 50
 """So many removals are remembered one by one."""
 
 _LEVELS = {
-    watch.REMOVED: logging.INFO,
-    watch.WOULD_REMOVE: logging.INFO,
-    watch.FAILED: logging.ERROR,
-    watch.UNPROVEN: logging.INFO,
-    watch.UNLINKED: logging.WARNING,
-    watch.TROUBLE: logging.WARNING,
+    events.REMOVED: logging.INFO,
+    events.WOULD_REMOVE: logging.INFO,
+    events.FAILED: logging.ERROR,
+    events.UNPROVEN: logging.INFO,
+    events.CLEANED: logging.INFO,
+    events.UNLINKED: logging.WARNING,
+    events.TROUBLE: logging.WARNING,
 }
 
 
@@ -32,7 +33,7 @@ class _Line:
 
     __slots__ = ("_event",)
 
-    def __init__(self, event: watch.Event) -> None:
+    def __init__(self, event: events.Event) -> None:
         self._event = event
 
     def __str__(self) -> str:
@@ -43,7 +44,7 @@ class _Line:
         if event.creator:
             text += f" of process {event.creator} ({event.command}, user {event.user})"
         text += f": {event.reason}"
-        if event.kind is watch.REMOVED:
+        if event.kind is events.REMOVED:
             text += f"; evidence: {event.evidence}, {event.latency * 1000:.1f} ms after {event.trigger}"
         if event.attached:
             holders = ", ".join(f"{pid} ({command})" for pid, command in event.attached)
@@ -56,7 +57,7 @@ class Orphan:
 
     __slots__ = ("attached", "bytes", "file_id", "name", "reason", "uid")
 
-    def __init__(self, event: watch.Event) -> None:
+    def __init__(self, event: events.Event) -> None:
         self.name = event.name
         self.file_id = (event.device, event.inode)
         self.reason = event.reason
@@ -84,14 +85,14 @@ class Journal:
         self.failures = 0
         self.held_up = 0
         self.quiet = False
-        self.recent: Deque[watch.Event] = deque(maxlen=RECENT)
+        self.recent: Deque[events.Event] = deque(maxlen=RECENT)
         self._orphans: Dict[str, Orphan] = {}
         self.listeners: List[Callable[[], None]] = []
 
-    def on_event(self, event: watch.Event) -> None:
-        if event.kind is not watch.WOULD_REMOVE or not self.quiet:
+    def on_event(self, event: events.Event) -> None:
+        if event.kind is not events.WOULD_REMOVE or not self.quiet:
             _log.log(_LEVELS.get(event.kind, logging.INFO), "%s", _Line(event))
-        if event.kind is watch.REMOVED:
+        if event.kind is events.REMOVED:
             self._orphans.pop(event.name, None)
             if event.name.startswith("fifo-"):
                 self.fifos += 1
@@ -100,11 +101,11 @@ class Journal:
                 self.removed += 1
                 self.removed_bytes += event.bytes
                 self.held_up += bool(event.attached)
-        elif event.kind in (watch.FAILED, watch.WOULD_REMOVE) and event.evidence != creator.NONE:
+        elif event.kind in (events.FAILED, events.WOULD_REMOVE) and event.evidence != creator.NONE:
             self._orphans[event.name] = Orphan(event)
-        elif event.kind is watch.UNLINKED:
+        elif event.kind is events.UNLINKED:
             self.held_up += 1
-        self.failures += event.kind is watch.FAILED
+        self.failures += event.kind is events.FAILED
         for listener in self.listeners:
             listener()
 

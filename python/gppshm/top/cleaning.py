@@ -2,7 +2,7 @@
 
 import threading
 
-from gppshm import creator, reaper, shmfs
+from gppshm import creator, procfs, reaper, shmfs
 from gppshm.cli import shmclean, text
 from gppshm.top.state import shown
 
@@ -57,13 +57,12 @@ class Cleaning(threading.Thread):
         self._on_end(_summary(removed, size, attached, failures), bool(failures))
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
-        with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(
-            directory, in_scope=self._is_confirmed
-        ) as cleaner:
-            yield from shmclean.settled(cleaner, list(self._confirmed))
+        with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory) as cleaner:
+            yield from shmclean.settled(cleaner, list(self._confirmed), self._judge, self._confirmed.get)
 
-    def _is_confirmed(self, seen: shmfs.Sighting) -> bool:
-        return self._confirmed.get(seen.name) == seen.file_id
+    def _judge(self, seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
+        processes = procfs.Processes()
+        return [creator.judge(each, processes) for each in seen]
 
 
 def _failure(outcome: reaper.Outcome) -> str:

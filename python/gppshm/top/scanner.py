@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 
-from gppshm import creator, held, lease, shmfs, snapshot, watch
+from gppshm import creator, events, held, lease, shmfs, snapshot, watch
 from gppshm.cli import shminfo
 from gppshm.top.departures import Departures
 from gppshm.top.state import Removal, Room, Row, State
@@ -98,7 +98,7 @@ class Scanner(threading.Thread):
                 return
             self._guarded(lambda: self._watcher.step(left))  # noqa: B023
 
-    def _on_event(self, event: watch.Event) -> None:
+    def _on_event(self, event: events.Event) -> None:
         self._changed = True
 
     def _guarded(self, act: "Callable[[], object]") -> None:

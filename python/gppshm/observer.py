@@ -1,0 +1,184 @@
+"""The observer, as those see it who ask it: what is asked is answered later, and nobody waits.
+
+The observer is a process of its own (`observing`), for whoever looks into another process may never come
+back.  If it ends it is started anew, and what was asked is asked again.
+"""
+
+import errno
+import os
+import signal
+import socket
+import sys
+import time
+
+from gppshm import observing, supervised
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+URGENT, SOON, TELLING, NAMES = supervised.URGENT, supervised.SOON, supervised.TELLING, supervised.NAMES
+
+RESTART = 1.0
+"""Seconds between starts of an observer that ends again and again."""
+
+
+class Observer:
+    """Asks; `step`, when `fileno()` is readable, calls back with what was answered.
+
+    passed_over  pids of processes that do not answer whoever looks into them; a negative number n stands for
+                 the user id -1 - n, whose name nobody told
+    on_restart   called when the observer was started anew: `fileno()` is another one
+    For one thread.  OSError if it cannot be started.
+    """
+
+    def __init__(self, proc_root: str = "/proc", on_restart: "Callable[[], None]" = lambda: None) -> None:
+        self.passed_over: Tuple[int, ...] = ()
+        self.pid = 0
+        self._proc_root = proc_root
+        self._on_restart = on_restart
+        self._asked: Dict[int, Tuple[Tuple[str, str, Any], Callable[[Any], None]]] = {}
+        self._key = 0
+        self._started = 0.0
+        self._start()
+
+    def fileno(self) -> int:
+        return self._wire.sock.fileno()
+
+    @property
+    def writing(self) -> bool:
+        """Whether a question waits to be written: call `step` when `fileno()` is writable, too."""
+        return self._wire.waiting
+
+    @property
+    def asked(self) -> int:
+        """How many questions wait for an answer."""
+        return len(self._asked)
+
+    def ask(self, kind: str, job: str, argument: "Any", answered: "Callable[[Any], None]") -> None:
+        """Ask; `answered(answer)` is called by a later `step`, with None if there is no answer to be had."""
+        self._key += 1
+        self._asked[self._key] = (kind, job, argument), answered
+        self._put(self._key)
+
+    def step(self) -> None:
+        """Take what has been answered; never waits."""
+        try:
+            self._wire.flush()
+            messages = self._wire.read()
+        except OSError:
+            messages = None
+        if messages is None:
+            self._restart()
+            return
+        for key, good, answer, passed in messages:
+            self.passed_over = tuple(sorted(set(passed)))
+            _, answered = self._asked.pop(key, (None, None))
+            if answered is not None:
+                answered(answer if good else None)
+
+    def wait(self, seconds: float) -> None:
+        """Step until nothing is asked any more, or so many seconds have passed."""
+        import select
+
+        end = time.monotonic() + seconds
+        while self._asked and time.monotonic() < end:
+            poll = select.poll()
+            poll.register(self.fileno(), select.POLLIN | (select.POLLOUT if self.writing else 0))
+            poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            self.step()
+
+    def close(self) -> None:
+        """Let go of the observer, which ends by itself; one that hangs is not waited for."""
+        self._wire.sock.close()
+        self._reap()
+
+    def _put(self, key: int) -> None:
+        try:
+            self._wire.put((key, *self._asked[key][0]))
+        except OSError:
+            pass  # `step` finds out
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            command = [sys.executable, "-IS", observing.__file__]
+            self.pid = start(command, observing.main, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._wire = observing.Wire(ours)
+        self._wire.put(([path for path in sys.path if path], self._proc_root))
+
+    def _restart(self) -> None:
+        """Its end was seen; what was asked is asked again, once."""
+        self._wire.sock.close()
+        self._reap()
+        asked, self._asked = self._asked, {}
+        if time.monotonic() - self._started < RESTART:
+            time.sleep(0.01)
+        self._start()
+        self._on_restart()
+        for question, answered in asked.values():
+            self.ask(*question, answered)
+
+    def _reap(self) -> None:
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except OSError:
+            return
+        for _ in range(50):  # it has nothing to wait for, so this is a matter of microseconds
+            try:
+                if os.waitpid(self.pid, os.WNOHANG)[0]:
+                    return
+            except ChildProcessError:
+                return
+            time.sleep(0.001)
+
+
+def start(command: "List[str]", main: "Callable[[], None]", stdin: int) -> int:
+    """Start a program with that descriptor as its stdin, in a process group of its own; its pid.
+
+    stdout and stderr are /dev/null: who reads ours must not wait for a program that hangs.  Where the
+    interpreter cannot be executed (any more: it may have been replaced), a fork calls `main` instead.
+    OSError if there can be no new process.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if hasattr(os, "posix_spawn"):  # novm: Python 3.8
+            actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]  # novm
+            actions += [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (1, 2)]  # novm
+            try:
+                return os.posix_spawn(  # novm
+                    command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask=()
+                )
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.ENOENT, errno.ENOEXEC):
+                    raise
+        pid = os.fork()
+        if not pid:
+            _become(command, main, stdin, null)
+        return pid
+    finally:
+        os.close(null)
+
+
+def _become(command: "List[str]", main: "Callable[[], None]", stdin: int, null: int) -> None:
+    """In the child of a fork: be the program."""
+    try:
+        os.setpgid(0, 0)
+        for old, new in ((stdin, 0), (null, 1), (null, 2)):
+            os.dup2(old, new)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        try:
+            os.execv(command[0], command)
+        except OSError:
+            main()
+    finally:
+        os._exit(127)

@@ -1,0 +1,292 @@
+"""What the observer does: it looks into other processes, for those who may not wait for one.
+
+A process of its own (see `observer.Observer`, which starts it), on whose stdin questions come and answers go,
+each a length and a marshalled tuple.  It looks into nobody itself: each question is a piece of work of a
+child (see `supervised`), so it always answers.  It ends with whoever started it.
+"""
+
+import gc
+import marshal
+import os
+import select
+import socket
+import struct
+import sys
+import time
+
+if __name__ == "__main__":  # started by its file's name, isolated: see observer
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from gppshm import creator, held, heapfile, lease, processes, procfs, shmfs, supervised
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+LENGTH = struct.Struct("=I")
+
+NAME_DEADLINE = 60.0
+"""Seconds that a directory service may take to tell a user's name."""
+
+_ANSWERS = {str(answer): answer for answer in (lease.GRANTED, lease.REFUSED, lease.SILENT)}
+_KINDS = {str(kind): kind for kind in (shmfs.HEAP, shmfs.HALF_MADE, shmfs.UNREADABLE, shmfs.OTHER)}
+
+# -- what goes over the wire is plain -----------------------------------------------------------------------
+
+
+def plain_sighting(seen: shmfs.Sighting) -> "Tuple[Any, ...]":
+    status = seen.status
+    return (
+        seen.name,
+        str(seen.kind),
+        tuple(status)[:10],
+        seen.error,
+        seen.raw,
+        str(seen.answer),
+        seen.on_tmpfs,
+    )
+
+
+def sighting_of(plain: "Sequence[Any]") -> shmfs.Sighting:
+    name, kind, status, error, raw, answer, on_tmpfs = plain
+    header = heapfile.parse_header(raw)
+    return shmfs.Sighting(
+        name, _KINDS[kind], os.stat_result(status), error, raw, header, _ANSWERS[answer], on_tmpfs
+    )
+
+
+class Portrait:
+    """What was found of one heap while it was looked for its creator.
+
+    verdict   on it
+    start     of the living creator's process, in clock ticks since boot; 0 if it was not seen
+    identity  whether that is established (see creator.Identity)
+    uid       of the creator's process; -1 if it is not known
+    command   of it, in one; `words`: its words
+    descends  whether it descends from the parent that was asked for
+    """
+
+    __slots__ = ("command", "descends", "identity", "start", "uid", "verdict", "words")
+
+    def __init__(self, plain: "Sequence[Any]") -> None:
+        verdict, self.start, self.identity, self.uid, self.command, self.words, self.descends = plain
+        self.verdict = creator.verdict_of(verdict)
+
+
+# -- pieces of work -----------------------------------------------------------------------------------------
+
+
+def look(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
+    """A verdict on each (sighting, pid of the creator that has ended)."""
+    seen = [(sighting_of(sighting), ended) for sighting, ended in plain]
+    host = procfs.Processes(proc_root)
+    return [creator.judge(sighting, host, ended).plain() for sighting, ended in seen]
+
+
+def portray(plain: "Sequence[Any]", parent: int, proc_root: str) -> "List[Any]":
+    """What a Portrait is made of, for each sighting."""
+    seen = [sighting_of(sighting) for sighting in plain]
+    host = procfs.Processes(proc_root)
+    found = []
+    for sighting in seen:
+        verdict = creator.judge(sighting, host)
+        pid, start, identity = verdict.creator, 0, False
+        uid, command, words, descends = -1, processes.UNKNOWN, (), False
+        if verdict.state is creator.ALIVE and pid:
+            start = host.start(pid)
+            identity = creator.identify(sighting, host, 0.0) is not None
+            who = processes.describe(pid, names=False)
+            uid, command, words = who.uid, who.command, who.words
+            descends = parent > 0 and parent in processes.ancestors(pid)
+        found.append((verdict.plain(), start, identity, uid, command, words, descends))
+    return found
+
+
+def renew(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
+    """For each (sighting, pid): whether that process maps it, and whether its identity is established."""
+    seen = [(sighting_of(sighting), pid) for sighting, pid in plain]
+    host = procfs.Processes(proc_root)
+    return [
+        (host.maps(pid, sighting.file_id), creator.identify(sighting, host, 0.0) is not None)
+        for sighting, pid in seen
+    ]
+
+
+def mapped(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
+    """Whether each (pid, file) is so: the process maps the file."""
+    host = procfs.Processes(proc_root)
+    return [host.maps(pid, tuple(file_id)) for pid, file_id in plain]
+
+
+def holders(
+    file_ids: "Sequence[Tuple[int, int]]", proc_root: str
+) -> "List[Tuple[Tuple[int, int], List[Tuple[int, str]]]]":
+    """(file, (pid, command) of all who map it or have it open), for each file that anybody holds."""
+    wanted = {(int(device), int(inode)) for device, inode in file_ids}
+    found: "Dict[Tuple[int, int], List[int]]" = {}
+    for device in {device for device, _ in wanted}:
+        for file_id, who in held.survey_device(device, proc_root, wanted).holders.items():
+            if file_id in wanted:
+                found[file_id] = [holder.pid for holder in who]
+    names: "Dict[int, str]" = {}
+    result = []
+    for file_id, pids in found.items():
+        for pid in pids[:MOST_NAMED]:
+            if pid not in names:
+                names[pid] = processes.describe(pid, names=False).command
+        result.append((file_id, [(pid, names.get(pid, processes.UNKNOWN)) for pid in pids]))
+    return result
+
+
+MOST_NAMED = 200
+
+
+def user(uid: int) -> str:
+    return processes.user_name(uid)
+
+
+def _perform(job: str, argument: "Any", proc_root: str) -> "Any":
+    if job == "look":
+        return look(argument, proc_root)
+    if job == "portray":
+        return portray(argument[0], argument[1], proc_root)
+    if job == "renew":
+        return renew(argument, proc_root)
+    if job == "mapped":
+        return mapped(argument, proc_root)
+    if job == "holders":
+        return holders(argument, proc_root)
+    if job == "user":
+        return user(argument)
+    if job == "fifos":
+        from gppshm import fifos
+
+        return fifos.reap_plain(*argument, proc_root)
+    if job == "call":
+        # Where who asks has its own work: a function of this package, by its name.
+        module, name, arguments = argument
+        if module.split(".")[0] != "gppshm":
+            raise ValueError(module)
+        return getattr(__import__(module, fromlist=[name]), name)(*arguments)
+    raise ValueError(job)
+
+
+# -- the process --------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """Messages over a stream socket; never blocks."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.setblocking(False)
+        self._in = b""
+        self._out = b""
+
+    def put(self, message: "Any") -> None:
+        data = marshal.dumps(message)
+        self._out += LENGTH.pack(len(data)) + data
+        self.flush()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._out)
+
+    def flush(self) -> None:
+        """Write what can be written now; OSError if the other end is gone."""
+        while self._out:
+            try:
+                self._out = self._out[self.sock.send(self._out) :]
+            except BlockingIOError:
+                return
+
+    def read(self) -> "Optional[List[Any]]":
+        """The messages that have come; None at the end."""
+        ended = False
+        while True:
+            try:
+                data = self.sock.recv(1 << 18)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                ended = True
+                break
+            self._in += data
+        messages, at = [], 0
+        while len(self._in) - at >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._in, at)
+            if len(self._in) - at - LENGTH.size < length:
+                break
+            at += LENGTH.size
+            messages.append(marshal.loads(self._in[at : at + length]))
+            at += length
+        self._in = self._in[at:]
+        return messages or (None if ended else [])
+
+
+def serve(wire: Wire) -> None:
+    """Answer until the other end is gone.
+
+    The first message is (paths to import from, proc_root); then (key, kind, job, argument) is answered by
+    (key, good, answer, pids that were passed over).
+    """
+    pool = supervised.Pool(wire.sock.close)
+    poll = select.poll()
+    poll.register(wire.sock, select.POLLIN)
+    proc_root = "/proc"
+    greeted = False
+    watched: "List[int]" = []
+    next_sweep = 0.0
+    while True:
+        for fd in watched:
+            poll.unregister(fd)
+        watched = pool.fds()
+        for fd in watched:
+            poll.register(fd, select.POLLIN)
+        poll.modify(wire.sock, select.POLLIN | (select.POLLOUT if wire.waiting else 0))
+        ready = [fd for fd, _ in poll.poll(supervised.CHECKED_EVERY * 1000 if pool.busy else None)]
+        if wire.sock.fileno() in ready:
+            messages = wire.read()
+            if messages is None:
+                pool.close()
+                return
+            for message in messages:
+                if not greeted:
+                    paths, proc_root = message
+                    sys.path += [path for path in paths if path not in sys.path]
+                    processes.available()  # imports psutil once, and not in each child
+                    gc.freeze() if hasattr(gc, "freeze") else None  # novm: Python 3.7
+                    greeted = True
+                    continue
+                _submit(pool, message, proc_root)
+        try:
+            for key, answer, passed in pool.collect([fd for fd in ready if fd != wire.sock.fileno()]):
+                good = not isinstance(answer, supervised.Failed)
+                wire.put((key, good, answer if good else str(answer), passed + list(pool.passed_over)))
+            wire.flush()
+        except OSError:
+            pool.close()
+            return
+        if pool.passed_over and time.monotonic() > next_sweep:
+            next_sweep = time.monotonic() + 1.0
+            pool.forget_the_gone()
+
+
+def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
+    key, kind, job, argument = message
+    deadline = NAME_DEADLINE if kind == supervised.NAMES else supervised.DEADLINE
+    pool.submit(key, lambda: _perform(job, argument, proc_root), kind, deadline)
+
+
+def main() -> None:
+    os.closerange(3, 4096)
+    os.chdir("/")
+    serve(Wire(socket.socket(fileno=os.dup(0))))
+    os._exit(0)  # waits for no child
+
+
+if __name__ == "__main__":
+    main()

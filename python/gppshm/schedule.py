@@ -1,0 +1,120 @@
+"""What is done when: names whose time comes, names that wait their turn, and a fair turn for each user."""
+
+import heapq
+import random
+from collections import OrderedDict, deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Deque, Dict, Iterable, List, Tuple
+
+RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
+"""Seconds between the tries of a heap on which nothing is proven, before it waits for the next rescan."""
+
+
+class Timers:
+    """Names, each with the time (monotonic) when it is due; of several times of a name the earliest counts."""
+
+    def __init__(self) -> None:
+        self._heap: List[Tuple[float, str]] = []
+        self._due: Dict[str, float] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._due
+
+    def set(self, name: str, when: float) -> None:
+        if name not in self._due or when < self._due[name]:
+            self._due[name] = when
+            heapq.heappush(self._heap, (when, name))
+
+    def cancel(self, name: str) -> None:
+        self._due.pop(name, None)
+
+    def take(self, now: float) -> "List[str]":
+        """The names that are due."""
+        names = []
+        while self._heap and self._heap[0][0] <= now:
+            when, name = heapq.heappop(self._heap)
+            if self._due.get(name) == when:
+                del self._due[name]
+                names.append(name)
+        return names
+
+    def next(self) -> float:
+        """When the next one is due; infinity if none is."""
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else float("inf")
+
+
+def retry_delay(attempts: int) -> float:
+    """Seconds before the try that follows so many; jitter keeps two cleaners from meeting again and again."""
+    return RETRIES[attempts] * random.uniform(0.5, 1.5)
+
+
+class Queue:
+    """Names in the order in which they came, each once."""
+
+    def __init__(self, names: "Iterable[str]" = ()) -> None:
+        self._names: OrderedDict[str, None] = OrderedDict((name, None) for name in names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str) -> None:
+        self._names[name] = None
+
+    def discard(self, name: str) -> None:
+        self._names.pop(name, None)
+
+    def take(self, count: int) -> "List[str]":
+        return [self._names.popitem(last=False)[0] for _ in range(min(count, len(self._names)))]
+
+
+class FairQueue:
+    """Names that belong to owners: each owner has its turn, however many names another has."""
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[int, Deque[str]] = OrderedDict()
+        self._owners: Dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._owners
+
+    def add(self, name: str, owner: int) -> None:
+        if name not in self._owners:
+            self._owners[name] = owner
+            self._queues.setdefault(owner, deque()).append(name)
+
+    def discard(self, name: str) -> None:
+        owner = self._owners.pop(name, None)
+        if owner is not None:
+            self._queues[owner].remove(name)
+            if not self._queues[owner]:
+                del self._queues[owner]
+
+    def take(self, count: int) -> "List[str]":
+        """So many names, one of each owner in turn."""
+        names: List[str] = []
+        while self._queues and len(names) < count:
+            owner, queue = self._queues.popitem(last=False)
+            name = queue.popleft()
+            del self._owners[name]
+            names.append(name)
+            if queue:
+                self._queues[owner] = queue
+        return names
+
+
+class Share:
+    """Lets something take only a share of the time: after it took some, it rests `rest` times as long."""
+
+    def __init__(self, rest: float) -> None:
+        self._rest = rest
+        self.next = 0.0
+
+    def took(self, started: float, ended: float) -> None:
+        self.next = ended + self._rest * (ended - started)

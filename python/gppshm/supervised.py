@@ -1,0 +1,264 @@
+"""Work that may block for ever, each piece in a child process, which is given up when it does.
+
+A look into another process may never return: its memory is locked by a thread in state D, a descriptor of it
+lies on a dead network file system, a directory service does not answer.  Whoever waits so in state D cannot
+be killed, and a thread that does keeps its process from ending: so it is a child process.  It notes what it
+looks into before it does; if nothing moves for `DEADLINE` seconds while it sleeps, it is given up, what it
+looked into is passed over from then on, and a new child does the work again.
+
+For single-threaded processes: it forks.
+"""
+
+import marshal
+import mmap
+import os
+import select
+import struct
+import time
+
+from gppshm import procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+DEADLINE = 0.1
+"""Seconds for which a child may sleep over one process."""
+CHECKED_EVERY = 0.02
+LONGEST = 20.0
+"""Seconds that one process may take in all, in whatever state."""
+TRIES = 8
+"""So many children try one piece of work; each may have met another process that blocks."""
+AT_ONCE = {"urgent": 8, "soon": 2, "telling": 1, "names": 2}
+"""So many pieces of work of each class are done at the same time."""
+URGENT, SOON, TELLING, NAMES = AT_ONCE
+
+SIGKILL = 9  # of signal, which costs a start milliseconds
+
+_CELL = struct.Struct("qq")
+
+
+class Failed(Exception):
+    """A piece of work could not be done; the text says why."""
+
+
+class _Child:
+    """One piece of work; `seen`: its steps and its processor time, `moved`: when they were others."""
+
+    __slots__ = ("act", "cell", "data", "deadline", "fd", "key", "kind", "looked", "moved", "pid", "seen", "stepped", "tries")
+
+    def __init__(self, key: int, kind: str, act: "Callable[[], Any]", deadline: float) -> None:
+        self.key = key
+        self.kind = kind
+        self.act = act
+        self.deadline = deadline
+        self.tries = TRIES
+        self.pid = 0
+        self.fd = -1
+        self.cell: Optional[mmap.mmap] = None
+        self.data = b""
+        self.seen = (0, 0)
+        self.looked = self.moved = self.stepped = 0.0
+
+
+class Pool:
+    """Does pieces of work in children; `collect` gives their answers.
+
+    passed_over  pid -> start of each process that blocked whoever looked into it; a negative number n stands
+                 for the user id -1 - n, whose name nobody told
+    """
+
+    def __init__(self, in_child: "Callable[[], None]" = lambda: None) -> None:
+        self.passed_over: Dict[int, int] = {}
+        self._in_child = in_child
+        self._waiting: Dict[str, List[_Child]] = {kind: [] for kind in AT_ONCE}
+        self._working: Dict[int, _Child] = {}
+        self._ending: List[int] = []
+        self._failed: List[Tuple[int, Any, List[int]]] = []
+
+    def submit(
+        self, key: int, act: "Callable[[], Any]", kind: str = URGENT, deadline: float = DEADLINE
+    ) -> None:
+        """Have `act` done in a child; what it returns must be plain (see marshal)."""
+        self._waiting[kind].append(_Child(key, kind, act, deadline))
+        self._start_waiting()
+
+    def fds(self) -> "List[int]":
+        """Descriptors that become readable when there is something to collect."""
+        return list(self._working)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._working or self._failed)
+
+    def collect(self, ready: "List[int]") -> "List[Tuple[int, Any, List[int]]]":
+        """(key, answer, pids that were passed over) of what is done; the answer is Failed if it cannot be.
+
+        ready  those of `fds` that are readable.  Call it every CHECKED_EVERY seconds while `busy`.
+        """
+        done = [self._read(self._working[fd]) for fd in ready if fd in self._working]
+        now = time.monotonic()
+        done += [
+            self._check(child, now)
+            for child in list(self._working.values())
+            if now - child.looked >= CHECKED_EVERY
+        ]
+        self._ending = [pid for pid in self._ending if not _has_ended(pid)]
+        self._start_waiting()
+        failed, self._failed = self._failed, []
+        return failed + [each for each in done if each is not None]
+
+    def close(self) -> None:
+        """Give up all that is under way; waits for nobody."""
+        for child in list(self._working.values()):
+            self._stop(child)
+
+    def forget_the_gone(self) -> None:
+        """What was passed over and has ended since is not passed over any more."""
+        for pid, start in list(self.passed_over.items()):
+            if pid > 0 and procfs.pulse(pid)[0] != start:
+                del self.passed_over[pid]
+
+    def _start_waiting(self) -> None:
+        for kind, waiting in self._waiting.items():
+            working = sum(child.kind == kind for child in self._working.values())
+            while waiting and working < AT_ONCE[kind]:
+                self._start(waiting.pop(0))
+                working += 1
+
+    def _start(self, child: _Child) -> None:
+        try:
+            child.fd, write = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            self._failed.append((child.key, Failed(error.strerror), []))
+            return
+        try:
+            child.cell = mmap.mmap(-1, mmap.PAGESIZE)
+            child.data, child.seen = b"", (0, 0)
+            child.looked = child.moved = child.stepped = time.monotonic()
+            child.pid = os.fork()
+        except OSError as error:
+            os.close(child.fd)
+            os.close(write)
+            self._failed.append((child.key, Failed(error.strerror), []))
+            return
+        if not child.pid:
+            try:
+                self._work(child, write)
+            finally:
+                os._exit(1)
+        os.close(write)
+        self._working[child.fd] = child
+
+    def _work(self, child: _Child, write: int) -> None:
+        """In the child: do it, and write the answer."""
+        for fd in (child.fd, *self._working):
+            os.close(fd)
+        self._in_child()
+        if child.kind == TELLING:
+            os.nice(5)
+        assert child.cell is not None
+        cell, passed, steps = child.cell, [], 0
+
+        def guard(pid: int) -> bool:
+            nonlocal steps
+            if pid in self.passed_over:
+                passed.append(pid)
+                return False
+            steps += 1
+            cell[: _CELL.size] = _CELL.pack(steps, pid)
+            return True
+
+        procfs.set_guard(guard)
+        try:
+            answer: "Tuple[bool, Any, List[int]]" = (True, child.act(), passed)
+        except Exception as error:
+            answer = (False, f"{type(error).__name__}: {error}", passed)
+        guard(0)
+        data = marshal.dumps(answer)
+        while data:
+            data = data[os.write(write, data) :]
+        os._exit(0)
+
+    def _read(self, child: _Child) -> "Optional[Tuple[int, Any, List[int]]]":
+        data = os.read(child.fd, 1 << 20)
+        if data:
+            child.data += data
+            child.moved = time.monotonic()
+            return None
+        self._stop(child)
+        try:
+            good, answer, passed = marshal.loads(child.data)
+        except (EOFError, ValueError, TypeError):
+            return self._again(child, "the process that looked was ended")
+        return child.key, answer if good else Failed(answer), passed
+
+    def _check(self, child: _Child, now: float) -> "Optional[Tuple[int, Any, List[int]]]":
+        """Give a child up that sleeps and gets nowhere."""
+        assert child.cell is not None
+        child.looked = now
+        steps, pid = _CELL.unpack(child.cell[: _CELL.size])
+        state, ticks = _state(child.pid)
+        if steps != child.seen[0]:
+            child.stepped = now
+        # One that wants to run has just not been given a processor.
+        if (steps, ticks) != child.seen or state == b"R":
+            child.moved = now
+        child.seen = (steps, ticks)
+        if now - child.moved < child.deadline and now - child.stepped < max(LONGEST, child.deadline):
+            return None
+        self._stop(child)
+        if pid:
+            self.passed_over[pid] = procfs.pulse(pid)[0] if pid > 0 else 0
+        return self._again(child, "what was looked into does not answer")
+
+    def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":
+        child.tries -= 1
+        if not child.tries:
+            return child.key, Failed(why), []
+        self._start(child)
+        return None
+
+    def _stop(self, child: _Child) -> None:
+        del self._working[child.fd]
+        os.close(child.fd)
+        try:
+            os.kill(child.pid, SIGKILL)
+        except OSError:
+            pass
+        if not _has_ended(child.pid):
+            self._ending.append(child.pid)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True
+
+
+def _state(pid: int) -> "Tuple[bytes, int]":
+    """State and processor time (ticks) of a child of ours."""
+    fields = (procfs.read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
+    return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else (b"X", 0)
+
+
+def call(act: "Callable[[], Any]") -> "Tuple[Any, List[int]]":
+    """What `act` returns, and the pids of processes that had to be passed over; for a command.
+
+    Failed if it cannot be done.
+    """
+    pool = Pool()
+    try:
+        pool.submit(0, act)
+        while True:
+            poll = select.poll()
+            for fd in pool.fds():
+                poll.register(fd, select.POLLIN)
+            ready = [fd for fd, _ in poll.poll(CHECKED_EVERY * 1000)]
+            for _, answer, passed in pool.collect(ready):
+                if isinstance(answer, Failed):
+                    raise answer
+                return answer, sorted(set(passed) | set(pool.passed_over))
+    finally:
+        pool.close()

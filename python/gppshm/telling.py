@@ -1,0 +1,162 @@
+"""What is only for telling: who is attached, what a user is called, how a creator ended.
+
+All of it is found out after the unlink, by the observer; an event waits for it a while, and no unlink ever does.
+"""
+
+import os
+import time
+
+from gppshm import kernel, observer, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    from gppshm import events
+
+HOLDERS = 10.0
+"""Seconds for which an event waits to be told who is attached."""
+NAME = 0.25
+"""Seconds for which it waits for the name of a user."""
+END = 0.05
+"""Seconds for which it waits for how the creator ended: the kernel knows when its parent has reaped it."""
+LOOKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
+"""Seconds between looks at that."""
+
+
+class _Pending:
+    """An event and what it waits for, until when (monotonic; 0: it does not)."""
+
+    __slots__ = ("event", "file_id", "holders", "looks", "name", "next_look", "pidfd", "died", "uid")
+
+    def __init__(self, event: "events.Event", uid: int) -> None:
+        self.event = event
+        self.uid = uid
+        self.file_id: Optional[Tuple[int, int]] = None
+        self.pidfd = -1
+        self.holders = self.name = self.died = self.next_look = 0.0
+        self.looks = 0
+
+
+class Telling:
+    """Calls `on_event` with each event, when all that belongs to it is known, or has been waited for."""
+
+    def __init__(self, asked: observer.Observer, on_event: "Callable[[events.Event], None]") -> None:
+        self._observer = asked
+        self._on_event = on_event
+        self._pending: List[_Pending] = []
+        self._surveying: List[Tuple[int, int]] = []
+        self._names: Dict[int, Optional[str]] = {}
+        self._kernel_tells = True
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait."""
+        return len(self._pending)
+
+    def tell(
+        self,
+        event: "events.Event",
+        uid: int = -1,
+        file_id: "Optional[Tuple[int, int]]" = None,
+        pidfd: int = -1,
+    ) -> None:
+        """Tell an event.
+
+        uid      of the user to be named
+        file_id  of a file whose holders are to be named
+        pidfd    of the creator, where it is to be told how that ended; it is closed
+        """
+        now = time.monotonic()
+        pending = _Pending(event, uid)
+        if file_id is not None:
+            pending.file_id, pending.holders = file_id, now + HOLDERS
+        if uid >= 0 and self.name(uid) is None:
+            pending.name = now + NAME
+        if pidfd >= 0 and self._kernel_tells:
+            pending.pidfd, pending.died, pending.next_look = pidfd, now + END, now
+        elif pidfd >= 0:
+            os.close(pidfd)
+        self._pending.append(pending)
+        self.step(now)
+
+    def name(self, uid: int) -> "Optional[str]":
+        """The name of a user; None while it is not known.  Each user is looked up once."""
+        if uid not in self._names:
+            self._names[uid] = None
+            self._observer.ask(observer.NAMES, "user", uid, lambda name: self._named(uid, name))
+        return self._names[uid]
+
+    def next(self) -> float:
+        """When (monotonic) `step` has something to do though nothing was answered; infinity if it has not."""
+        return min([_next(pending) for pending in self._pending], default=float("inf"))
+
+    def step(self, now: float) -> None:
+        """Tell what can be told now."""
+        for pending in self._pending:
+            if pending.pidfd >= 0 and now >= pending.next_look:
+                self._look_how_it_ended(pending, now)
+        ready = [pending for pending in self._pending if _is_ready(pending, now)]
+        if ready:
+            self._pending = [pending for pending in self._pending if pending not in ready]
+            for pending in ready:
+                self._finish(pending)
+        if not self._surveying:
+            wanted = [pending.file_id for pending in self._pending if pending.holders and pending.file_id]
+            if wanted:
+                self._surveying = wanted
+                self._observer.ask(observer.TELLING, "holders", wanted, self._held)
+
+    def flush(self) -> None:
+        """Tell all that waits, with what is known."""
+        pending, self._pending = self._pending, []
+        for each in pending:
+            if each.pidfd >= 0:
+                self._look_how_it_ended(each, float("inf"))
+            self._finish(each)
+
+    def _finish(self, pending: _Pending) -> None:
+        if pending.pidfd >= 0:
+            os.close(pending.pidfd)
+        event = pending.event
+        if pending.uid >= 0:
+            event.user = self._names.get(pending.uid) or str(pending.uid)
+        self._on_event(event)
+
+    def _look_how_it_ended(self, pending: _Pending, now: float) -> None:
+        status = None
+        try:
+            status = kernel.exit_status(pending.pidfd)
+        except OSError:
+            self._kernel_tells = False
+        if status is None and self._kernel_tells and now < pending.died:
+            pending.next_look = now + LOOKS[min(pending.looks, len(LOOKS) - 1)]
+            pending.looks += 1
+            return
+        if status is not None:
+            pending.event.died = kernel.how_it_ended(status)
+        os.close(pending.pidfd)
+        pending.pidfd, pending.died = -1, 0.0
+
+    def _held(self, answer: "Any") -> None:
+        asked, self._surveying = self._surveying, []
+        found = {tuple(file_id): holders for file_id, holders in answer or ()}
+        for pending in self._pending:
+            if pending.file_id in asked:
+                pending.event.attached = [(pid, command) for pid, command in found.get(pending.file_id, ())]
+                pending.holders = 0.0
+
+    def _named(self, uid: int, name: "Any") -> None:
+        self._names[uid] = name or processes.UNKNOWN if name else str(uid)
+        for pending in self._pending:
+            if pending.uid == uid:
+                pending.name = 0.0
+
+
+def _is_ready(pending: _Pending, now: float) -> bool:
+    return all(until <= now for until in (pending.holders, pending.name, pending.died))
+
+
+def _next(pending: _Pending) -> float:
+    until = max(pending.holders, pending.name, pending.died)
+    return pending.next_look if pending.pidfd >= 0 else until

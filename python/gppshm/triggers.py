@@ -1,0 +1,308 @@
+"""What tells that something may have happened to a heap: inotify on the directory, and pidfds.
+
+- IN_CLOSE_WRITE comes when a process' last writable reference to a file goes, so also when it is SIGKILLed
+  with nothing but a mapping left; from any pid namespace, without privilege.
+- A pidfd tells of its process' end, also while peers hold the heap.
+- IN_MODIFY tells that a file was truncated, grown or written to by write(): what is known of it may be old.
+  It has an inotify instance of its own: who waits for deaths is not woken by every write to a file there.
+
+Each may be missing, and inotify may lose events: then `lost` says so.
+"""
+
+import errno
+import os
+import resource
+import select
+import time
+
+from gppshm import kernel, procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Set
+
+HEADROOM = 16
+"""So many descriptors are never spent on pidfds: judging and unlinking need some."""
+GATHER = 0.25
+"""Seconds for which changes of files gather, once there was one."""
+MOST_BUFFERS = 64
+"""So many buffers of events are read in one go; if more wait, what they tell counts as lost."""
+
+_EVENTS = kernel.IN_CLOSE_WRITE | kernel.IN_CREATE | kernel.IN_MOVED_TO
+_GOING = kernel.IN_DELETE | kernel.IN_MOVED_FROM
+_LOST = kernel.IN_Q_OVERFLOW | kernel.IN_IGNORED | kernel.IN_UNMOUNT
+
+
+class Happened:
+    """What came in one go.
+
+    closed    names of which a writer has let go, or that were renamed to, in their order
+    created   names that are new
+    removed   name -> whether it was let go of by a writer after it was removed: so a normal exit looks
+    ended     names whose creators have ended, by their pidfds
+    overflow  events were dropped
+    gone      the directory is not watched any more
+    observer  the observer has an answer
+    """
+
+    __slots__ = ("closed", "created", "ended", "gone", "observer", "overflow", "removed")
+
+    def __init__(self) -> None:
+        self.closed: Dict[str, None] = {}
+        self.created: List[str] = []
+        self.removed: Dict[str, bool] = {}
+        self.ended: List[str] = []
+        self.overflow = False
+        self.gone = False
+        self.observer = False
+
+    @property
+    def events(self) -> bool:
+        return bool(self.closed or self.created or self.removed)
+
+
+class Triggers:
+    """Waits for what tells of deaths.
+
+    pidfd_trouble  why creators are not watched by pidfds; "" if they are
+    """
+
+    def __init__(self) -> None:
+        self.pidfd_trouble = ""
+        self._pidfds: Dict[str, int] = {}
+        self._names: Dict[int, str] = {}
+        self._deaths: Optional[kernel.Inotify] = None
+        self._changes: Optional[kernel.Inotify] = None
+        self._listening = self._heeding = False
+        self._resume = 0.0
+        self._observer = -1
+        self._epoll = select.epoll()
+        try:
+            self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._epoll.close()
+            raise
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+
+    def close(self) -> None:
+        for name in list(self._pidfds):
+            self.unwatch(name)
+        self.drop_inotify()
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def wake(self) -> None:
+        """Make `wait` return; from any thread and from a signal handler."""
+        try:
+            os.write(self._wake_write, b"x")
+        except BlockingIOError:
+            pass
+
+    # -- inotify ---------------------------------------------------------------------------------------
+
+    @property
+    def inotify_works(self) -> bool:
+        return self._deaths is not None
+
+    def add_inotify(self, root: str) -> None:
+        """Watch the directory; OSError if the kernel refuses.  Nothing if it is watched already."""
+        if self._deaths is not None:
+            return
+        deaths = kernel.Inotify(root, _EVENTS | _GOING)
+        try:
+            changes = kernel.Inotify(root, kernel.IN_MODIFY)
+        except OSError:
+            deaths.close()
+            raise
+        try:
+            self._epoll.register(deaths.fd, select.EPOLLIN)
+            self._epoll.register(changes.fd, select.EPOLLIN)
+        except OSError:
+            deaths.close()
+            changes.close()
+            raise
+        self._deaths, self._changes = deaths, changes
+        self._listening = self._heeding = True
+        self._resume = 0.0
+
+    def drop_inotify(self) -> None:
+        """Watch it no more: closing the descriptors takes them out of epoll, too."""
+        for each in (self._deaths, self._changes):
+            if each is not None:
+                each.close()
+        self._deaths = self._changes = None
+
+    def listen(self, listen: bool) -> None:
+        """Whether `wait` returns for events of the directory; those that come meanwhile gather."""
+        if self._deaths is not None and listen != self._listening:
+            self._listening = listen
+            self._epoll.modify(self._deaths.fd, select.EPOLLIN if listen else 0)
+
+    def changes(self) -> "Optional[Set[str]]":
+        """Names of all files that were changed since the last call; None if that is not known."""
+        if self._changes is None:
+            return None
+        found: Set[str] = set()
+        whole = True
+        for _ in range(MOST_BUFFERS):
+            events = self._changes.read()
+            if not events:
+                return found if whole else None
+            for mask, name in events:
+                whole = whole and not mask & _LOST
+                found.add(name)
+        return None
+
+    # -- pidfds ----------------------------------------------------------------------------------------
+
+    @property
+    def pidfds(self) -> int:
+        return len(self._names)
+
+    def watches(self, name: str) -> bool:
+        """Whether a pidfd will tell of the end of that heap's creator."""
+        return self._pidfds.get(name, -1) in self._names
+
+    def watch(self, name: str, pid: int, start: int, proc_root: str = "/proc") -> bool:
+        """Have the end of the heap's creator told: of the process `pid` that started at `start`.
+
+        False if there is no pidfd to be had; then `pidfd_trouble` says why.  ProcessLookupError if that
+        process has ended.
+        """
+        try:
+            fd = kernel.pidfd_open(pid)
+        except ProcessLookupError:
+            if procfs.pulse(pid, proc_root)[0] != start:
+                raise
+            # It lives, and not by that number here.
+            self.pidfd_trouble = f"{proc_root} belongs to another pid namespace"
+            return False
+        except OSError as error:
+            if procfs.pulse(pid, proc_root)[0] != start:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+            self.pidfd_trouble = str(error.strerror)
+            return False
+        try:
+            if fd >= descriptor_limit() - HEADROOM:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            # The pid may have got a new owner before it was opened.
+            if procfs.pulse(pid, proc_root)[0] != start:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            self._epoll.register(fd, select.EPOLLIN)
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, ProcessLookupError):
+                raise
+            self.pidfd_trouble = str(error.strerror)
+            return False
+        self.unwatch(name)
+        self._pidfds[name], self._names[fd] = fd, name
+        self.pidfd_trouble = ""
+        return True
+
+    def unwatch(self, name: str) -> None:
+        """Forget the creator of that heap."""
+        fd = self.release(name)
+        if fd >= 0:
+            os.close(fd)
+
+    def release(self, name: str) -> int:
+        """Wait for that creator no more, and hand its pidfd over; -1 if there is none."""
+        fd = self._pidfds.pop(name, -1)
+        if fd in self._names:
+            del self._names[fd]
+            self._epoll.unregister(fd)
+        return fd
+
+    # -- waiting ---------------------------------------------------------------------------------------
+
+    def heed(self, fd: int, writing: bool) -> None:
+        """Let `wait` return when the observer's descriptor is readable (or, if `writing`, writable)."""
+        mask = select.EPOLLIN | (select.EPOLLOUT if writing else 0)
+        if fd == self._observer:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+            self._observer = fd
+
+    def wait(self, seconds: float) -> Happened:
+        """What happened, as soon as anything has, after so many seconds at most.
+
+        Of a flood of changes only the first wakes; `resume` says when they are heeded again.
+        """
+        happened = Happened()
+        ready = {fd for fd, _ in self._epoll.poll(seconds)}
+        if self._wake_read in ready:
+            try:
+                os.read(self._wake_read, 4096)
+            except BlockingIOError:
+                pass
+        happened.observer = self._observer in ready
+        if self._deaths is not None and self._deaths.fd in ready:
+            self.read_events(happened)
+        if self._changes is not None and self._changes.fd in ready and self._heeding:
+            self._heed_changes(False)
+            self._resume = time.monotonic() + GATHER
+        for fd in ready:
+            name = self._names.pop(fd, None)
+            if name is not None:
+                self._epoll.unregister(fd)  # it stays readable
+                happened.ended.append(name)
+        return happened
+
+    @property
+    def resume(self) -> float:
+        """When (monotonic) changes of files are heeded again; 0 if they are."""
+        return self._resume
+
+    def heed_changes_again(self, now: float) -> bool:
+        """Heed changes again if it is time; whether it is."""
+        if not self._resume or now < self._resume:
+            return False
+        self._resume = 0.0
+        self._heed_changes(True)
+        return True
+
+    def _heed_changes(self, heed: bool) -> None:
+        self._heeding = heed
+        if self._changes is not None:
+            self._epoll.modify(self._changes.fd, select.EPOLLIN if heed else 0)
+
+    def read_events(self, happened: Happened) -> None:
+        """Add what inotify tells of the directory, as much as fits into a buffer."""
+        for mask, name in self._deaths.read() if self._deaths is not None else ():
+            if mask & _LOST:
+                if mask & kernel.IN_Q_OVERFLOW:
+                    happened.overflow = True
+                else:
+                    happened.gone = True
+            elif mask & kernel.IN_CREATE:
+                happened.created.append(name)
+                happened.removed.pop(name, None)
+            elif mask & _GOING:
+                happened.removed[name] = False
+            elif mask & kernel.IN_MOVED_TO:
+                happened.closed[name] = None
+                happened.removed.pop(name, None)
+            else:
+                happened.closed[name] = None
+                if name in happened.removed:
+                    happened.removed[name] = True
+
+
+def raise_descriptor_limit() -> None:
+    """Each living creator is watched by a descriptor: allow this process as many as it may have."""
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass
+
+
+def descriptor_limit() -> int:
+    try:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except OSError:  # a seccomp filter forbids prlimit(2)
+        return 1024
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
