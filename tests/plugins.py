@@ -3,6 +3,7 @@
 `installed`, `sdr`, `start` and `node` are fixtures, to be imported.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -149,16 +150,28 @@ def node(start):
 
 
 def watches(watcher, pid):
-    """Whether process `watcher` has a pidfd of process `pid`: it has seen it own a heap."""
+    """Whether process `watcher`, or its engine, has a pidfd of process `pid`: it has seen it own a heap."""
     wanted = b"\nPid:\t%d\n" % pid
-    for name in os.listdir(f"/proc/{watcher}/fdinfo"):
+    for each in [watcher, *children(watcher)]:
         try:
-            with open(f"/proc/{watcher}/fdinfo/{name}", "rb") as stream:
-                if wanted in stream.read():
-                    return True
+            for name in os.listdir(f"/proc/{each}/fdinfo"):
+                with contextlib.suppress(FileNotFoundError):
+                    with open(f"/proc/{each}/fdinfo/{name}", "rb") as stream:
+                        if wanted in stream.read():
+                            return True
         except OSError:
             continue
     return False
+
+
+def children(pid):
+    """The pids of the children of a process, whichever thread has started them."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as stream:
+                found += [int(word) for word in stream.read().split()]
+    return found
 
 
 def lives(pid):

@@ -14,7 +14,9 @@ LONG_PAST = 1
 
 def clean(root):
     with shmfs.ShmDirectory(root) as directory, reaper.Reaper(directory) as cleaner:
-        return {outcome.name: outcome.result for outcome in cleaner.settle(directory.names(), judging.Judge())}
+        return {
+            outcome.name: outcome.result for outcome in cleaner.settle(directory.names(), judging.Judge())
+        }
 
 
 @pytest.mark.parametrize("when", [LONG_PAST, FAR_FUTURE])

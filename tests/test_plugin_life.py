@@ -14,6 +14,7 @@ import pytest
 from conftest import HEAPWRITER, stays, wait_for
 from plugins import (  # noqa: F401
     NAME,
+    children,
     client,
     installed,
     lives,
@@ -337,9 +338,10 @@ def test_at_a_nodes_shutdown_it_ends_before_it_would_be_killed(node):
 
 def test_a_killed_plugin_is_replaced_by_one_that_catches_up(node, spawn, tmp_path):
     pid, arguments = node.pid, arguments_of(node.pid)
+    family = [pid, *children(pid)]
     owner = spawn.owner(node.shm_root)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not lives(pid))
+    wait_for(lambda: not any(map(lives, family)))
     wait_for(lambda: not node.gpp.plugin(NAME)["alive"])
     owner.kill()
     assert node.has_heap(owner.pid)

@@ -485,7 +485,7 @@ def test_a_strangers_lock_on_an_orphan_keeps_nobody(directory, orphan):
 
 
 def test_what_is_changed_just_before_the_unlink_gets_its_name_back(directory, orphan):
-    """At the last look the name has been taken away already: nobody can come to the old file by it any more."""
+    """At the last look the name has been taken away already: nobody comes to the old file by it any more."""
     judged, asked = sight(directory, orphan), []
 
     def changed():

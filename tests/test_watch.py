@@ -11,7 +11,7 @@ import pytest
 
 import heapwriter
 from conftest import descriptors, in_child, needs_root, stays, wait_for
-from gppshm import creator, events, kernel, lease, observer, procfs, reaper, shmfs, watch
+from gppshm import creator, kernel, lease, observer, procfs, reaper, shmfs, watch
 from watching import Farm, Watching, gone
 
 

@@ -158,7 +158,7 @@ def judge_by_identity(sighting: shmfs.Sighting, identity: Identity, seconds: flo
         return None
     if sighting.answer is lease.GRANTED:
         return Verdict(ORPHANED, _NO_WRITER.format(identity.pid), LEASE)
-    known = "nobody else could be it {:.1f} s before, and the file was not made anew since".format(seconds)
+    known = f"nobody else could be it {seconds:.1f} s before, and the file was not made anew since"
     if sighting.answer is lease.REFUSED:
         reason = f"its creator, process {identity.pid}, has ended: {known}; others are still attached"
         return Verdict(ATTACHED, reason, IDENTITY)

@@ -23,7 +23,7 @@ FAILED = Kind("failed")
 UNPROVEN = Kind("unproven")
 """After all tries it is not known whether the creator lives; kept, tried again at each rescan; told once."""
 CLEANED = Kind("removed by others")
-"""A creator died and left its heap, and somebody else (a GPP, another cleaner, a person) unlinked it first."""
+"""A creator died and left its heap, and somebody else (a GPP, a cleaner, a person) unlinked it first."""
 UNLINKED = Kind("unlinked by others")
 """A heap was unlinked, and its creator lives on and maps it."""
 TROUBLE = Kind("trouble")

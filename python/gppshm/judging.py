@@ -1,4 +1,4 @@
-"""Verdicts for a command, which never hangs: processes are looked at by a child that is given up if it does."""
+"""Verdicts for a command that may not hang: a child looks at processes, and is given up if it hangs."""
 
 from gppshm import creator, procfs, supervised
 

@@ -4,7 +4,7 @@ from gppshm import creator, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Tuple
+    from typing import Optional
 
     from gppshm import shmfs
 

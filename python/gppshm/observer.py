@@ -15,7 +15,7 @@ from gppshm import observing, supervised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Tuple
 
 URGENT, SOON, TELLING, NAMES = supervised.URGENT, supervised.SOON, supervised.TELLING, supervised.NAMES
 

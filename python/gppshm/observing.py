@@ -17,11 +17,11 @@ import time
 if __name__ == "__main__":  # started by its file's name, isolated: see observer
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from gppshm import creator, held, heapfile, lease, processes, procfs, shmfs, supervised
+from gppshm import creator, heapfile, held, lease, processes, procfs, shmfs, supervised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 LENGTH = struct.Struct("=I")
 
@@ -91,14 +91,13 @@ def portray(plain: "Sequence[Any]", parent: int, proc_root: str) -> "List[Any]":
     for sighting in seen:
         verdict = creator.judge(sighting, host)
         pid, start, identity = verdict.creator, 0, False
-        uid, command, words, descends = -1, processes.UNKNOWN, (), False
+        who, descends = processes.Description(), False
         if verdict.state is creator.ALIVE and pid:
             start = host.start(pid)
             identity = creator.identify(sighting, host, 0.0) is not None
             who = processes.describe(pid, names=False)
-            uid, command, words = who.uid, who.command, who.words
             descends = parent > 0 and parent in processes.ancestors(pid)
-        found.append((verdict.plain(), start, identity, uid, command, words, descends))
+        found.append((verdict.plain(), start, identity, who.uid, who.command, who.words, descends))
     return found
 
 
@@ -123,12 +122,12 @@ def holders(
 ) -> "List[Tuple[Tuple[int, int], List[Tuple[int, str]]]]":
     """(file, (pid, command) of all who map it or have it open), for each file that anybody holds."""
     wanted = {(int(device), int(inode)) for device, inode in file_ids}
-    found: "Dict[Tuple[int, int], List[int]]" = {}
+    found: Dict[Tuple[int, int], List[int]] = {}
     for device in {device for device, _ in wanted}:
         for file_id, who in held.survey_device(device, proc_root, wanted).holders.items():
             if file_id in wanted:
                 found[file_id] = [holder.pid for holder in who]
-    names: "Dict[int, str]" = {}
+    names: Dict[int, str] = {}
     result = []
     for file_id, pids in found.items():
         for pid in pids[:MOST_NAMED]:
@@ -161,7 +160,8 @@ def _perform(job: str, argument: "Any", proc_root: str) -> "Any":
     if job == "fifos":
         from gppshm import fifos
 
-        return fifos.reap_plain(*argument, proc_root)
+        root, dry_run = argument
+        return fifos.reap_plain(root, dry_run, proc_root)
     if job == "call":
         # Where who asks has its own work: a function of this package, by its name.
         module, name, arguments = argument
@@ -192,6 +192,11 @@ class Wire:
     def waiting(self) -> bool:
         """Whether something waits to be written."""
         return bool(self._out)
+
+    @property
+    def pending(self) -> int:
+        """So many bytes wait to be written."""
+        return len(self._out)
 
     def flush(self) -> None:
         """Write what can be written now; OSError if the other end is gone."""
@@ -238,7 +243,7 @@ def serve(wire: Wire) -> None:
     poll.register(wire.sock, select.POLLIN)
     proc_root = "/proc"
     greeted = False
-    watched: "List[int]" = []
+    watched: List[int] = []
     next_sweep = 0.0
     while True:
         for fd in watched:

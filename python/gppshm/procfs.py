@@ -26,7 +26,8 @@ INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 PF_KTHREAD = 0x00200000
 
 
-_guard: "Callable[[int], bool]" = lambda pid: True
+def _guard(pid: int) -> bool:
+    return True
 
 
 def set_guard(guard: "Callable[[int], bool]") -> None:

@@ -11,7 +11,7 @@ from gppshm import creator, lease, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, List, Optional, Sequence
+    from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 NO_DESCRIPTOR = lease.NO_DESCRIPTOR
 

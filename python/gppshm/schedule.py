@@ -13,7 +13,7 @@ RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
 
 
 class Timers:
-    """Names, each with the time (monotonic) when it is due; of several times of a name the earliest counts."""
+    """Names, each with the time (monotonic) when it is due; of several times of one the earliest counts."""
 
     def __init__(self) -> None:
         self._heap: List[Tuple[float, str]] = []

@@ -241,9 +241,7 @@ class ShmDirectory:
         answer = lease.take(fd) if ask else lease.SILENT
         return Sighting(name, kind, status, "", raw, header, answer, on_tmpfs)
 
-    def unlink(
-        self, file: OpenFile, judged: Sighting, changed: "Callable[[], str]" = lambda: ""
-    ) -> None:
+    def unlink(self, file: OpenFile, judged: Sighting, changed: "Callable[[], str]" = lambda: "") -> None:
         """Unlink a file that was judged dead by the sighting `judged`, if it still is what was judged.
 
         changed  why what was judged may not hold any more, "" if it does; asked again when it counts

@@ -45,7 +45,21 @@ class Failed(Exception):
 class _Child:
     """One piece of work; `seen`: its steps and its processor time, `moved`: when they were others."""
 
-    __slots__ = ("act", "cell", "data", "deadline", "fd", "key", "kind", "looked", "moved", "pid", "seen", "stepped", "tries")
+    __slots__ = (
+        "act",
+        "cell",
+        "data",
+        "deadline",
+        "fd",
+        "key",
+        "kind",
+        "looked",
+        "moved",
+        "pid",
+        "seen",
+        "stepped",
+        "tries",
+    )
 
     def __init__(self, key: int, kind: str, act: "Callable[[], Any]", deadline: float) -> None:
         self.key = key
@@ -171,7 +185,7 @@ class Pool:
 
         procfs.set_guard(guard)
         try:
-            answer: "Tuple[bool, Any, List[int]]" = (True, child.act(), passed)
+            answer: Tuple[bool, Any, List[int]] = (True, child.act(), passed)
         except Exception as error:
             answer = (False, f"{type(error).__name__}: {error}", passed)
         guard(0)

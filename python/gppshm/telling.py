@@ -1,6 +1,6 @@
 """What is only for telling: who is attached, what a user is called, how a creator ended.
 
-All of it is found out after the unlink, by the observer; an event waits for it a while, and no unlink ever does.
+All of it is found out after the unlink, by the observer: an event waits for it a while, an unlink never.
 """
 
 import os
@@ -27,7 +27,7 @@ LOOKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
 class _Pending:
     """An event and what it waits for, until when (monotonic; 0: it does not)."""
 
-    __slots__ = ("event", "file_id", "holders", "looks", "name", "next_look", "pidfd", "died", "uid")
+    __slots__ = ("died", "event", "file_id", "holders", "looks", "name", "next_look", "pidfd", "uid")
 
     def __init__(self, event: "events.Event", uid: int) -> None:
         self.event = event

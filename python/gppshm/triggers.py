@@ -226,6 +226,10 @@ class Triggers:
             self._epoll.register(fd, mask)
             self._observer = fd
 
+    def also(self, fd: int) -> None:
+        """Let `wait` return when that descriptor is readable, too."""
+        self._epoll.register(fd, select.EPOLLIN)
+
     def wait(self, seconds: float) -> Happened:
         """What happened, as soon as anything has, after so many seconds at most.
 

@@ -1,10 +1,10 @@
 """Notice that a process died, within a millisecond or two, and have its heap removed.
 
-A step is: what happened (`triggers`), a verdict (`creator`), the unlink (`reaper`); then, everything that is only for
-telling (`telling`).  On that way nothing is touched that may block: the directory, leases, pidfds, kill()
-and /proc/<pid>/stat of the one creator.  All else about other processes the observer looks at (`observer`),
-in advance where that is possible: while a creator lives it is established who it is (creator.Identity), so
-that at its death, with peers attached, nobody else has to be looked at.
+A step is: what happened (`triggers`), a verdict (`creator`), the unlink (`reaper`); then everything that is
+only for telling (`telling`).  Up to the unlink nothing is touched that may block: only the directory, leases,
+pidfds, kill() and /proc/<pid>/stat of the one creator.  All else about other processes the observer looks at
+(`observer`), in advance where that is possible: while a creator lives it is established who it is
+(creator.Identity), so that at its death, with peers attached, nobody else has to be looked at.
 
 Limit: of files that are not named heap-<pid> the triggers tell only once a rescan has found that they are
 heaps.
@@ -17,7 +17,6 @@ from gppshm import (
     creator,
     events,
     fifos,
-    known,
     lease,
     observer,
     observing,
@@ -95,6 +94,8 @@ class Watcher:
     scope     HOST: every orphan; CHILDREN: only heaps whose creator was seen alive, descending from `parent`
     rescan    seconds between rescans, which look at every file
     remove_fifos  at each rescan, also dead processes' FIFOs in `fifo_root`
+    on_change  called with the name of each heap of which `record` tells something else than before
+    also      a descriptor; `step` returns when it is readable, too
     A context manager.  `run` does the work, in the thread that calls it; no other thread is made, but a
     process, the observer.  An exception of `on_event` ends `run`: catch in the callback what shall not.
     OSError if the directory cannot be opened.
@@ -114,6 +115,8 @@ class Watcher:
         remove_fifos: bool = False,
         fifo_root: str = fifos.DEFAULT_ROOT,
         proc_root: str = "/proc",
+        on_change: "Callable[[str], None]" = lambda name: None,
+        also: int = -1,
     ) -> None:
         self.root = root
         self.scope = scope
@@ -126,6 +129,7 @@ class Watcher:
         self._remove_fifos = remove_fifos
         self._orders: Optional[Tuple[str, float, bool, bool]] = None
         self._told_fifos: Set[Tuple[str, str]] = set()
+        self._on_change = on_change
         self._known: Dict[str, Known] = {}
         self._timers = schedule.Timers()
         # Names of events that are not known to be heaps, with what came and when; names of a rescan.
@@ -164,6 +168,8 @@ class Watcher:
             self._own_proc = False
         try:
             self._heed_observer()
+            if also >= 0:
+                self._triggers.also(also)
             self._start()
         except BaseException:
             self._close()
@@ -227,6 +233,18 @@ class Watcher:
             return processes.Description()
         return each.description
 
+    def record(self, name: str) -> "Optional[Tuple[Any, ...]]":
+        """What is known of a heap; None if nothing is.
+
+        Whether its creator lives, (device, inode), its pid, command, words, user, whether it descends from `parent`.
+        """
+        each = self._known.get(name)
+        if each is None or not each.creator:
+            return None
+        who = each.description
+        user = (who.uid >= 0 and self._telling.name(who.uid)) or processes.UNKNOWN
+        return each.stage is ALIVE, each.file_id, each.creator, who.command, who.words, user, each.descends
+
     def lives(self, seen: shmfs.Sighting) -> int:
         """The pid of a heap's creator whose death a pidfd has not told; 0 where none watches it."""
         each = self._known.get(seen.name)
@@ -281,9 +299,7 @@ class Watcher:
             self.guarded(self.step, on_fault)
         self.guarded(self._say_last_words, on_fault)
 
-    def guarded(
-        self, act: "Callable[[], object]", on_fault: "Optional[Callable[[Exception], None]]"
-    ) -> None:
+    def guarded(self, act: "Callable[[], object]", on_fault: "Optional[Callable[[Exception], None]]") -> None:
         """Do one thing of the loop, as `run` does."""
         try:
             act()
@@ -304,7 +320,7 @@ class Watcher:
             self._telling.flush()
 
     def sweep(self, last: bool = False, patience: float = float("inf")) -> None:
-        """Look at everything once, now, until `stop`, for so many seconds at most; as the `last` thing, after it.
+        """Look at everything once, now, until `stop`, for `patience` seconds at most; as the `last` thing, after it.
 
         The last one also makes all tries that are due for the dead; who calls it waits only so long.
         """
@@ -392,7 +408,8 @@ class Watcher:
         """The heaps whose creators have ended."""
         for name in happened.ended:
             each = self._known[name]
-            each.stage, each.attempts = ENDED, 0
+            self._has_ended(name, each)
+            each.attempts = 0
             each.since, each.trigger = since, "pidfd"
         return happened.ended
 
@@ -567,13 +584,11 @@ class Watcher:
             return self._record(outcome)
         other = True
         if each is not None:
-            other = each.see(seen)
-            if other:
-                self._triggers.unwatch(name)
+            other = self._see(each, seen)
         if each is None or other or not each.creator:
             return self._wonder(name, seen)
         if self._is_watched_no_more(name, each):
-            each.stage = ENDED
+            self._has_ended(name, each)
         if each.stage is ALIVE:
             return self._still_alive(name, each)
         verdict = self._by_identity(each, seen)
@@ -583,6 +598,19 @@ class Watcher:
             each.asked = True
             self._ask_verdict(observer.URGENT, [(seen, each.creator)])
         return False
+
+    def _see(self, each: Known, seen: shmfs.Sighting) -> bool:
+        """Note what was seen; whether another file lies under the name than before."""
+        other = each.see(seen)
+        if other:
+            self._triggers.unwatch(seen.name)
+            self._on_change(seen.name)
+        return other
+
+    def _has_ended(self, name: str, each: Known) -> None:
+        """Note that a creator has ended."""
+        each.stage = ENDED
+        self._on_change(name)
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
         """The only file that may be removed under that name; None: any."""
@@ -655,10 +683,10 @@ class Watcher:
         if each is None:
             each = self._track(name, "rescan", self._last_rescan)
         first = not each.creator
-        if seen is not None and each.see(seen):
-            self._triggers.unwatch(name)
+        if seen is not None:
+            self._see(each, seen)
         if outcome.verdict is not None and outcome.verdict.state in creator.ORPHANS and each.stage is ALIVE:
-            each.stage = ENDED
+            self._has_ended(name, each)
         if result is reaper.REMOVED:
             self._tell_removal(outcome, each)
             return True
@@ -686,7 +714,7 @@ class Watcher:
     def _name_is_missing(self, name: str, each: Known) -> bool:
         """A normal exit, or somebody else's deed.  Whether a heap has gone."""
         if self._is_watched_no_more(name, each):
-            each.stage = ENDED
+            self._has_ended(name, each)
         if each.stage is not ALIVE:
             if each.stage is ENDED and self._was_left_behind(name, each):
                 self._tell_cleaned(name, each)
@@ -755,8 +783,7 @@ class Watcher:
             except OSError:
                 continue  # whatever is wrong, the next try will tell
             if seen.kind in (shmfs.HEAP, shmfs.HALF_MADE):
-                if each.see(seen):
-                    self._triggers.unwatch(name)
+                self._see(each, seen)
                 each.asked = True
                 found.append((seen, each.version))
         return found
@@ -774,9 +801,7 @@ class Watcher:
                 lambda answer: self._portrayed(found, answer, started),
             )
 
-    def _portrayed(
-        self, found: "List[Tuple[shmfs.Sighting, int]]", answer: "Any", started: float
-    ) -> None:
+    def _portrayed(self, found: "List[Tuple[shmfs.Sighting, int]]", answer: "Any", started: float) -> None:
         self._portraying = False
         fruitful = False
         self._absorb_changes()
@@ -811,11 +836,12 @@ class Watcher:
         )
         each.descends = portrait.descends
         each.stage = ALIVE
+        self._on_change(name)
         if portrait.identity and unchanged and self.inotify_works:
             each.identity = creator.Identity(pid, portrait.start, seen.file_id, seen.raw, time.monotonic())
         if not self._watch(name, each):
-            each.since, each.trigger = time.monotonic(), each.trigger
-            each.stage = ENDED
+            each.since = time.monotonic()
+            self._has_ended(name, each)
             self._try(name)
         elif not unchanged:
             self._to_renew.add(name)
@@ -852,12 +878,8 @@ class Watcher:
         found = self._sightings(names)
         if found:
             self._renewing = True
-            question = [
-                (observing.plain_sighting(seen), self._known[seen.name].creator) for seen, _ in found
-            ]
-            self._observer.ask(
-                observer.SOON, "renew", question, lambda answer: self._renewed(found, answer)
-            )
+            question = [(observing.plain_sighting(seen), self._known[seen.name].creator) for seen, _ in found]
+            self._observer.ask(observer.SOON, "renew", question, lambda answer: self._renewed(found, answer))
 
     def _is_alive(self, name: str) -> bool:
         return name in self._known and self._known[name].stage is ALIVE
@@ -1024,7 +1046,11 @@ class Watcher:
             return
         self._troubles.pop("fifos", None)
         told, self._told_fifos = self._told_fifos, set()
-        kinds = {str(reaper.REMOVED): REMOVED, str(reaper.WOULD_REMOVE): WOULD_REMOVE, str(reaper.FAILED): FAILED}
+        kinds = {
+            str(reaper.REMOVED): REMOVED,
+            str(reaper.WOULD_REMOVE): WOULD_REMOVE,
+            str(reaper.FAILED): FAILED,
+        }
         for name, result, reason, file_id, uid, evidence in answer or ():
             if result not in kinds:
                 continue
@@ -1052,6 +1078,7 @@ class Watcher:
 
     def _forget(self, name: str) -> None:
         if self._known.pop(name, None) is not None:
+            self._on_change(name)
             self._triggers.unwatch(name)
             self._timers.cancel(name)
             self._to_portray.discard(name)

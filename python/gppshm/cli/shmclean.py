@@ -12,7 +12,7 @@ from gppshm.cli import text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+    from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
     from gppshm import held
 
@@ -348,7 +348,7 @@ class Run:
 def settled(
     cleaner: reaper.Reaper,
     names: "Iterable[str]",
-    judge: judging.Judge,
+    judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
     only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
 ) -> "Iterator[reaper.Outcome]":
     """What became of each name; what somebody else was just at is tried again, for half a second at most."""

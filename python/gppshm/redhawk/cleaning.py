@@ -1,14 +1,17 @@
-"""The watcher at work in a thread of its own: for the plugin and for the device, which may be one process."""
+"""The cleaning, for the plugin and for the device, which may be one process: a process of its own does it."""
 
 import threading
 
-from gppshm import watch
+from gppshm import engine, watch
+from gppshm.redhawk import logs
 from gppshm.redhawk.journal import Journal
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List
+    from typing import Callable, List, Tuple
+
+_log = logs.logger("GppShmPlugin.watch")
 
 
 class Orders:
@@ -37,13 +40,19 @@ class Orders:
         self.fifos = fifos
         self.dry_run = dry_run
 
+    @property
+    def words(self) -> "Tuple[str, float, bool, bool]":
+        """As a watcher takes them."""
+        return self.scope, self.rescan, self.dry_run or not self.enabled, self.fifos
+
 
 class Cleaning(threading.Thread):
-    """Watches `root` from `start` until `finish`.  OSError if it cannot be watched.
+    """Has `root` watched until `finish`; this thread takes what happened.  OSError if it cannot be watched.
 
     parent   pid whose descendants `watch.CHILDREN` means
     on_end   called when it has ended
     failure  why it ended, if that was not asked for; else ""
+    watcher  the engine: what it knows can be asked from any thread
     """
 
     def __init__(
@@ -56,23 +65,19 @@ class Cleaning(threading.Thread):
         self.journal = Journal(root)
         self.journal.quiet = not orders.enabled
         self._on_end = on_end
-        self.watcher = watch.Watcher(
-            root,
-            self.journal.on_event,
-            orders.scope,
-            parent,
-            orders.rescan,
-            orders.dry_run or not orders.enabled,
-            orders.fifos,
-        )
+        self.watcher = engine.Engine(root, self.journal.on_event, orders.words, parent, self._on_fault)
 
     def run(self) -> None:
         try:
             self.watcher.run()
-            self.watcher.sweep(last=True)
         except Exception as error:
             self.failure = plain(repr(error))
+        finally:
+            self.watcher.close()
         self._on_end()
+
+    def _on_fault(self, sentence: str) -> None:
+        _log.error("%s", plain(sentence))
 
     def living(self) -> "List[str]":
         """The names of heaps whose creator lives."""
@@ -82,10 +87,9 @@ class Cleaning(threading.Thread):
         """Go on by other orders."""
         self.orders = orders
         self.journal.quiet = not orders.enabled
-        dry_run = orders.dry_run or not orders.enabled
-        self.watcher.change(orders.scope, orders.rescan, dry_run, orders.fifos)
+        self.watcher.change(*orders.words)
 
     def finish(self, seconds: float) -> None:
-        """End, after a last sweep that may take so long."""
-        self.watcher.stop()
+        """End, after a last sweep, for which it is waited so long."""
+        self.watcher.finish()
         self.join(seconds)

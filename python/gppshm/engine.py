@@ -1,0 +1,439 @@
+"""The watcher in a process of its own, for a program that has other work to do: the plugin, the device.
+
+CORBA calls, however many, then never hold the interpreter lock that an unlink needs.  Both ends are here: the
+process, and `Engine`, which starts it and mirrors what it knows.  The process ends with whoever started it,
+after a last sweep; if that one hangs, it goes on, and drops what cannot be told.
+"""
+
+import copy
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+if __name__ == "__main__":  # started by its file's name, isolated: see observer
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from gppshm import events, observer, observing, processes, watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+STARTING = 10.0
+"""Seconds that the process may take to start."""
+RESTARTS = (0.0, 0.5, 2.0, 10.0, 60.0)
+"""Seconds between starts of a process that ends again and again; then the last of them."""
+SOUND = 60.0
+"""Seconds after which a process that runs counts as sound."""
+MOST = 16 << 20
+"""So many bytes wait for a parent that does not read; what comes then is dropped."""
+LAST_SWEEP = 2.0
+"""Seconds for the last sweep and the last words."""
+
+_EVENT = tuple(name for name in events.Event.__slots__ if name != "kind")
+_COUNTS = (
+    "removed",
+    "fifos",
+    "bytes",
+    "cleaned",
+    "cleaned_bytes",
+    "failures",
+    "rescans",
+    "wakeups",
+    "longest_step",
+)
+_KINDS = {str(kind): kind for kind in events.KINDS}
+
+
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+class _Process:
+    """The watcher, and the wire to its parent."""
+
+    def __init__(self, wire: observing.Wire) -> None:
+        self._wire = wire
+        self._dirty: Set[str] = set()
+        self._finishing = self._ended = False
+        self._faults = 0
+        self._watcher: Optional[watch.Watcher] = None
+
+    def start(self, root: str, orders: "Tuple[str, float, bool, bool]", parent: int, proc_root: str) -> None:
+        scope, rescan, dry_run, remove_fifos = orders
+        watch.raise_descriptor_limit()
+        try:
+            self._watcher = watch.Watcher(
+                root,
+                self._on_event,
+                scope,
+                parent,
+                rescan,
+                dry_run,
+                remove_fifos,
+                proc_root=proc_root,
+                on_change=self._dirty.add,
+                also=self._wire.sock.fileno(),
+            )
+        except OSError as error:
+            self._put(("refused", error.errno or errno.EIO, str(error.strerror)))
+            return
+        self._put(("started",))
+
+    def run(self) -> None:
+        if self._watcher is None:
+            return
+        watcher = self._watcher
+        while not (self._finishing or self._ended):
+            watcher.guarded(self._step, self._on_fault)
+        watcher.stop()
+        end = time.monotonic() + LAST_SWEEP
+        watcher.guarded(lambda: watcher.sweep(last=True, patience=LAST_SWEEP), self._on_fault)
+        watcher.guarded(watcher.close, self._on_fault)
+        self._tell_changes()
+        self._put(("ended",))
+        while self._wire.waiting and not self._ended and time.monotonic() < end:
+            poll = select.poll()
+            poll.register(self._wire.sock, select.POLLOUT)
+            poll.poll(50)
+            self._flush()
+
+    def _step(self) -> None:
+        assert self._watcher is not None
+        self._watcher.step()
+        self._flush()
+        self._obey()
+        self._tell_changes()
+
+    def _obey(self) -> None:
+        assert self._watcher is not None
+        messages = [] if self._ended else self._wire.read()
+        if messages is None:
+            self._ended = True
+            return
+        for message in messages:
+            if message[0] == "orders":
+                self._watcher.change(*message[1:])
+            elif message[0] == "finish":
+                self._finishing = True
+
+    def _on_event(self, event: events.Event) -> None:
+        self._put(("event", str(event.kind), [getattr(event, name) for name in _EVENT]))
+        self._tell_counts()
+
+    def _on_fault(self, error: Exception) -> None:
+        self._faults += 1
+        if self._faults <= 100:
+            self._put(("fault", f"{type(error).__name__}: {error}"))
+
+    def _tell_changes(self) -> None:
+        if not self._dirty:
+            return
+        assert self._watcher is not None
+        dirty = list(self._dirty)
+        self._dirty.clear()
+        self._put(("heaps", [(name, self._watcher.record(name)) for name in dirty]))
+        self._put(("state", self._watcher.is_unsettled(), self._watcher.troubles(), self._watcher.pidfds))
+        self._tell_counts()
+
+    def _tell_counts(self) -> None:
+        assert self._watcher is not None
+        counts = self._watcher.counts
+        values = [getattr(counts, name) for name in _COUNTS]
+        self._put(("counts", values, list(counts.latencies.counts), counts.latencies.seconds))
+
+    def _put(self, message: "Any") -> None:
+        if not self._ended and self._wire.pending < MOST:
+            try:
+                self._wire.put(message)
+            except OSError:
+                self._ended = True
+
+    def _flush(self) -> None:
+        try:
+            self._wire.flush()
+        except OSError:
+            self._ended = True
+
+
+def main() -> None:
+    os.closerange(3, 4096)
+    os.chdir("/")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)  # its parent tells it to end, by its own end if need be
+    sock = socket.socket(fileno=os.dup(0))
+    wire = observing.Wire(sock)
+    process = _Process(wire)
+    messages: Optional[List[Any]] = []
+    while messages == []:
+        select.select([sock], [], [])
+        messages = wire.read()
+    if messages:
+        paths, root, orders, parent, proc_root = messages[0]
+        sys.path += [path for path in paths if path not in sys.path]
+        process.start(root, orders, parent, proc_root)
+        process.run()
+    os._exit(0)
+
+
+# -- who started it ------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """Starts the process, takes what it tells, and answers for it; starts it anew if it ends by itself.
+
+    on_event  called with each Event, by `step`
+    on_fault  called with a sentence on what went wrong, by `step`
+    counts    as the process has counted; what an earlier one counted is kept
+    OSError if the directory cannot be watched, or the process not be started.  `step` is for one thread; all
+    else may be called from any.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        on_event: "Callable[[events.Event], None]",
+        orders: "Tuple[str, float, bool, bool]",
+        parent: int = 0,
+        on_fault: "Callable[[str], None]" = lambda sentence: None,
+        proc_root: str = "/proc",
+    ) -> None:
+        self.root = root
+        self.counts = events.Counts()
+        self.pid = 0
+        self.pidfds = 0
+        self._on_event = on_event
+        self._on_fault = on_fault
+        self._orders = orders
+        self._parent = parent
+        self._proc_root = proc_root
+        self._before = events.Counts()
+        self._heaps: Dict[str, Tuple[Any, ...]] = {}
+        self._troubles: List[str] = []
+        self._unsettled = False
+        self._finishing = self._done = False
+        self._starts = 0
+        self._next_start = 0.0
+        self._wake: Tuple[int, ...] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._to_send: List[Any] = []
+        self._sock: Optional[socket.socket] = None
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- what it knows -------------------------------------------------------------------------------------
+
+    def living(self) -> "List[str]":
+        """As Watcher.living."""
+        return [name for name, heap in list(self._heaps.items()) if heap[0]]
+
+    def offspring(self) -> "List[str]":
+        """As Watcher.offspring."""
+        return [name for name, heap in list(self._heaps.items()) if heap[0] and heap[6]]
+
+    def is_unsettled(self) -> bool:
+        """As Watcher.is_unsettled."""
+        return self._unsettled
+
+    def troubles(self) -> "List[str]":
+        """As Watcher.troubles."""
+        return list(self._troubles)
+
+    def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
+        """As Watcher.description."""
+        heap = self._heaps.get(name)
+        if heap is None or tuple(heap[1]) != file_id:
+            return processes.Description()
+        return processes.Description(heap[5], heap[3], heap[4])
+
+    def change(self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool) -> None:
+        """As Watcher.change."""
+        self._orders = scope, rescan, dry_run, remove_fifos
+        self._send(("orders", scope, rescan, dry_run, remove_fifos))
+
+    def finish(self) -> None:
+        """Have it end, after a last sweep; `step` then returns False soon."""
+        self._finishing = True
+        self._send(("finish",))
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Take what it tells until it has finished."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Wait for something to happen, and take it; False when all is done."""
+        if self._done:
+            return False
+        poll = select.poll()
+        poll.register(self._wake[0], select.POLLIN)
+        timeout = None
+        if self._sock is None:
+            timeout = max(0.0, self._next_start - time.monotonic()) * 1000
+        else:
+            poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._wire.waiting else 0))
+        poll.poll(timeout)
+        try:
+            os.read(self._wake[0], 4096)
+        except BlockingIOError:
+            pass
+        if self._sock is None:
+            if time.monotonic() >= self._next_start and not self._finishing:
+                self._start_again()
+            elif self._finishing:
+                self._done = True
+            return not self._done
+        try:
+            while self._to_send:
+                self._wire.put(self._to_send.pop(0))
+            self._wire.flush()
+            messages = self._wire.read()
+        except OSError:
+            messages = None
+        for message in messages or ():
+            self._take(message)
+        if messages is None:
+            self._lost()
+        return not self._done
+
+    def close(self) -> None:
+        """Let go of it: it ends by itself, after a last sweep."""
+        self._done = True
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        _reap(self.pid)
+        wake, self._wake = self._wake, ()
+        for fd in wake:
+            os.close(fd)
+
+    def _send(self, message: "Any") -> None:
+        self._to_send.append(message)
+        for fd in self._wake[1:]:
+            try:
+                os.write(fd, b"x")
+            except OSError:
+                pass
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.pid = observer.start([sys.executable, "-IS", __file__], main, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._started = time.monotonic()
+        self._sock = ours
+        self._wire = observing.Wire(ours)
+        paths = [path for path in sys.path if path]
+        self._wire.put((paths, self.root, self._orders, self._parent, self._proc_root))
+        self._await_start(ours)
+
+    def _await_start(self, ours: socket.socket) -> None:
+        """Wait for its first word; OSError if it refuses, or says nothing."""
+        end = time.monotonic() + STARTING
+        while True:
+            poll = select.poll()
+            poll.register(ours, select.POLLIN)
+            poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            messages = self._wire.read()
+            if messages:
+                break
+            if messages is None or time.monotonic() >= end:
+                ours.close()
+                self._sock = None
+                _reap(self.pid, signal.SIGKILL)
+                raise OSError(errno.EIO, "the process that is to watch it does not start")
+        first = messages[0]
+        if first[0] == "refused":
+            ours.close()
+            self._sock = None
+            _reap(self.pid)
+            raise OSError(first[1], first[2])
+        for message in messages[1:]:
+            self._take(message)
+
+    def _lost(self) -> None:
+        """The process has ended: as it was told, or it is started anew."""
+        assert self._sock is not None
+        self._sock.close()
+        self._sock = None
+        _reap(self.pid, signal.SIGKILL)
+        if self._finishing:
+            self._done = True
+            return
+        if time.monotonic() - self._started > SOUND:
+            self._starts = 0
+        self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
+        self._starts += 1
+        self._on_fault("the process that cleans has ended, whoever ended it; it is started anew")
+        self._before = copy.deepcopy(self.counts)
+        self._heaps = {}
+
+    def _start_again(self) -> None:
+        try:
+            self._start()
+        except OSError as error:
+            self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
+            self._starts += 1
+            self._on_fault(f"the process that cleans cannot be started: {error.strerror}; tried again")
+
+    def _take(self, message: "Any") -> None:
+        what = message[0]
+        if what == "event":
+            event = events.Event(_KINDS[message[1]], "")
+            for name, value in zip(_EVENT, message[2]):
+                setattr(event, name, value)
+            self._on_event(event)
+        elif what == "counts":
+            self._count(*message[1:])
+        elif what == "heaps":
+            for name, record in message[1]:
+                if record is None:
+                    self._heaps.pop(name, None)
+                else:
+                    self._heaps[name] = record
+        elif what == "state":
+            self._unsettled, self._troubles, self.pidfds = message[1:]
+        elif what == "fault":
+            self._on_fault(f"a fault of the process that cleans: {message[1]}; it goes on")
+        elif what == "ended":
+            self._done = self._finishing
+
+    def _count(self, values: "List[Any]", latencies: "List[int]", seconds: float) -> None:
+        """What it has counted, on top of what those before it have."""
+        before, now = self._before, self.counts
+        for name, value in zip(_COUNTS, values):
+            setattr(now, name, getattr(before, name) + value)
+        now.longest_step = max(before.longest_step, values[_COUNTS.index("longest_step")])
+        now.latencies.counts = [old + new for old, new in zip(before.latencies.counts, latencies)]
+        now.latencies.seconds = before.latencies.seconds + seconds
+
+
+def _reap(pid: int, number: int = 0) -> None:
+    """Take note of its end, if it has ended, or is ended now; who still works is not waited for."""
+    if number:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            return
+    for _ in range(50 if number else 1):
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    main()
