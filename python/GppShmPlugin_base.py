@@ -170,7 +170,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         name="shm_usage",
         structdef=Usage,
         mode="readonly",
-        configurationkind=("property", "event"),
+        configurationkind=("property", "configure", "event"),
     )
 
     class Heap(_Struct):

@@ -475,17 +475,3 @@ def test_one_waveform_runs_where_it_reserved():
         references = [each.get("refid") for each in root.iter("usesdeviceref")]
         devices = [each.get("id") for each in root.iter("usesdevice")]
         assert references == (devices if path == SADS[1] else [])
-
-
-# The IDE
-
-
-def test_the_ide_takes_the_checkout_as_a_python_device_and_writes_nothing_into_it():
-    project = parse(".project")
-    assert project.findtext("name") == NAME
-    natures = {each.text for each in project.find("natures")}
-    assert {"gov.redhawk.ide.natures.sca.device", "org.python.pydev.pythonNature"} < natures
-    builders = {each.text for each in project.iterfind("buildSpec/buildCommand/name")}
-    # These two only mark errors; others of REDHAWK's would write a build.sh and a spec file.
-    assert builders == {"org.python.pydev.PyDevBuilder", "gov.redhawk.ide.builders.scaproject"}
-    assert [each.text for each in parse(".pydevproject").iter("path")] == [f"/{NAME}/python"]
