@@ -182,46 +182,119 @@ def test_cleaning_is_configured_while_it_works(device, spawn, shm_root):
     wait_for(lambda: not os.path.exists(os.path.join(shm_root, owner.name)))
 
 
+def refusal(device, *wanted):
+    """What the caller is told of a configure that is refused; the log has to say it, too."""
+    with pytest.raises(CF.PropertySet.InvalidConfiguration) as refused:
+        device.ref.configure([CF.DataType(identifier, value) for identifier, value in wanted])
+    wait_for(lambda: refused.value.msg in device.told())
+    return refused.value.msg, [item.id for item in refused.value.invalidProperties]
+
+
+NULL = CORBA.Any(CORBA.TC_null, None)
+
+
 @pytest.mark.parametrize(
-    "bad",
+    "bad, why",
     [
-        {"scope": "everybody"},
-        {"scope": ""},
-        {"rescan": 0.0},
-        {"rescan": -1.0},
-        {"rescan": float("nan")},
-        {"rescan": float("inf")},
-        {"rescan": 86400.0},
+        ({"scope": "everybody"}, "scope: 'everybody' is neither host nor children"),
+        ({"scope": ""}, "scope: '' is neither"),
+        ({"rescan": 0.0}, "rescan: 0 s is not between 0.1 and 3600 s"),
+        ({"rescan": -1.0}, "rescan: -1 s is not"),
+        ({"rescan": float("nan")}, "rescan: nan s is not"),
+        ({"rescan": float("inf")}, "rescan: inf s is not"),
+        ({"rescan": 86400.0}, "rescan: 86400 s is not"),
     ],
     ids=str,
 )
-def test_a_bad_order_is_refused_as_a_whole(device, bad):
+def test_a_bad_order_is_refused_as_a_whole_and_the_caller_is_told_why(device, bad, why):
     before = device.query("shm::cleanup")
-    with pytest.raises(CF.PropertySet.InvalidConfiguration):
-        device.configure("shm::cleanup", cleanup(**dict({"enabled": False, "fifos": True}, **bad)))
+    order = cleanup(**dict({"enabled": False, "fifos": True}, **bad))
+    told, items = refusal(device, ("shm::cleanup", order))
+    assert told.startswith("shm::cleanup::" + why) and items == ["shm::cleanup"]
     assert device.query("shm::cleanup") == before
 
 
-def test_an_order_with_a_null_or_missing_member_changes_nothing(device):
+def test_every_bad_member_of_every_bad_property_is_named_and_nothing_is_changed(device):
+    before = device.ref.query([])
+    told, items = refusal(
+        device,
+        ("shm::cleanup", cleanup(dry_run=True, scope="x", rescan=0.0)),
+        ("shm::threshold", struct("shm::threshold", free="64", headroom="lots\x1b")),
+        ("shm::nothing", CORBA.Any(STRINGS, "")),
+        ("shm::capacity", CORBA.Any(CORBA.TC_longlong, 1)),
+        ("shm::heap_removed", struct("shm::heap_removed")),
+    )
+    for word in (
+        "shm::cleanup::scope: 'x' is",
+        "shm::cleanup::rescan: 0 s is",
+        "shm::threshold::headroom: 'lots\\x1b': it is no threshold: write it as 64, 64 MB",
+        "shm::nothing: there is no such property",
+        "shm::capacity: it is readonly",
+        "shm::heap_removed: it is a message",
+    ):
+        assert word in told
+    assert len(items) == 5
+    told, items = refusal(
+        device,
+        ("shm::cleanup", cleanup(dry_run=True)),
+        ("shm::threshold", struct("shm::threshold", free="", headroom="5%")),
+    )
+    assert items == ["shm::threshold"]
+    after = {item.id: devices.plain(item.value) for item in device.ref.query([])}
+    for item in before:
+        if item.id in ("shm::cleanup", "shm::threshold"):
+            assert after[item.id] == devices.plain(item.value)
+
+
+@pytest.mark.parametrize(
+    "value, why",
+    [
+        (struct("shm::cleanup", scope="children"), "shm::cleanup::enabled: it is missing"),
+        (
+            struct("shm::cleanup", enabled=NULL, scope="host", rescan=1.0, fifos=NULL, dry_run=NULL),
+            "shm::cleanup::dry_run: it has no value",
+        ),
+        (
+            struct("shm::cleanup", enabled="nope", scope="host", rescan=1.0, fifos=2, dry_run=False),
+            "shm::cleanup::enabled: a boolean is expected, not 'nope'; shm::cleanup::fifos: a boolean",
+        ),
+        (
+            struct("shm::cleanup", enabled=True, scope="host", rescan="soon", fifos=0, dry_run=0),
+            "shm::cleanup::rescan: a double is expected, not 'soon'",
+        ),
+        (
+            struct("shm::cleanup", enabled=True, scope="host", rescan=1, fifos=0, dry_run=0, dry=True),
+            "shm::cleanup::dry: shm::cleanup has no such member",
+        ),
+        (CORBA.Any(CORBA.TC_string, "off"), "shm::cleanup: a struct (CF::Properties) is expected"),
+        (NULL, "shm::cleanup: a struct (CF::Properties) is expected"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_what_is_no_order_changes_nothing_and_the_caller_is_told_why(device, value, why):
     before = device.query("shm::cleanup")
-    null = CORBA.Any(CORBA.TC_null, None)
-    bad = [
-        struct("shm::cleanup", enabled=null, scope="host", rescan=1.0, fifos=null, dry_run=null),
-        struct("shm::cleanup", scope="children"),
-        CORBA.Any(CORBA.TC_string, "off"),
-        null,
-    ]
-    for value in bad:
-        with pytest.raises(CF.PropertySet.InvalidConfiguration):
-            device.configure("shm::cleanup", value)
+    assert why in refusal(device, ("shm::cleanup", value))[0]
     assert device.query("shm::cleanup") == before
 
 
-@pytest.mark.parametrize("identifier", ["shm::capacity", "shm::host_name", "shm::usage", "shm::heaps"])
-def test_what_is_readonly_cannot_be_configured(device, identifier):
-    value = device.ref.query([CF.DataType(identifier, CORBA.Any(CORBA.TC_null, None))])[0].value
-    with pytest.raises(CF.PropertySet.InvalidConfiguration):
-        device.configure(identifier, value)
+def test_what_clients_without_types_send_is_understood(device):
+    order = struct("shm::cleanup", enabled="FALSE", scope="children", rescan="12.5", fifos=1, dry_run=0)
+    device.configure("shm::cleanup", order)
+    assert device.query("shm::cleanup") == {
+        "enabled": False,
+        "scope": "children",
+        "rescan": 12.5,
+        "fifos": True,
+        "dry_run": False,
+    }
+
+
+def test_whatever_is_readonly_cannot_be_configured(device):
+    readonly = [item for item in device.ref.query([]) if item.id not in ("shm::cleanup", "shm::threshold")]
+    assert len(readonly) >= 8
+    for item in readonly:
+        told, items = refusal(device, (item.id, item.value))
+        assert told == f"{item.id}: it is readonly" and items == [item.id]
 
 
 def test_an_unknown_property_is_named(device):

@@ -13,7 +13,7 @@ import time
 import uuid
 
 from gppshm import capacity, watch
-from gppshm.redhawk import figures, logs, metrics, thresholds
+from gppshm.redhawk import figures, logs, metrics, settable, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA, CosEventChannelAdmin
 from gppshm.redhawk.text import megabytes, plain
@@ -159,6 +159,8 @@ class Device(GppShmPlugin_base):
     on_release  called when the device has been released
     on_tick     called after each measurement, in a thread that may not wait: every few seconds at least
     leaving     its release has begun
+    launched    by a manager or a sandbox, which then give it start values
+    refusal     why it neither cleans nor allocates: a start value was refused; "" if none was
     The rest is what ossie's Device wants.
     """
 
@@ -180,6 +182,8 @@ class Device(GppShmPlugin_base):
         self._on_release = on_release
         self.on_tick: Callable[[], None] = lambda: None
         self.leaving = False
+        self.launched = False
+        self.refusal = ""
         self._headroom = thresholds.parse(HEADROOM)
         self._host = socket.gethostname()
         self._alarm = thresholds.Alarm(below=True)
@@ -189,6 +193,9 @@ class Device(GppShmPlugin_base):
         self._removals_seen = work.journal.removed
         self._once = threading.Lock()
         self._initialized = False
+        self._has_start_values = False
+        # The sandboxes, Python's and the IDE's, give none.
+        self._in_node = bool(execparams.get("DOM_PATH"))
         # Until the first look, which may be asked for its capacity.
         self.figures = figures.Figures(
             work, self._reserved, self._measured, lambda heaps: _structs(self.Heap, heaps)
@@ -231,8 +238,13 @@ class Device(GppShmPlugin_base):
         """Further calls do nothing: ossie would reset the states."""
         with self._once:
             if not self._initialized:
+                if self.launched and not self._has_start_values:
+                    # As the Python sandbox does (3.0.1) when it cannot convert one that its user gave.
+                    self._refuse_to_work("no start values came: whoever launched the device says why")
                 GppShmPlugin_base.initialize(self)
                 self._initialized = True
+                if self.refusal:
+                    self._operationalState = CF.Device.DISABLED
 
     def releaseObject(self) -> None:
         """Leave the DeviceManager; what was granted is gone with the device."""
@@ -292,27 +304,50 @@ class Device(GppShmPlugin_base):
     def query_prop_shm_threshold(self) -> "Any":
         return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
 
-    def validate_prop_shm_cleanup(self, value: "Any") -> bool:
-        """All of it or nothing."""
-        switches = (value.enabled, value.fifos, value.dry_run)
+    def initializeProperties(self, properties: "Sequence[Any]") -> None:
+        """Start values.  Where one is refused nothing is cleaned until `shm::cleanup` is configured.
+
+        A sandbox gets InvalidConfiguration with the reason, shows it and goes on.  A DeviceManager would drop
+        the device and keep the reason to itself: it gets a device that is DISABLED.
+        """
+        declared = dict(self._props.items())
+        wanted = [item for item in properties if not self._is_measured(declared.get(item.id))]
+        refused = settable.refusals(wanted, declared, starting=True)
+        bad = [item for item, _ in refused]
+        GppShmPlugin_base.initializeProperties(
+            self, [item for item in wanted if not any(item is each for each in bad)]
+        )
+        self._has_start_values = True
+        if refused:
+            self._refuse_to_work(f"a start value is refused: {settable.sentence(refused)}")
+            if not self._in_node:
+                raise CF.PropertySet.InvalidConfiguration(self.refusal, bad)
+
+    def _refuse_to_work(self, why: str) -> None:
+        self.refusal = why
+        _log.error("%s; nothing is cleaned or allocated until shm::cleanup is configured", why)
+
+    def _is_measured(self, declared: "Any") -> bool:
+        """Its value is asked for at each query: one that others give it would never be seen."""
         return (
-            all(isinstance(switch, (bool, int)) for switch in switches)
-            and value.scope in watch.SCOPES
-            and isinstance(value.rescan, (int, float))
-            and math.isfinite(value.rescan)
-            and 0.1 <= value.rescan <= 3600
+            declared is not None
+            and declared.mode == "readonly"
+            and hasattr(self, f"query_prop_{declared.name}")
         )
 
-    def validate_prop_shm_threshold(self, value: "Any") -> bool:
-        try:
-            thresholds.parse(value.free)
-            thresholds.parse(value.headroom)
-        except (ValueError, AttributeError) as error:
-            _log.warning("shm::threshold is refused: %s", plain(error))
-            return False
-        return True
+    def configure(self, properties: "Sequence[Any]") -> None:
+        """All of it, or InvalidConfiguration with the reason, and nothing is changed."""
+        refused = settable.refusals(properties, dict(self._props.items()))
+        if refused:
+            why = settable.sentence(refused)
+            _log.warning("nothing is configured, for a value is refused: %s", why)
+            raise CF.PropertySet.InvalidConfiguration(why, [item for item, _ in refused])
+        GppShmPlugin_base.configure(self, properties)
 
     def _cleanup_configured(self, identifier: str, old: "Any", new: "Any") -> None:
+        if self.refusal:
+            self.refusal = ""
+            self._operationalState = CF.Device.ENABLED
         self._obey(new)
 
     def _threshold_configured(self, identifier: str, old: "Any", new: "Any") -> None:
@@ -320,7 +355,11 @@ class Device(GppShmPlugin_base):
 
     def _obey(self, value: "Any") -> None:
         orders = Orders(
-            bool(value.enabled), value.scope, float(value.rescan), bool(value.fifos), bool(value.dry_run)
+            bool(value.enabled) and not self.refusal,
+            value.scope,
+            float(value.rescan),
+            bool(value.fifos),
+            bool(value.dry_run),
         )
         self._work.obey(orders)
         _log.info(
