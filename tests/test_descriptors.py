@@ -45,6 +45,7 @@ ORDER = {
 
 # What tells how many, and so has no unit.
 COUNTS = ["superblocks", "refcount", "attached", "removed", "fifos", "failures", "watched"]
+COUNTS += ["heap_count", "alive", "orphaned", "orphaned_attached", "unknown", "unreadable"]
 
 
 def parse(path):
@@ -63,10 +64,7 @@ SPD, SCD, PRF = (parse(path) for path in DESCRIPTORS)
 
 
 def value_of(type_, text):
-    """A PRF's value; what has none is 0, empty, or no valid time."""
-    if type_ == "utctime":
-        assert text is None
-        return (0, 0.0, 0.0)
+    """A PRF's value; what has none is 0 or empty."""
     if type_ == "boolean":
         return {"true": True, "false": False, None: False}[text]
     if type_ == "string":
@@ -107,14 +105,11 @@ def in_prf(element):
 
 
 def simple_in_class(declared):
-    value = declared.defvalue
-    if declared.type_ == "utctime":
-        value = (value.tcstatus, value.twsec, value.tfsec)
     return {
         "id": declared.id_,
         "name": declared.name,
         "type": declared.type_,
-        "value": value,
+        "value": declared.defvalue,
         "units": declared.units,
     }
 
@@ -290,6 +285,7 @@ def test_the_properties_are_those_that_are_promised():
         MODEL: "readonly",
         CAPACITY: "readonly",
         "shm::host_name": "readonly",
+        "shm::overview": "readonly",
         "shm::usage": "readonly",
         "shm::heaps": "readonly",
         "shm::cleanup": "readwrite",
@@ -321,6 +317,7 @@ def test_everything_is_described_and_every_quantity_has_its_unit():
             assert units in ("MB", "B", "s", "ms", "%"), simple.get("id")
             assert (units == "ms") == name.endswith("_ms")
             assert (units == "%") == name.endswith("_percent")
+            assert (units == "s") == (name.endswith("time") or name == "rescan")
         else:
             assert units is None, simple.get("id")
 

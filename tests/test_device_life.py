@@ -385,12 +385,15 @@ def cleans_nothing_and_says_why(device, shm_root, why):
     wait_for(lambda: device.query("shm::heaps"))
     assert not device.query("shm::cleanup")["enabled"]
     assert device.ref._get_operationalState() == CF.Device.DISABLED
+    summary = device.query("shm::overview")["summary"]
+    assert summary.startswith("NOTHING IS CLEANED: ") and why in summary
     with pytest.raises(CF.Device.InvalidState):
         device.ref.allocateCapacity([devices.capacity(1)])
     assert device.query("shm::cleanup_status")["removed"] == 0 and len(os.listdir(shm_root)) == 1
     device.configure("shm::cleanup", GOOD_START)
     wait_for(lambda: os.listdir(shm_root) == [])
     assert device.ref._get_operationalState() == CF.Device.ENABLED
+    assert why not in device.query("shm::overview")["summary"]
     assert device.ref.allocateCapacity([devices.capacity(1)])
 
 

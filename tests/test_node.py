@@ -58,7 +58,7 @@ def test_it_stands_in_the_node_is_started_cleans_and_shows(domain, sdr, shm_root
     wait_for(device._get_started)
     assert device._get_softwareProfile() == "/devices/GppShmPlugin/GppShmPlugin.spd.xml"
     pid = crash(running, device, shm_root)
-    assert client.query(device, "shm::recent")[-1]["creator"] == pid
+    assert client.query(device, "shm::recent")[0]["creator"] == pid
 
 
 REFUSED = """<componentproperties><structref refid="shm::cleanup">

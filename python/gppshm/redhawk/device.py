@@ -5,7 +5,6 @@ which leaks and takes one request for another; `initialize`, which resets the st
 ports that hang for ever after a wrong connection.  Only the thread that tells others waits for them.
 """
 
-import math
 import queue
 import socket
 import threading
@@ -13,7 +12,7 @@ import time
 import uuid
 
 from gppshm import capacity, watch
-from gppshm.redhawk import figures, logs, metrics, settable, thresholds
+from gppshm.redhawk import figures, logs, metrics, overview, settable, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA, CosEventChannelAdmin
 from gppshm.redhawk.text import megabytes, plain
@@ -53,7 +52,6 @@ _TYPES = {
     "string": CORBA.TC_string,
     "ulong": CORBA.TC_ulong,
     "ulonglong": CORBA.TC_ulonglong,
-    "utctime": CF._tc_UTCTime,
 }
 
 
@@ -272,6 +270,22 @@ class Device(GppShmPlugin_base):
     def query_prop_shm_host_name(self) -> str:
         return plain(self._host)
 
+    def query_prop_shm_overview(self) -> "Any":
+        self.figures.heaps()  # looks anew where that takes little time
+        try:
+            usage = self.figures.usage()
+        except OSError:
+            return self.shm_overview
+        found = overview.Overview(
+            self.figures.census,
+            usage,
+            self._available(),
+            self._work.journal,
+            self._work.orders,
+            self.refusal,
+        )
+        return self.Overview(**vars(found))
+
     def query_prop_shm_usage(self) -> "Any":
         try:
             return _usage(self.figures.usage())
@@ -295,11 +309,14 @@ class Device(GppShmPlugin_base):
             last = recent[-1]
             status.last_heap, status.last_creator = plain(last.name), _long(last.creator)
             status.last_command, status.last_reason = plain(last.command), plain(last.reason)
-            status.last_time, status.last_latency_ms = _utc(last.time), last.latency * 1000.0
+            status.last_time, status.last_time_iso = overview.seconds(last.time), overview.iso(last.time)
+            status.last_latency_ms = _milliseconds(last.latency)
         return status
 
     def query_prop_shm_recent(self) -> "Any":
-        return _structs(self.Removal, [_Removal(event) for event in list(self._work.journal.recent)])
+        return _structs(
+            self.Removal, [_Removal(event) for event in reversed(list(self._work.journal.recent))]
+        )
 
     def query_prop_shm_threshold(self) -> "Any":
         return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
@@ -555,8 +572,8 @@ class _Removal:
         self.evidence = plain(event.evidence)
         self.trigger = plain(event.trigger)
         self.attached = len(event.attached)
-        self.time = _utc(event.time)
-        self.latency_ms = event.latency * 1000.0
+        self.time, self.time_iso = overview.seconds(event.time), overview.iso(event.time)
+        self.latency_ms = _milliseconds(event.latency)
 
 
 class _Crossing:
@@ -567,7 +584,8 @@ class _Crossing:
         self.low, self.free, self.total, self.threshold = low, usage.free, usage.total, threshold
         self.reason = f"{free} of {total} of shared memory are free, "
         self.reason += f"less than {threshold}" if low else f"enough again (threshold {threshold})"
-        self.time = _utc(time.time())
+        now = time.time()
+        self.time, self.time_iso = overview.seconds(now), overview.iso(now)
 
 
 def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
@@ -590,6 +608,7 @@ def _usage(usage: figures.Usage) -> "Any":
     for name, member in value.declared():
         if name != "path":
             member.set(value, getattr(usage, name))
+    value.free_percent = round(usage.free_percent, 2)
     return value
 
 
@@ -603,9 +622,9 @@ def _cleanup(orders: Orders) -> "Any":
     )
 
 
-def _utc(seconds: float) -> "Any":
-    fraction, whole = math.modf(seconds)
-    return CF.UTCTime(1, whole, fraction)
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond: some displays show every digit of a double."""
+    return round(seconds * 1000.0, 3)
 
 
 def _long(number: int) -> int:
