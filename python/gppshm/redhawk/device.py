@@ -32,6 +32,8 @@ CAPACITY = "shm::capacity"
 HOST_NAME = "shm::host_name"
 HEADROOM = "5%"
 """Of the file system: never granted, unless the property says otherwise."""
+ONE_QUERY = 0.1
+"""Seconds in which properties may be asked for by the same query: they share a look at the heaps."""
 BACKLOG = 500
 """Messages and events that may wait for slow consumers; what comes then is dropped."""
 
@@ -188,6 +190,7 @@ class Device(GppShmPlugin_base):
         self._low = False
         self._told: Optional[figures.Usage] = None
         self._told_capacity = -1
+        self._heaps_asked = 0.0
         self._removals_seen = work.journal.removed
         self._once = threading.Lock()
         self._initialized = False
@@ -271,7 +274,8 @@ class Device(GppShmPlugin_base):
         return plain(self._host)
 
     def query_prop_shm_overview(self) -> "Any":
-        self.figures.heaps()  # looks anew where that takes little time
+        if time.monotonic() - self._heaps_asked > ONE_QUERY:
+            self.figures.heaps()  # looks anew where that takes little time
         try:
             usage = self.figures.usage()
         except OSError:
@@ -293,6 +297,7 @@ class Device(GppShmPlugin_base):
             return self.shm_usage
 
     def query_prop_shm_heaps(self) -> "Any":
+        self._heaps_asked = time.monotonic()
         return self.figures.heaps()
 
     def query_prop_shm_cleanup(self) -> "Any":
