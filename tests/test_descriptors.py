@@ -433,10 +433,11 @@ def test_one_node_leaves_the_device_to_the_plugin_and_one_has_it_itself():
 
 
 @pytest.mark.parametrize(("path", "name"), list(zip(SADS, WAVEFORMS)))
-def test_a_waveform_is_named_as_its_file_and_needs_only_what_every_redhawk_has(path, name):
+def test_a_waveform_is_named_as_its_file_and_says_what_it_needs(path, name):
     root = parse(path)
     assert root.get("name") == name
     assert programs(root) == ["/components/rh/SigGen/SigGen.spd.xml"]
+    assert "package rh.SigGen" in root.findtext("description")
     instance = root.find(".//componentinstantiation")
     assert root.find("assemblycontroller/componentinstantiationref").get("refid") == instance.get("id")
     naming = instance.find("findcomponent/namingservice")
