@@ -218,7 +218,7 @@ class Presence:
     # -- after ---------------------------------------------------------------------------------------
 
     def _is_registered(self) -> bool:
-        # The Python sandbox' has no domain, and no list: omniORB would print there that it cannot answer.
+        # The Python sandbox's manager has no domain and no list: omniORB there would print that it was asked.
         if not self.parameters.get("DOM_PATH"):
             return True
         registered = self._manager._get_registeredDevices()
