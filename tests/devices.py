@@ -3,7 +3,6 @@
 They run on whatever `ossie` Python finds: REDHAWK's own if it is on the path, else the stand-in.
 """
 
-import math
 import os
 import signal
 import subprocess
@@ -219,11 +218,6 @@ def capacity(megabytes, typecode=CORBA.TC_longlong):
 
 def host_name(name):
     return CF.DataType("shm::host_name", CORBA.Any(CORBA.TC_string, name))
-
-
-def seconds(time):
-    """A CF::UTCTime as seconds since 1970; NaN if it is not valid."""
-    return time.twsec + time.tfsec if time.tcstatus == 1 else math.nan
 
 
 CHANNEL = """

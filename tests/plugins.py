@@ -155,10 +155,11 @@ def watches(watcher, pid):
     for each in [watcher, *children(watcher)]:
         try:
             for name in os.listdir(f"/proc/{each}/fdinfo"):
-                with contextlib.suppress(FileNotFoundError):
-                    with open(f"/proc/{each}/fdinfo/{name}", "rb") as stream:
-                        if wanted in stream.read():
-                            return True
+                with contextlib.suppress(FileNotFoundError), open(
+                    f"/proc/{each}/fdinfo/{name}", "rb"
+                ) as stream:
+                    if wanted in stream.read():
+                        return True
         except OSError:
             continue
     return False

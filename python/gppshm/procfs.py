@@ -26,8 +26,11 @@ INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 PF_KTHREAD = 0x00200000
 
 
-def _guard(pid: int) -> bool:
+def _no_guard(pid: int) -> bool:
     return True
+
+
+_guard: "Callable[[int], bool]" = _no_guard
 
 
 def set_guard(guard: "Callable[[int], bool]") -> None:

@@ -236,7 +236,8 @@ class Watcher:
     def record(self, name: str) -> "Optional[Tuple[Any, ...]]":
         """What is known of a heap; None if nothing is.
 
-        Whether its creator lives, (device, inode), its pid, command, words, user, whether it descends from `parent`.
+        Whether its creator lives, (device, inode), its pid, command, words, user, whether it descends from
+        `parent`.
         """
         each = self._known.get(name)
         if each is None or not each.creator:
@@ -320,7 +321,9 @@ class Watcher:
             self._telling.flush()
 
     def sweep(self, last: bool = False, patience: float = float("inf")) -> None:
-        """Look at everything once, now, until `stop`, for `patience` seconds at most; as the `last` thing, after it.
+        """Look at everything once, now: until `stop` or, as the `last` thing, after it.
+
+        patience  seconds that it may take at most
 
         The last one also makes all tries that are due for the dead; who calls it waits only so long.
         """
