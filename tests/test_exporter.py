@@ -21,7 +21,7 @@ STATES = ("alive", "orphaned", "orphaned_attached", "unknown", "unreadable")
 
 
 def collect(root, counts=None, **options):
-    return samples(exporter.Collector(root, counts or watch.Counts(), **options).collect())
+    return samples(exporter.Collector(root, counts or events.Counts(), **options).collect())
 
 
 def heaps(figures):
@@ -91,7 +91,7 @@ def test_a_scan_that_fails_says_so_shows_no_figures_and_mends(tmp_path, monkeypa
     monkeypatch.setattr(exporter, "PERIOD", 0.0)
     monkeypatch.setattr(exporter, "SHARE", 0)
     root, told = tmp_path / "shm", []
-    collector = exporter.Collector(str(root), watch.Counts(), on_trouble=told.append)
+    collector = exporter.Collector(str(root), events.Counts(), on_trouble=told.append)
     for _ in range(3):
         figures = samples(collector.collect())
         assert (figures["scan_success"], figures["last_scan_timestamp_seconds"]) == (0, 0)
@@ -115,7 +115,7 @@ def test_whoever_asks_more_often_than_once_a_second_gets_the_last_scan(shm_root,
         return done
 
     monkeypatch.setattr(exporter, "Scan", scan)
-    collector = exporter.Collector(shm_root, watch.Counts())
+    collector = exporter.Collector(shm_root, events.Counts())
     end = time.monotonic() + 1.5
 
     def ask():

@@ -76,6 +76,11 @@ class Known:
         self.removed = self.let_go = False
         self.forget_the_creator()
 
+    @property
+    def lives(self) -> bool:
+        """Whether its creator was seen alive, and is not known to have ended."""
+        return self.stage is ALIVE
+
     def forget_the_creator(self) -> None:
         """Nothing that was known of it holds any more."""
         self.stage = SEEN

@@ -1,10 +1,10 @@
 """Notice that a process died, within a millisecond or two, and have its heap removed.
 
 A step is: what happened (`triggers`), a verdict (`creator`), the unlink (`reaper`); then everything that is
-only for telling (`telling`).  Up to the unlink nothing is touched that may block: only the directory, leases,
-pidfds, kill() and /proc/<pid>/stat of the one creator.  All else about other processes the observer looks at
-(`observer`), in advance where that is possible: while a creator lives it is established who it is
-(creator.Identity), so that at its death, with peers attached, nobody else has to be looked at.
+only for telling (`account`, `telling`).  Up to the unlink nothing is touched that may block: only the
+directory, leases, pidfds, kill() and /proc/<pid>/stat of the one creator.  All else about other processes the
+observer looks at (`inquiry`), in advance where that is possible: while a creator lives it is established who
+it is (creator.Identity), so that at its death, with peers attached, nobody else has to be looked at.
 
 Limit: of files that are not named heap-<pid> the triggers tell only once a rescan has found that they are
 heaps.
@@ -14,12 +14,12 @@ import os
 import time
 
 from gppshm import (
+    account,
     creator,
-    events,
     fifos,
+    inquiry,
     lease,
     observer,
-    observing,
     processes,
     procfs,
     reaper,
@@ -28,22 +28,29 @@ from gppshm import (
     telling,
     triggers,
 )
-from gppshm.events import (
-    CLEANED,
-    FAILED,
-    REMOVED,
-    TROUBLE,
-    UNLINKED,
-    UNPROVEN,
-    WOULD_REMOVE,
-    Counts,
-    Event,
-)
+from gppshm.events import CLEANED, FAILED, REMOVED, TROUBLE, UNLINKED, UNPROVEN, WOULD_REMOVE, Event
 from gppshm.known import ALIVE, ENDED, SEEN, Known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+    from gppshm.events import Counts
+
+__all__ = [
+    "CHILDREN",
+    "CLEANED",
+    "FAILED",
+    "HOST",
+    "REMOVED",
+    "SCOPES",
+    "TROUBLE",
+    "UNLINKED",
+    "UNPROVEN",
+    "WOULD_REMOVE",
+    "Event",
+    "Watcher",
+]
 
 HOST = "host"
 CHILDREN = "children"
@@ -62,24 +69,16 @@ MANY = 4096
 """With so many names waiting no more events are read; the kernel drops them then, which leads to a rescan."""
 LOST_EVENTS_RESCAN = 1.0
 """Seconds between rescans that lost events call for."""
-PORTRAITS = 64
-"""The creators of so many heaps are asked for at once."""
-RENEWALS = 128
-"""The identities of so many creators are renewed at once."""
-RENEWED_AGAIN = 0.5
-"""Seconds between such questions."""
-STRANGERS = 9.0
-"""After a question about heaps whose creator nobody was seen to be, the next waits so many times as long."""
 SLOW_EXIT = 1.0
 """Seconds that a creator may take to exit after it unlinked its heap, before it is told as another's deed."""
 EXITING = 7
 """So many tries follow an event on a heap whose creator, watched by no pidfd, has not ended yet."""
-SETTLED = 1.0
-"""Seconds after the last of `RETRIES` from which on an event on that heap begins them anew."""
 LAST_WORDS = 0.25
 """Seconds for which the end waits for what is still to be told."""
 REST = 0.1
 """Seconds of rest after an exception, so that one that comes again and again costs little."""
+AT_ONCE = 0.0002
+"""A wait of less seconds found something that had come before."""
 
 SWITCH_INTERVAL = 0.0005
 """For sys.setswitchinterval, where other threads compute beside a watcher: they give way after so long."""
@@ -122,24 +121,17 @@ class Watcher:
         self.scope = scope
         self.parent = parent
         self.rescan = rescan
-        self.counts = Counts()
         self._proc_root = proc_root
         self._dry_run = dry_run
         self._fifo_root = fifo_root
         self._remove_fifos = remove_fifos
         self._orders: Optional[Tuple[str, float, bool, bool]] = None
-        self._told_fifos: Set[Tuple[str, str]] = set()
         self._on_change = on_change
         self._known: Dict[str, Known] = {}
         self._timers = schedule.Timers()
         # Names of events that are not known to be heaps, with what came and when; names of a rescan.
         self._strange: Dict[str, Tuple[str, float]] = {}
         self._backlog = schedule.Queue()
-        self._to_portray = schedule.FairQueue()
-        self._to_renew = schedule.Queue()
-        self._strangers = schedule.Share(STRANGERS)
-        self._portraying = self._renewing = self._fifos_asked = False
-        self._next_renewal = 0.0
         self._next_rescan = 0.0
         self._last_rescan = -LOST_EVENTS_RESCAN
         self._last_overflow = -LOST_EVENTS_RESCAN
@@ -147,9 +139,14 @@ class Watcher:
         self._resume = 0.0
         self._waited = time.monotonic()
         self._stopping = False
-        self._troubles: Dict[str, str] = {}
+        self._fifos_asked = False
         self._passed_over: Tuple[int, ...] = ()
+        try:
+            self._own_proc = os.readlink(proc_root + "/self") == str(os.getpid())
+        except OSError:
+            self._own_proc = False
         self.directory = shmfs.ShmDirectory(root, proc_root)
+        self._reaper = reaper.Reaper(self.directory, dry_run)
         try:
             self._triggers = triggers.Triggers()
             try:
@@ -158,14 +155,12 @@ class Watcher:
                 self._triggers.close()
                 raise
         except BaseException:
+            self._reaper.close()
             self.directory.close()
             raise
         self._telling = telling.Telling(self._observer, on_event)
-        self._reaper = reaper.Reaper(self.directory, dry_run)
-        try:
-            self._own_proc = os.readlink(proc_root + "/self") == str(os.getpid())
-        except OSError:
-            self._own_proc = False
+        self._account = account.Account(self._telling)
+        self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, parent)
         try:
             self._heed_observer()
             if also >= 0:
@@ -183,24 +178,29 @@ class Watcher:
 
     # -- what is known, and can be asked from any thread -------------------------------------------------
 
+    @property
+    def counts(self) -> "Counts":
+        """What was done so far."""
+        return self._account.counts
+
     def living(self) -> "List[str]":
         """The names of the heaps whose creator was seen alive and is not known to have died."""
-        return [name for name, each in list(self._known.items()) if each.stage is ALIVE]
+        return [name for name, heap in list(self._known.items()) if heap.lives]
 
     def offspring(self) -> "List[str]":
         """Those of `living` whose creator was seen to descend from `parent`, which may have ended since."""
-        return [name for name, each in list(self._known.items()) if each.stage is ALIVE and each.descends]
+        return [name for name, heap in list(self._known.items()) if heap.lives and heap.descends]
 
     def is_unsettled(self) -> bool:
         """Whether a creator lives, or is just being looked for, or a try on a heap is still to come."""
         return any(
-            each.stage is not SEEN or each.asked or name in self._timers
-            for name, each in list(self._known.items())
+            heap.stage is not SEEN or heap.asked or name in self._timers
+            for name, heap in list(self._known.items())
         )
 
     def troubles(self) -> "List[str]":
         """What is wrong with the triggers now, a sentence each."""
-        return list(self._troubles.values())
+        return list(self._account.troubles.values())
 
     @property
     def pidfds(self) -> int:
@@ -210,7 +210,7 @@ class Watcher:
     @property
     def identities(self) -> int:
         """Of how many living creators it is established who they are."""
-        return sum(each.identity is not None for each in list(self._known.values()))
+        return sum(heap.identity is not None for heap in list(self._known.values()))
 
     @property
     def inotify_works(self) -> bool:
@@ -228,10 +228,10 @@ class Watcher:
 
     def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
         """Who the creator of that heap is, as noted while it lived."""
-        each = self._known.get(name)
-        if each is None or each.file_id != file_id:
+        heap = self._known.get(name)
+        if heap is None or heap.file_id != file_id:
             return processes.Description()
-        return each.description
+        return heap.description
 
     def record(self, name: str) -> "Optional[Tuple[Any, ...]]":
         """What is known of a heap; None if nothing is.
@@ -239,19 +239,19 @@ class Watcher:
         Whether its creator lives, (device, inode), its pid, command, words, user, whether it descends from
         `parent`.
         """
-        each = self._known.get(name)
-        if each is None or not each.creator:
+        heap = self._known.get(name)
+        if heap is None or not heap.creator:
             return None
-        who = each.description
+        who = heap.description
         user = (who.uid >= 0 and self._telling.name(who.uid)) or processes.UNKNOWN
-        return each.stage is ALIVE, each.file_id, each.creator, who.command, who.words, user, each.descends
+        return heap.lives, heap.file_id, heap.creator, who.command, who.words, user, heap.descends
 
     def lives(self, seen: shmfs.Sighting) -> int:
         """The pid of a heap's creator whose death a pidfd has not told; 0 where none watches it."""
-        each = self._known.get(seen.name)
-        if each is None or not self._triggers.watches(seen.name) or each.file_id != seen.file_id:
+        heap = self._known.get(seen.name)
+        if heap is None or not self._triggers.watches(seen.name) or heap.file_id != seen.file_id:
             return 0
-        return each.creator
+        return heap.creator
 
     # -- orders, from any thread -------------------------------------------------------------------------
 
@@ -312,19 +312,10 @@ class Watcher:
                 time.sleep(REST)
                 self.look_again()
 
-    def _say_last_words(self, flush: bool = True) -> None:
-        """Give what is only for telling a moment."""
-        end = time.monotonic() + LAST_WORDS
-        while self._telling.waiting and time.monotonic() < end:
-            self.step(min(0.05, end - time.monotonic()))
-        if flush:
-            self._telling.flush()
-
     def sweep(self, last: bool = False, patience: float = float("inf")) -> None:
         """Look at everything once, now: until `stop` or, as the `last` thing, after it.
 
         patience  seconds that it may take at most
-
         The last one also makes all tries that are due for the dead; who calls it waits only so long.
         """
         end = time.monotonic() + patience
@@ -334,12 +325,20 @@ class Watcher:
         self._say_last_words(flush=last)
 
     def _is_sweeping(self, last: bool) -> bool:
-        if self._backlog or self._to_portray or self._portraying or self._fifos_asked:
+        if self._backlog or self._inquiry.looking or self._fifos_asked:
             return True
         every = list(self._known.items())
-        if any(each.asked for _, each in every):
+        if any(heap.asked for _, heap in every):
             return True
-        return last and any(name in self._timers and each.stage is not ALIVE for name, each in every)
+        return last and any(name in self._timers and not heap.lives for name, heap in every)
+
+    def _say_last_words(self, flush: bool = True) -> None:
+        """Give what is only for telling a moment."""
+        end = time.monotonic() + LAST_WORDS
+        while self._telling.waiting and time.monotonic() < end:
+            self.step(min(0.05, end - time.monotonic()))
+        if flush:
+            self._telling.flush()
 
     def step(self, longest: "Optional[float]" = None) -> None:
         """Wait until something happens, for `longest` seconds at most, and do what it calls for."""
@@ -347,20 +346,18 @@ class Watcher:
         before = time.monotonic()
         happened = self._triggers.wait(left)
         now = time.monotonic()
-        # What came while something else was done has waited since the last wait ended, or a little less.
-        since = now if now - before > 0.0002 else self._waited
+        since = now if now - before > AT_ONCE else self._waited
         self._waited = now
         self.counts.wakeups += 1
         if self._orders is not None:
             self._obey(now)
 
         # First the dead whose creators are known, then what else is due, then what may be no heap at all.
-        names = self._take_ended(happened, since) + self._take_closed(happened, since)
-        found = self._settle(names)
+        self._note_ended(happened, since)
+        found = self._settle(happened.ended + self._take_closed(happened, since))
         found = self._settle(self._take_due(now)) or found
         if happened.observer:
-            self._observer.step()
-            self._heed_passed_over()
+            self._take_answers()
         if happened.overflow or happened.gone:
             self._events_lost(happened.overflow, now)
         if self._strange:
@@ -373,8 +370,10 @@ class Watcher:
             self._slow_down(now)
         self._triggers.listen(now >= self._resume and len(self._strange) < MANY)
 
-        # Then what is only in advance, and what is only for telling.
-        self._ask(now)
+        # Then what is done in advance, and what is only for telling.
+        if self._triggers.heed_changes_again(now):
+            self._absorb_changes()
+        self._inquiry.step(now, self._absorb_changes)
         self._telling.step(time.monotonic())
         self._heed_observer()
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
@@ -382,16 +381,11 @@ class Watcher:
     def _time_left(self, longest: "Optional[float]") -> float:
         if self._backlog or self._strange:
             return 0.0
-        until = min(self._next_rescan, self._timers.next(), self._telling.next())
+        until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
         now = time.monotonic()
-        if self._resume > now:
-            until = min(until, self._resume)
-        if self._triggers.resume:
-            until = min(until, self._triggers.resume)
-        if self._to_portray and not self._portraying:
-            until = min(until, self._strangers.next)
-        if self._to_renew and not self._renewing:
-            until = min(until, self._next_renewal)
+        for resume in (self._resume, self._triggers.resume):
+            if resume > now or (resume and resume is self._triggers.resume):
+                until = min(until, resume)
         left = max(0.0, until - now)
         return left if longest is None else min(left, longest)
 
@@ -401,38 +395,37 @@ class Watcher:
         assert orders is not None
         self.scope, self.rescan, self._dry_run, self._remove_fifos = orders
         self._reaper.dry_run = self._dry_run
-        for each in self._known.values():
-            each.told = ""
+        for heap in self._known.values():
+            heap.told = ""
         self._next_rescan = now
 
     # -- triggers ------------------------------------------------------------------------------------------
 
-    def _take_ended(self, happened: triggers.Happened, since: float) -> "List[str]":
-        """The heaps whose creators have ended."""
+    def _note_ended(self, happened: triggers.Happened, since: float) -> None:
+        """Note that creators have ended."""
         for name in happened.ended:
-            each = self._known[name]
-            self._has_ended(name, each)
-            each.attempts = 0
-            each.since, each.trigger = since, "pidfd"
-        return happened.ended
+            heap = self._known[name]
+            self._has_ended(name, heap)
+            heap.attempts = 0
+            heap.since, heap.trigger = since, "pidfd"
 
     def _take_closed(self, happened: triggers.Happened, since: float) -> "List[str]":
         """The known heaps of which a writer has let go; what else came is put where it waits its turn."""
         names = []
         for name, let_go in happened.removed.items():
-            each = self._known.get(name)
-            if each is not None:
-                each.removed, each.let_go = True, let_go
-                if each.stage is not ALIVE:
+            heap = self._known.get(name)
+            if heap is not None:
+                heap.removed, heap.let_go = True, let_go
+                if not heap.lives:
                     names.append(name)
         for name in happened.closed:
-            each = self._known.get(name)
-            if each is not None and each.removed:
-                each.let_go = True
-            if each is not None and each.creator:
-                each.follow("close", since)
+            heap = self._known.get(name)
+            if heap is not None and heap.removed:
+                heap.let_go = True
+            if heap is not None and heap.creator:
+                heap.follow("close", since)
                 names.append(name)
-            elif each is not None or shmfs.pid_of_name(name):
+            elif heap is not None or shmfs.pid_of_name(name):
                 self._strange.setdefault(name, ("close", since))
         for name in happened.created:
             if shmfs.pid_of_name(name):
@@ -443,9 +436,11 @@ class Watcher:
     def _events_lost(self, overflow: bool, now: float) -> None:
         if overflow:
             self._last_overflow = now
-            self._trouble("overflow", "the kernel dropped inotify events; everything is looked at again")
+            words = "the kernel dropped inotify events; everything is looked at again"
+            self._account.trouble("overflow", words)
         else:
-            self._trouble("inotify", "the directory is gone; it is looked for at each rescan")
+            words = "the directory is gone; it is looked for at each rescan"
+            self._account.trouble("inotify", words)
             self._triggers.drop_inotify()
         self._forget_identities()
         self.look_again()
@@ -453,11 +448,11 @@ class Watcher:
     def _take_due(self, now: float) -> "List[str]":
         names = []
         for name in self._timers.take(now):
-            each = self._known.get(name)
-            if each is not None and each.creator:
+            heap = self._known.get(name)
+            if heap is not None and heap.creator:
                 names.append(name)
-            elif each is not None:
-                self._strange.setdefault(name, (each.trigger, each.since))
+            elif heap is not None:
+                self._strange.setdefault(name, (heap.trigger, heap.since))
         return names
 
     def _take_strange(self) -> "List[str]":
@@ -483,23 +478,23 @@ class Watcher:
             self._forget_identities()
             return
         for name in changed:
-            each = self._known.get(name)
-            if each is not None:
-                each.changed()
-                if each.stage is ALIVE:
-                    self._to_renew.add(name)
+            heap = self._known.get(name)
+            if heap is not None:
+                heap.changed()
+                if heap.lives:
+                    self._inquiry.renew(name)
 
     def _forget_identities(self) -> None:
-        for name, each in self._known.items():
-            each.changed()
-            if each.stage is ALIVE:
-                self._to_renew.add(name)
+        for name, heap in self._known.items():
+            heap.changed()
+            if heap.lives:
+                self._inquiry.renew(name)
 
     # -- rescans -------------------------------------------------------------------------------------------
 
     def _start_rescan(self, now: float) -> None:
         if self._last_overflow < self._last_rescan:
-            self._troubles.pop("overflow", None)
+            self._account.mended("overflow")
         self._last_rescan = now
         self._next_rescan = now + self.rescan
         self.counts.rescans += 1
@@ -507,45 +502,58 @@ class Watcher:
         try:
             names = self.directory.names()
         except OSError as error:
-            self._trouble("listing", f"{self.root} cannot be listed: {error.strerror}")
+            self._account.trouble("listing", f"{self.root} cannot be listed: {error.strerror}")
             return
-        self._troubles.pop("listing", None)
+        self._account.mended("listing")
+        for name in names:
+            if shmfs.living_name(name) and not self._dry_run:
+                self.directory.give_back(name)  # a cleaner that was killed has left it so
         there = set(names)
         # Known heaps come first: a stranger's files, however many, keep nobody from them.
         first = [name for name in self._known if name in there]
         self._backlog = schedule.Queue(first + names)
         for name in first:
-            if self._known[name].stage is ALIVE:
-                self._to_renew.add(name)
+            heap = self._known[name]
+            if heap.lives:
+                self._inquiry.renew(name)
+                if not self._triggers.watches(name) and not self._watch(name, heap):
+                    self._timers.set(name, now)
         if self._remove_fifos and not self._fifos_asked:
             self._fifos_asked = True
-            arguments = self._fifo_root, self._dry_run
-            self._observer.ask(observer.SOON, "fifos", arguments, self._fifos_settled)
+            question = self._fifo_root, self._dry_run
+            self._observer.ask(observer.SOON, "fifos", question, self._fifos_settled)
         for name in [name for name in self._known if name not in there]:
             self._name_is_missing(name, self._known[name])
+
+    def _fifos_settled(self, answer: "Any") -> None:
+        self._fifos_asked = False
+        self._account.fifos(answer, self._fifo_root)
 
     def _take_backlog(self, now: float) -> "List[str]":
         names = self._backlog.take(RESCAN_CHUNK)
         for name in names:
-            each = self._known.get(name)
-            if each is not None and not each.attempts and name not in self._timers and not each.asked:
-                each.since, each.trigger = now, "rescan"
+            heap = self._known.get(name)
+            if heap is not None and not heap.attempts and name not in self._timers and not heap.asked:
+                heap.since, heap.trigger = now, "rescan"
         return names
 
     def _start(self) -> None:
         if not self.directory.on_tmpfs:
-            self._trouble("root", f"{self.root} is no tmpfs: nothing can be proven there, and all is kept")
+            words = f"{self.root} is no tmpfs: nothing can be proven there, and all is kept"
+            self._account.trouble("root", words)
         elif not self.directory.leases:
-            self._trouble("root", "leases could not be shown to prove anything here: only pids do")
+            words = "leases could not be shown to prove anything here: only pids do"
+            self._account.trouble("root", words)
         self._add_inotify()
 
     def _add_inotify(self) -> None:
         try:
             self._triggers.add_inotify(self.root)
         except OSError as error:
-            self._trouble("inotify", f"no inotify: {error.strerror}; pidfds and rescans remain")
+            words = f"no inotify: {error.strerror}; pidfds and rescans remain"
+            self._account.trouble("inotify", words)
             return
-        self._troubles.pop("inotify", None)
+        self._account.mended("inotify")
 
     def _follow_root(self) -> None:
         """Go over to another directory that lies at the path now, and try for inotify again."""
@@ -560,13 +568,14 @@ class Watcher:
                 self.directory.close()
                 self.directory = directory
                 self._reaper = reaper.Reaper(directory, self._dry_run)
-                self._troubles.pop("root", None)
-                self._tell_trouble(f"another directory lies at {self.root} now: that one is watched")
+                self._account.mended("root")
+                self._account.news(f"another directory lies at {self.root} now: that one is watched")
                 self._start()
-            self._troubles.pop("path", None)
+            self._account.mended("path")
             self._add_inotify()
         except OSError as error:
-            self._trouble("path", f"{self.root} cannot be opened: {error.strerror}; tried at each rescan")
+            words = f"{self.root} cannot be opened: {error.strerror}; tried at each rescan"
+            self._account.trouble("path", words)
 
     # -- verdict and unlink --------------------------------------------------------------------------------
 
@@ -578,104 +587,100 @@ class Watcher:
         return found
 
     def _try(self, name: str) -> bool:
-        """Lease, then identity; else the observer is asked.  Whether anything came of it."""
-        each = self._known.get(name)
+        """By lease, then by identity; else the observer is asked.  Whether anything came of it."""
         self._absorb_changes()
         outcome = self._reaper.by_lease(name, self._only(name))
         seen = outcome.sighting
         if outcome.result is not reaper.UNSURE or outcome.verdict is not None or seen is None:
             return self._record(outcome)
-        other = True
-        if each is not None:
-            other = self._see(each, seen)
-        if each is None or other or not each.creator:
-            return self._wonder(name, seen)
-        if self._is_watched_no_more(name, each):
-            self._has_ended(name, each)
-        if each.stage is ALIVE:
-            return self._still_alive(name, each)
-        verdict = self._by_identity(each, seen)
+        heap = self._track(name, "rescan", self._last_rescan)
+        self._see(heap, seen)
+        if not heap.creator:
+            self._inquiry.portray(name, heap.uid)
+            return False
+        self._ask_its_number(name, heap)
+        if heap.lives:
+            return self._still_alive(name, heap)
+        verdict = self._by_identity(heap, seen)
         if verdict is not None:
             return self._record(self._remove(seen, verdict))
-        if not each.asked:
-            each.asked = True
-            self._ask_verdict(observer.URGENT, [(seen, each.creator)])
+        self._inquiry.verdict(seen, heap.creator)
         return False
-
-    def _see(self, each: Known, seen: shmfs.Sighting) -> bool:
-        """Note what was seen; whether another file lies under the name than before."""
-        other = each.see(seen)
-        if other:
-            self._triggers.unwatch(seen.name)
-            self._on_change(seen.name)
-        return other
-
-    def _has_ended(self, name: str, each: Known) -> None:
-        """Note that a creator has ended."""
-        each.stage = ENDED
-        self._on_change(name)
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
         """The only file that may be removed under that name; None: any."""
         if self.scope == HOST:
             return None
-        each = self._known.get(name)
-        return each.file_id if each is not None and each.descends else reaper.NOTHING
+        heap = self._known.get(name)
+        return heap.file_id if heap is not None and heap.descends else reaper.NOTHING
 
-    def _is_watched_no_more(self, name: str, each: Known) -> bool:
-        """Whether a creator that no pidfd watches has ended, for all that its own number tells."""
-        if each.stage is not ALIVE or self._triggers.watches(name) or not self._own_proc:
-            return False
-        start, dead = procfs.pulse(each.creator, self._proc_root)
+    def _see(self, heap: Known, seen: shmfs.Sighting) -> None:
+        """Note what was seen."""
+        if heap.see(seen):
+            self._triggers.unwatch(seen.name)
+            self._on_change(seen.name)
+
+    def _sight(self, name: str) -> "Optional[shmfs.Sighting]":
+        """What is to be seen of a heap now; None if that is nothing, which the next try will tell."""
+        try:
+            with self.directory.open(name) as file:
+                seen = file.sighting
+        except OSError:
+            return None
+        if seen.kind not in (shmfs.HEAP, shmfs.HALF_MADE):
+            return None
+        self._see(self._known[name], seen)
+        return seen
+
+    def _has_ended(self, name: str, heap: Known) -> None:
+        """Note that a creator has ended."""
+        heap.stage = ENDED
+        self._on_change(name)
+
+    def _ask_its_number(self, name: str, heap: Known) -> None:
+        """Find out whether a creator that no pidfd watches has ended, as far as its own number tells."""
+        if not heap.lives or self._triggers.watches(name) or not self._own_proc:
+            return
+        start, dead = procfs.pulse(heap.creator, self._proc_root)
         if start:
-            return dead or start != each.start
-        return procfs.Processes(self._proc_root).no_such_process(each.creator)
+            gone = dead or start != heap.start
+        else:
+            gone = procfs.Processes(self._proc_root).no_such_process(heap.creator)
+        if gone:
+            self._has_ended(name, heap)
 
-    def _by_identity(self, each: Known, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
+    def _by_identity(self, heap: Known, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
         """The verdict that was prepared while the creator lived; None if there is none that holds."""
-        if each.identity is None or procfs.pulse(each.creator, self._proc_root)[0] not in (0, each.start):
+        if heap.identity is None or procfs.pulse(heap.creator, self._proc_root)[0] not in (0, heap.start):
             return None  # another process has the pid: that one has to be looked into
-        return creator.judge_by_identity(seen, each.identity, time.monotonic() - each.identity.since)
+        return creator.judge_by_identity(seen, heap.identity, time.monotonic() - heap.identity.since)
 
     def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:
         """Unlink, unless the file is changed before that is done."""
-        each = self._known.get(seen.name)
-        version = each.version if each is not None else 0
+        version = self._known[seen.name].version
 
         def changed() -> str:
             self._absorb_changes()
-            now = self._known.get(seen.name)
-            if now is not None and now.version != version:
-                return "it was changed after it was judged"
-            return ""
+            now = self._known[seen.name].version
+            return "" if now == version else "it was changed after it was judged"
 
         return self._reaper.remove(seen, verdict, self._only(seen.name), changed)
 
-    def _still_alive(self, name: str, each: Known) -> bool:
+    def _still_alive(self, name: str, heap: Known) -> bool:
         """A writer has let go of the heap of a living creator: which it may be itself, just ending."""
-        each.told = ""
-        if not self._triggers.watches(name) and each.trigger == "close" and each.attempts < EXITING:
-            self._retry(name, each)
+        heap.told = ""
+        if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < EXITING:
+            self._retry(name, heap)
         else:
-            each.attempts = 0
-        return False
-
-    def _wonder(self, name: str, seen: shmfs.Sighting) -> bool:
-        """Have it looked for the creator of a heap of which nothing is known."""
-        found = self._known.get(name)
-        if found is None:
-            found = self._track(name, "rescan", self._last_rescan)
-            found.see(seen)
-        if not found.asked:
-            self._to_portray.add(name, seen.status.st_uid)
+            heap.attempts = 0
         return False
 
     def _record(self, outcome: reaper.Outcome) -> bool:
         """Draw the consequences; whether anything came of it."""
         name, seen, result = outcome.name, outcome.sighting, outcome.result
-        each = self._known.get(name)
+        heap = self._known.get(name)
         if result is reaper.GONE:
-            return each is not None and self._name_is_missing(name, each)
+            return heap is not None and self._name_is_missing(name, heap)
         if result is reaper.OUT_OF_SCOPE or (result is reaper.NO_HEAP and not _in_the_making(seen)):
             self._forget(name)
             return False
@@ -683,58 +688,63 @@ class Watcher:
             if not shmfs.pid_of_name(name):  # nobody knows that it is a heap
                 self._forget(name)
                 return False
-        if each is None:
-            each = self._track(name, "rescan", self._last_rescan)
-        first = not each.creator
+        if heap is None:
+            heap = self._track(name, "rescan", self._last_rescan)
+        first = not heap.creator
         if seen is not None:
-            self._see(each, seen)
-        if outcome.verdict is not None and outcome.verdict.state in creator.ORPHANS and each.stage is ALIVE:
-            self._has_ended(name, each)
+            self._see(heap, seen)
+        if outcome.verdict is not None and outcome.verdict.state in creator.ORPHANS and heap.lives:
+            self._has_ended(name, heap)
         if result is reaper.REMOVED:
-            self._tell_removal(outcome, each)
+            pidfd = self._triggers.release(name)
+            self._forget(name)
+            self._account.removed(outcome, heap, pidfd)
             return True
         if result is reaper.WOULD_REMOVE:
-            self._tell_state(WOULD_REMOVE, outcome, each)
+            self._account.stays(WOULD_REMOVE, outcome, heap)
         elif result is reaper.FAILED and outcome.error not in reaper.NO_DESCRIPTOR:
-            self._tell_state(FAILED, outcome, each)
+            self._account.stays(FAILED, outcome, heap)
         elif result is reaper.NO_HEAP:  # it is just being made
-            if not self._retry(name, each):
+            if not self._retry(name, heap):
                 self._forget(name)
             return False
-        elif not self._retry(name, each):
-            self._tell_state(UNPROVEN, outcome, each)
+        elif not self._retry(name, heap):
+            self._account.stays(UNPROVEN, outcome, heap)
         return first
 
-    def _retry(self, name: str, each: Known) -> bool:
+    def _retry(self, name: str, heap: Known) -> bool:
         """Whether there is one more try to come."""
-        if each.attempts >= len(RETRIES):
-            each.attempts = 0
+        if heap.attempts >= len(RETRIES):
+            heap.attempts = 0
             return False
-        self._timers.set(name, time.monotonic() + schedule.retry_delay(each.attempts))
-        each.attempts += 1
+        self._timers.set(name, time.monotonic() + schedule.retry_delay(heap.attempts))
+        heap.attempts += 1
         return True
 
-    def _name_is_missing(self, name: str, each: Known) -> bool:
+    # -- heaps whose name is gone --------------------------------------------------------------------------
+
+    def _name_is_missing(self, name: str, heap: Known) -> bool:
         """A normal exit, or somebody else's deed.  Whether a heap has gone."""
-        if self._is_watched_no_more(name, each):
-            self._has_ended(name, each)
-        if each.stage is not ALIVE:
-            if each.stage is ENDED and self._was_left_behind(name, each):
-                self._tell_cleaned(name, each)
+        self._ask_its_number(name, heap)
+        if not heap.lives:
+            left_behind = heap.stage is ENDED and self._was_left_behind(name, heap)
+            pidfd = self._triggers.release(name) if left_behind else -1
             self._forget(name)
-            return bool(each.creator)
+            if left_behind:
+                self._account.cleaned(name, heap, pidfd)
+            return bool(heap.creator)
         now = time.monotonic()
-        if not each.vanished:
-            each.vanished = now
+        if not heap.vanished:
+            heap.vanished = now
             self._timers.set(name, now + SLOW_EXIT)
             return True
-        if now - each.vanished >= SLOW_EXIT and not each.told and not each.asked:
-            each.asked = True
-            question = [(each.creator, each.file_id)]
+        if now - heap.vanished >= SLOW_EXIT and not heap.told and not heap.asked:
+            heap.asked = True
+            question = [(heap.creator, heap.file_id)]
             self._observer.ask(observer.SOON, "mapped", question, lambda answer: self._lives_on(name, answer))
         return False
 
-    def _was_left_behind(self, name: str, each: Known) -> bool:
+    def _was_left_behind(self, name: str, heap: Known) -> bool:
         """Whether a creator that has ended had left its heap there, by the order of the kernel's events.
 
         A process that exits unlinks its heap and lets go of it then; of one that was killed the kernel closes
@@ -744,348 +754,110 @@ class Watcher:
             return False
         late = triggers.Happened()
         self._triggers.read_events(late)
-        self._strange.update((other, ("close", self._waited)) for other in late.closed)
-        for other in late.created:
-            if shmfs.pid_of_name(other):
-                self._strange.setdefault(other, ("created", self._waited))
-        for other, let_go in late.removed.items():
-            if other in self._known:
-                self._known[other].removed, self._known[other].let_go = True, let_go
         if late.overflow or late.gone:
             self._events_lost(late.overflow, time.monotonic())
             return False
-        if each.removed and name in late.closed:
-            each.let_go = each.let_go or late.removed.get(name, True)
-        return each.removed and not each.let_go
+        # The heap itself waits for no turn; all else does.
+        let_go = late.closed.pop(name, 0) is None
+        for other in self._take_closed(late, self._waited):
+            self._timers.set(other, self._waited)
+        heap.let_go = heap.let_go or (let_go and late.removed.get(name, True))
+        return heap.removed and not heap.let_go
 
-    # -- what the observer is asked --------------------------------------------------------------------------
+    def _lives_on(self, name: str, answer: "Any") -> None:
+        """A heap has lost its name, and its creator was asked for."""
+        heap = self._known.get(name)
+        if heap is None:
+            return
+        heap.asked = False
+        if answer is None or not heap.vanished:
+            return
+        if answer[0]:
+            self._account.lives_on(name, heap)
+        else:
+            self._forget(name)
+
+    # -- what the observer answers -------------------------------------------------------------------------
 
     def _heed_observer(self) -> None:
         self._triggers.heed(self._observer.fileno(), self._observer.writing)
 
-    def _ask(self, now: float) -> None:
-        """Ask for what waits to be asked, if it is time."""
-        if self._triggers.heed_changes_again(now):
-            self._absorb_changes()
-        if self._to_portray and not self._portraying and now >= self._strangers.next:
-            self._ask_for_portraits()
-        if self._to_renew and not self._renewing and now >= self._next_renewal:
-            self._renew()
-
-    def _sightings(self, names: "Sequence[str]") -> "List[Tuple[shmfs.Sighting, int]]":
-        """What is seen of the files now, each with the version of what is known of it."""
+    def _take_answers(self) -> None:
         self._absorb_changes()
-        found = []
-        for name in names:
-            each = self._known.get(name)
-            if each is None or each.asked:
+        self._observer.step()
+        for answer in self._inquiry.answers():
+            name, verdict = answer.seen.name, answer.verdict
+            heap = self._known.get(name)
+            if heap is None:
                 continue
-            try:
-                with self.directory.open(name) as file:
-                    seen = file.sighting
-            except OSError:
-                continue  # whatever is wrong, the next try will tell
-            if seen.kind in (shmfs.HEAP, shmfs.HALF_MADE):
-                self._see(each, seen)
-                each.asked = True
-                found.append((seen, each.version))
-        return found
-
-    def _ask_for_portraits(self) -> None:
-        found = self._sightings(self._to_portray.take(PORTRAITS))
-        if found:
-            self._portraying = True
-            started = time.monotonic()
-            plain = [observing.plain_sighting(seen) for seen, _ in found]
-            self._observer.ask(
-                observer.SOON,
-                "portray",
-                (plain, self.parent),
-                lambda answer: self._portrayed(found, answer, started),
-            )
-
-    def _portrayed(self, found: "List[Tuple[shmfs.Sighting, int]]", answer: "Any", started: float) -> None:
-        self._portraying = False
-        fruitful = False
-        self._absorb_changes()
-        for (seen, version), plain in zip(found, answer or [None] * len(found)):
-            each = self._known.get(seen.name)
-            if each is None:
-                continue
-            each.asked = False
-            if each.file_id != seen.file_id:
-                self._try(seen.name)
-            elif plain is None:
-                self._judged(seen, creator.Verdict(creator.UNKNOWN, "its processes could not be looked at"))
-            else:
-                portrait = observing.Portrait(plain)
-                fruitful = fruitful or portrait.verdict.state is not creator.UNKNOWN
-                if portrait.verdict.state is creator.ALIVE and portrait.verdict.creator:
-                    self._found_alive(seen, each, portrait, each.version == version)
-                else:
-                    self._judged(seen, portrait.verdict)
-        if not fruitful:
-            self._strangers.took(started, time.monotonic())
-
-    def _found_alive(
-        self, seen: shmfs.Sighting, each: Known, portrait: observing.Portrait, unchanged: bool
-    ) -> None:
-        """Note who the creator is, and have its death told by a pidfd."""
-        name, pid = seen.name, portrait.verdict.creator
-        each.attempts, each.told = 0, ""
-        each.creator, each.start = pid, portrait.start
-        each.description = processes.Description(
-            processes.UNKNOWN, portrait.command, portrait.words, portrait.uid
-        )
-        each.descends = portrait.descends
-        each.stage = ALIVE
-        self._on_change(name)
-        if portrait.identity and unchanged and self.inotify_works:
-            each.identity = creator.Identity(pid, portrait.start, seen.file_id, seen.raw, time.monotonic())
-        if not self._watch(name, each):
-            each.since = time.monotonic()
-            self._has_ended(name, each)
-            self._try(name)
-        elif not unchanged:
-            self._to_renew.add(name)
-        if portrait.uid >= 0:
-            self._telling.name(portrait.uid)
-        # It may have died while it was looked at, and its last close have come before.
-        if each.stage is ALIVE and not self._triggers.watches(name):
-            self._try(name)
-
-    def _watch(self, name: str, each: Known) -> bool:
-        """Have the creator's end told by a pidfd, if there can be one; False if it has ended."""
-        if not self._own_proc:
-            what = f"{self._proc_root} belongs to another pid namespace"
-            self._trouble("pidfd", f"no pidfd: {what}; inotify and rescans remain")
-            return True
-        try:
-            watched = self._triggers.watch(name, each.creator, each.start, self._proc_root)
-        except ProcessLookupError:
-            return False
-        if watched:
-            self._troubles.pop("pidfd", None)
-        else:
-            why = self._triggers.pidfd_trouble
-            self._trouble("pidfd", f"no pidfd: {why}; inotify and rescans remain")
-        return True
-
-    def _renew(self) -> None:
-        """Establish anew who the creators are of heaps that were changed, and whether they still map them."""
-        self._next_renewal = time.monotonic() + RENEWED_AGAIN
-        names = [name for name in self._to_renew.take(RENEWALS) if self._is_alive(name)]
-        for name in names:
-            if not self._triggers.watches(name) and not self._watch(name, self._known[name]):
-                self._timers.set(name, time.monotonic())
-        found = self._sightings(names)
-        if found:
-            self._renewing = True
-            question = [(observing.plain_sighting(seen), self._known[seen.name].creator) for seen, _ in found]
-            self._observer.ask(observer.SOON, "renew", question, lambda answer: self._renewed(found, answer))
-
-    def _is_alive(self, name: str) -> bool:
-        return name in self._known and self._known[name].stage is ALIVE
-
-    def _renewed(self, found: "List[Tuple[shmfs.Sighting, int]]", answer: "Any") -> None:
-        self._renewing = False
-        self._absorb_changes()
-        doubtful = []
-        for (seen, version), plain in zip(found, answer or [None] * len(found)):
-            each = self._known.get(seen.name)
-            if each is None:
-                continue
-            each.asked = False
-            if each.stage is ENDED:
-                self._try(seen.name)
-            elif each.stage is ALIVE and plain is not None and each.file_id == seen.file_id:
-                maps, established = plain
-                if established and each.version == version and self.inotify_works:
-                    now = time.monotonic()
-                    each.identity = creator.Identity(each.creator, each.start, seen.file_id, seen.raw, now)
-                elif not maps:  # it may have exec'd another program
-                    each.asked = True
-                    doubtful.append((seen, 0))
-        if doubtful:
-            self._ask_verdict(observer.SOON, doubtful)
-
-    def _ask_verdict(self, kind: str, question: "List[Tuple[shmfs.Sighting, int]]") -> None:
-        """Have all processes of the host looked at for these heaps."""
-        versions = [self._known[seen.name].version for seen, _ in question]
-        plain = [(observing.plain_sighting(seen), ended) for seen, ended in question]
-
-        def answered(answer: "Any") -> None:
-            self._absorb_changes()
-            for (seen, _), version, verdict in zip(question, versions, answer or [None] * len(question)):
-                each = self._known.get(seen.name)
-                if each is None:
-                    continue
-                each.asked = False
-                if verdict is None:
-                    why = "the processes of this host could not be looked at"
-                    self._judged(seen, creator.Verdict(creator.UNKNOWN, why))
-                elif each.version != version:
-                    self._try(seen.name)
-                else:
-                    self._judged(seen, creator.verdict_of(verdict))
-
-        self._observer.ask(kind, "look", plain, answered)
-
-    def _judged(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> None:
-        """Do what a verdict of the observer allows."""
-        each = self._known[seen.name]
-        if verdict.state is creator.ALIVE:
-            if verdict.creator and verdict.creator != each.creator:
-                each.forget_the_creator()
-                self._triggers.unwatch(seen.name)
-                self._to_portray.add(seen.name, seen.status.st_uid)
-            elif not self._retry(seen.name, each) or verdict.creator:
-                self._timers.cancel(seen.name)
-            return
-        self._record(self._remove(seen, verdict))
-
-    def _heed_passed_over(self) -> None:
-        """Tell once who does not answer."""
+            if verdict.state is creator.ALIVE and verdict.creator and answer.start:
+                self._found_alive(name, heap, answer)
+            elif answer.void:
+                self._try(name)
+            elif verdict.state is not creator.ALIVE:
+                self._record(self._remove(answer.seen, verdict))
+            elif verdict.creator and verdict.creator != heap.creator:
+                heap.forget_the_creator()
+                self._triggers.unwatch(name)
+                self._inquiry.portray(name, heap.uid)
+            elif not verdict.creator:  # half made, and somebody is at it
+                self._retry(name, heap)
         now = self._observer.passed_over
-        if now != self._passed_over:
-            for each in now:
-                if each not in self._passed_over:
-                    self._tell_trouble(_passed_over(each, self._proc_root))
-            self._passed_over = now
+        for each in now:
+            if each not in self._passed_over:
+                self._account.news(_passed_over(each, self._proc_root))
+        self._passed_over = now
 
-    # -- telling -------------------------------------------------------------------------------------------
-
-    def _tell_removal(self, outcome: reaper.Outcome, each: Known) -> None:
-        """Count it, and have it told when it is known who is attached."""
-        event = self._event(REMOVED, outcome, each)
-        self.counts.removed += 1
-        self.counts.bytes += event.bytes
-        if event.trigger in ("close", "pidfd"):
-            self.counts.latencies.add(event.latency)
-        pidfd = self._triggers.release(outcome.name)
-        attached = each.file_id if event.evidence != creator.LEASE else None
-        self._forget(outcome.name)
-        self._telling.tell(event, self._uid(each), attached, pidfd)
-
-    def _tell_cleaned(self, name: str, each: Known) -> None:
-        event = Event(CLEANED, "its creator ended and left it; somebody else unlinked it first", name)
-        event.trigger, event.latency = each.trigger, max(0.0, time.monotonic() - each.since)
-        event.bytes = each.bytes
-        event.device, event.inode = each.file_id
-        self._add_creator(event, each)
-        self.counts.cleaned += 1
-        self.counts.cleaned_bytes += each.bytes
-        self._telling.tell(event, self._uid(each), each.file_id, self._triggers.release(name))
-
-    def _lives_on(self, name: str, answer: "Any") -> None:
-        """A heap has lost its name, and its creator was asked for."""
-        each = self._known.get(name)
-        if each is None:
+    def _found_alive(self, name: str, heap: Known, answer: inquiry.Answer) -> None:
+        """Note who the creator is, and have its death told by a pidfd."""
+        if heap.file_id != answer.seen.file_id:
+            self._try(name)
             return
-        each.asked = False
-        if answer is None or not each.vanished:
-            return
-        if not answer[0]:
-            self._forget(name)
-            return
-        each.told = (
-            f"its creator, process {each.creator}, lives on and maps it; somebody else unlinked it"
-            " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
-        )
-        event = Event(UNLINKED, each.told, name)
-        event.device, event.inode = each.file_id
-        event.bytes = each.bytes
-        self._add_creator(event, each)
-        self._telling.tell(event, self._uid(each))
+        heap.attempts, heap.told = 0, ""
+        heap.creator, heap.start = answer.verdict.creator, answer.start
+        heap.description, heap.descends = answer.who, answer.descends
+        heap.stage = ALIVE
+        heap.identity = answer.identity if self.inotify_works else None
+        self._on_change(name)
+        if answer.who.uid >= 0:
+            self._telling.name(answer.who.uid)
+        if answer.void:
+            self._inquiry.renew(name)
+        if not self._watch(name, heap):
+            heap.since = time.monotonic()
+            self._has_ended(name, heap)
+        # It may have died while it was looked at, and its last close have come before.
+        if not self._triggers.watches(name):
+            self._try(name)
 
-    def _tell_state(self, kind: events.Kind, outcome: reaper.Outcome, each: Known) -> None:
-        """Tell of something that stays as it is, once."""
-        if each.told != outcome.reason:
-            each.told = outcome.reason
-            self.counts.failures += kind is FAILED
-            attached = outcome.verdict is not None and outcome.verdict.state is creator.ATTACHED
-            file_id = each.file_id if attached else None
-            self._telling.tell(self._event(kind, outcome, each), self._uid(each), file_id)
-
-    def _event(self, kind: events.Kind, outcome: reaper.Outcome, each: Known) -> Event:
-        event = Event(kind, outcome.reason, outcome.name)
-        event.trigger = each.trigger
-        event.latency = max(0.0, outcome.done - each.since)
-        event.creator = shmfs.pid_of_name(outcome.name)
-        if outcome.sighting is not None:
-            event.device, event.inode = outcome.sighting.file_id
-            event.bytes = outcome.sighting.status.st_blocks * 512
-            header = outcome.sighting.header
-            if not event.creator and header is not None:
-                event.creator = header.creator
-        if outcome.verdict is not None:
-            event.evidence = str(outcome.verdict.evidence)
-        self._add_creator(event, each)
-        return event
-
-    def _add_creator(self, event: Event, each: Known) -> None:
-        event.creator = each.creator or event.creator or shmfs.pid_of_name(event.name)
-        event.uid = each.uid
-        who = each.description
-        event.command, event.words = who.command, who.words
-
-    def _uid(self, each: Known) -> int:
-        """Of the creator or, where that is not known, of the file."""
-        return each.description.uid if each.description.uid >= 0 else each.uid
-
-    def _trouble(self, what: str, reason: str) -> None:
-        if self._troubles.get(what) != reason:
-            self._troubles[what] = reason
-            self._tell_trouble(reason)
-
-    def _tell_trouble(self, reason: str) -> None:
-        self._telling.tell(Event(TROUBLE, reason))
-
-    def _fifos_settled(self, answer: "Any") -> None:
-        """What the observer did about FIFOs of the dead: no heap waits for a folder of theirs."""
-        self._fifos_asked = False
-        if isinstance(answer, str):
-            self._trouble("fifos", f"{self._fifo_root} cannot be read: {answer}")
-            return
-        self._troubles.pop("fifos", None)
-        told, self._told_fifos = self._told_fifos, set()
-        kinds = {
-            str(reaper.REMOVED): REMOVED,
-            str(reaper.WOULD_REMOVE): WOULD_REMOVE,
-            str(reaper.FAILED): FAILED,
-        }
-        for name, result, reason, file_id, uid, evidence in answer or ():
-            if result not in kinds:
-                continue
-            kind = kinds[result]
-            if kind is REMOVED:
-                self.counts.fifos += 1
-            else:
-                self._told_fifos.add((name, reason))
-                if (name, reason) in told:
-                    continue
-                self.counts.failures += kind is FAILED
-            event = Event(kind, reason, name)
-            event.trigger, event.evidence = "rescan", evidence
-            event.device, event.inode = file_id
-            event.creator, event.uid = fifos.pid_of_name(name), uid
-            self._telling.tell(event, uid)
+    def _watch(self, name: str, heap: Known) -> bool:
+        """Have the creator's end told by a pidfd, if there can be one; False if it has ended."""
+        why = f"{self._proc_root} belongs to another pid namespace"
+        if self._own_proc:
+            try:
+                if self._triggers.watch(name, heap.creator, heap.start, self._proc_root):
+                    self._account.mended("pidfd")
+                    return True
+            except ProcessLookupError:
+                return False
+            why = self._triggers.pidfd_trouble
+        self._account.trouble("pidfd", f"no pidfd: {why}; inotify and rescans remain")
+        return True
 
     # -- bookkeeping ---------------------------------------------------------------------------------------
 
     def _track(self, name: str, trigger: str, since: float) -> Known:
-        each = self._known.get(name)
-        if each is None:
-            each = self._known[name] = Known(trigger, since)
-        return each
+        heap = self._known.get(name)
+        if heap is None:
+            heap = self._known[name] = Known(trigger, since)
+        return heap
 
     def _forget(self, name: str) -> None:
         if self._known.pop(name, None) is not None:
             self._on_change(name)
             self._triggers.unwatch(name)
             self._timers.cancel(name)
-            self._to_portray.discard(name)
-            self._to_renew.discard(name)
+            self._inquiry.forget(name)
 
 
 def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:

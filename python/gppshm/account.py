@@ -1,0 +1,146 @@
+"""What is told of what was done: an event of each thing, the counts, and what is wrong now."""
+
+import time
+
+from gppshm import creator, fifos, reaper, shmfs
+from gppshm.events import (
+    CLEANED,
+    FAILED,
+    REMOVED,
+    TROUBLE,
+    UNLINKED,
+    WOULD_REMOVE,
+    Counts,
+    Event,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Set, Tuple
+
+    from gppshm import events
+    from gppshm.known import Known
+    from gppshm.telling import Telling
+
+_FIFO_KINDS = {
+    str(reaper.REMOVED): REMOVED,
+    str(reaper.WOULD_REMOVE): WOULD_REMOVE,
+    str(reaper.FAILED): FAILED,
+}
+
+
+class Account:
+    """Counts what was done, and has it told.
+
+    counts    what was done so far
+    troubles  what is wrong now, a sentence for each thing
+    """
+
+    def __init__(self, telling: "Telling") -> None:
+        self.counts = Counts()
+        self.troubles: Dict[str, str] = {}
+        self._telling = telling
+        self._told_fifos: Set[Tuple[str, str]] = set()
+
+    def removed(self, outcome: reaper.Outcome, heap: "Known", pidfd: int) -> None:
+        """A heap was unlinked; the event waits until it is known who is attached.  `pidfd` is closed."""
+        event = _event(REMOVED, outcome, heap)
+        self.counts.removed += 1
+        self.counts.bytes += event.bytes
+        if event.trigger in ("close", "pidfd"):
+            self.counts.latencies.add(event.latency)
+        attached = heap.file_id if event.evidence != creator.LEASE else None
+        self._telling.tell(event, _uid(heap), attached, pidfd)
+
+    def cleaned(self, name: str, heap: "Known", pidfd: int) -> None:
+        """Somebody else unlinked the heap of a creator that had ended.  `pidfd` is closed."""
+        event = _event_of(
+            CLEANED, "its creator ended and left it; somebody else unlinked it first", name, heap
+        )
+        event.trigger, event.latency = heap.trigger, max(0.0, time.monotonic() - heap.since)
+        self.counts.cleaned += 1
+        self.counts.cleaned_bytes += heap.bytes
+        self._telling.tell(event, _uid(heap), heap.file_id, pidfd)
+
+    def lives_on(self, name: str, heap: "Known") -> None:
+        """Somebody else unlinked the heap of a creator that lives."""
+        heap.told = (
+            f"its creator, process {heap.creator}, lives on and maps it; somebody else unlinked it"
+            " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
+        )
+        self._telling.tell(_event_of(UNLINKED, heap.told, name, heap), _uid(heap))
+
+    def stays(self, kind: "events.Kind", outcome: reaper.Outcome, heap: "Known") -> None:
+        """A heap that stays as it is; told once until that changes."""
+        if heap.told != outcome.reason:
+            heap.told = outcome.reason
+            self.counts.failures += kind is FAILED
+            attached = outcome.verdict is not None and outcome.verdict.state is creator.ATTACHED
+            file_id = heap.file_id if attached else None
+            self._telling.tell(_event(kind, outcome, heap), _uid(heap), file_id)
+
+    def trouble(self, what: str, reason: str) -> None:
+        """Something is wrong from now on; told once until it is mended."""
+        if self.troubles.get(what) != reason:
+            self.troubles[what] = reason
+            self.news(reason)
+
+    def mended(self, what: str) -> None:
+        self.troubles.pop(what, None)
+
+    def news(self, reason: str) -> None:
+        """Something was wrong."""
+        self._telling.tell(Event(TROUBLE, reason))
+
+    def fifos(self, answer: "Any", root: str) -> None:
+        """What the observer did about FIFOs of the dead; see fifos.reap_plain."""
+        if isinstance(answer, str):
+            self.trouble("fifos", f"{root} cannot be read: {answer}")
+            return
+        self.mended("fifos")
+        told, self._told_fifos = self._told_fifos, set()
+        for name, result, reason, file_id, uid, evidence in answer or ():
+            kind = _FIFO_KINDS.get(result)
+            if kind is None:
+                continue
+            if kind is REMOVED:
+                self.counts.fifos += 1
+            else:
+                self._told_fifos.add((name, reason))
+                if (name, reason) in told:
+                    continue
+                self.counts.failures += kind is FAILED
+            event = Event(kind, reason, name)
+            event.trigger, event.evidence = "rescan", evidence
+            event.device, event.inode = file_id
+            event.creator, event.uid = fifos.pid_of_name(name), uid
+            self._telling.tell(event, uid)
+
+
+def _event(kind: "events.Kind", outcome: reaper.Outcome, heap: "Known") -> Event:
+    event = _event_of(kind, outcome.reason, outcome.name, heap)
+    event.trigger = heap.trigger
+    event.latency = max(0.0, outcome.done - heap.since)
+    if outcome.sighting is not None:
+        event.device, event.inode = outcome.sighting.file_id
+        event.bytes = outcome.sighting.status.st_blocks * 512
+        header = outcome.sighting.header
+        if not event.creator and header is not None:
+            event.creator = header.creator
+    if outcome.verdict is not None:
+        event.evidence = str(outcome.verdict.evidence)
+    return event
+
+
+def _event_of(kind: "events.Kind", reason: str, name: str, heap: "Known") -> Event:
+    event = Event(kind, reason, name)
+    event.device, event.inode = heap.file_id
+    event.bytes, event.uid = heap.bytes, heap.uid
+    event.creator = heap.creator or shmfs.pid_of_name(name)
+    event.command, event.words = heap.description.command, heap.description.words
+    return event
+
+
+def _uid(heap: "Known") -> int:
+    """Of the creator or, where that is not known, of the file."""
+    return heap.description.uid if heap.description.uid >= 0 else heap.uid

@@ -1,0 +1,219 @@
+"""What the observer is asked about creators: who they are, whether they still are it, and for a verdict.
+
+The first two are asked in advance, while nobody waits; a verdict is asked for at a death that nothing
+established in advance settles.
+"""
+
+import time
+
+from gppshm import creator, observer, observing, processes, schedule, shmfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+    from gppshm.known import Known
+
+    Sight = Callable[[str], Optional[shmfs.Sighting]]
+
+PORTRAITS = 64
+"""The creators of so many heaps are asked for at once."""
+RENEWALS = 128
+"""The identities of so many creators are renewed at once."""
+RENEWED_AGAIN = 0.5
+"""Seconds between such questions."""
+STRANGERS = 9.0
+"""After a question about heaps whose creator nobody is seen to be, the next waits so many times as long."""
+NO_LOOK = "the processes of this host could not be looked at"
+
+
+class Answer:
+    """What the observer has found out about one heap.
+
+    seen      what the question was about
+    verdict   on it
+    start     when its living creator's process started; 0 if that was not asked
+    who       that creator; descends: whether it descends from the parent that was asked for
+    identity  what was established of it; None if nothing was, or the file was changed since
+    void      the file was, or may have been, changed since it was asked: the verdict is no good
+    """
+
+    __slots__ = ("descends", "identity", "seen", "start", "verdict", "void", "who")
+
+    def __init__(self, seen: shmfs.Sighting, verdict: creator.Verdict, void: bool) -> None:
+        self.seen = seen
+        self.verdict = verdict
+        self.void = void
+        self.start = 0
+        self.who = processes.Description()
+        self.descends = False
+        self.identity: Optional[creator.Identity] = None
+
+
+class Inquiry:
+    """Asks about the heaps of `heaps`; what is found out is taken by `answers`.
+
+    sight   gives what is to be seen of a heap now, as what is known of it is brought up to date; None if it
+            cannot be seen
+    parent  pid whose descendants are told apart
+    """
+
+    def __init__(
+        self, asked: observer.Observer, heaps: "Dict[str, Known]", sight: "Sight", parent: int
+    ) -> None:
+        self._observer = asked
+        self._heaps = heaps
+        self._sight = sight
+        self._parent = parent
+        self._to_portray = schedule.FairQueue()
+        self._to_renew = schedule.Queue()
+        self._strangers = schedule.Share(STRANGERS)
+        self._portraying = self._renewing = False
+        self._next_renewal = 0.0
+        self._answers: List[Answer] = []
+
+    @property
+    def looking(self) -> bool:
+        """Whether it is still to be found out of some heap whose it is."""
+        return bool(self._to_portray) or self._portraying
+
+    def portray(self, name: str, owner: int) -> None:
+        """Have it found out who the creator of a heap is; `owner`: the user id of the file."""
+        heap = self._heaps.get(name)
+        if heap is None or not heap.asked:
+            self._to_portray.add(name, owner)
+
+    def renew(self, name: str) -> None:
+        """Have it established anew, some time, that the creator of a heap is still it."""
+        self._to_renew.add(name)
+
+    def forget(self, name: str) -> None:
+        self._to_portray.discard(name)
+        self._to_renew.discard(name)
+
+    def next(self) -> float:
+        """When (monotonic) `step` has something to ask; infinity if it has not."""
+        when = float("inf")
+        if self._to_portray and not self._portraying:
+            when = self._strangers.next
+        if self._to_renew and not self._renewing:
+            when = min(when, self._next_renewal)
+        return when
+
+    def step(self, now: float, absorb: "Callable[[], None]") -> None:
+        """Ask what waits to be asked, if it is time; `absorb` takes notice of changed files before."""
+        if self._to_portray and not self._portraying and now >= self._strangers.next:
+            absorb()
+            self._ask_for_portraits()
+        if self._to_renew and not self._renewing and now >= self._next_renewal:
+            absorb()
+            self._next_renewal = now + RENEWED_AGAIN
+            self._ask_for_renewals()
+
+    def answers(self) -> "List[Answer]":
+        """What has been found out since; take notice of changed files before."""
+        found, self._answers = self._answers, []
+        return found
+
+    def verdict(self, seen: shmfs.Sighting, ended: int) -> None:
+        """Have all processes of the host looked at, now, for a heap whose creator, `ended`, has ended."""
+        heap = self._heaps[seen.name]
+        if not heap.asked:
+            heap.asked = True
+            self._ask_verdicts(observer.URGENT, [(seen, ended)])
+
+    def _sightings(self, names: "Sequence[str]") -> "List[shmfs.Sighting]":
+        found = []
+        for name in names:
+            heap = self._heaps.get(name)
+            if heap is not None and not heap.asked:
+                seen = self._sight(name)
+                if seen is not None:
+                    heap.asked = True
+                    found.append(seen)
+        return found
+
+    def _versions(self, seen: "Sequence[shmfs.Sighting]") -> "List[int]":
+        return [self._heaps[each.name].version for each in seen]
+
+    def _ask_for_portraits(self) -> None:
+        seen = self._sightings(self._to_portray.take(PORTRAITS))
+        if seen:
+            self._portraying = True
+            versions, started = self._versions(seen), time.monotonic()
+            self._observer.ask(
+                observer.SOON,
+                "portray",
+                ([observing.plain_sighting(each) for each in seen], self._parent),
+                lambda answer: self._portrayed(seen, versions, started, answer),
+            )
+
+    def _portrayed(
+        self, seen: "List[shmfs.Sighting]", versions: "List[int]", started: float, plain: "Any"
+    ) -> None:
+        self._portraying = fruitful = False
+        for each, version, portrait in zip(seen, versions, plain or [None] * len(seen)):
+            answer = self._answer(each, version, portrait and portrait[0])
+            if portrait is not None:
+                _, answer.start, established, uid, command, words, answer.descends = portrait
+                answer.who = processes.Description(processes.UNKNOWN, command, words, uid)
+                pid = answer.verdict.creator
+                if established and not answer.void:
+                    now = time.monotonic()
+                    answer.identity = creator.Identity(pid, answer.start, each.file_id, each.raw, now)
+            fruitful = fruitful or answer.verdict.state is not creator.UNKNOWN
+        if not fruitful:
+            self._strangers.took(started, time.monotonic())
+
+    def _ask_for_renewals(self) -> None:
+        names = self._to_renew.take(RENEWALS)
+        seen = self._sightings([name for name in names if name in self._heaps and self._heaps[name].lives])
+        if seen:
+            self._renewing = True
+            versions = self._versions(seen)
+            question = [(observing.plain_sighting(each), self._heaps[each.name].creator) for each in seen]
+            self._observer.ask(
+                observer.SOON, "renew", question, lambda answer: self._renewed(seen, versions, answer)
+            )
+
+    def _renewed(self, seen: "List[shmfs.Sighting]", versions: "List[int]", plain: "Any") -> None:
+        self._renewing = False
+        doubtful = []
+        for each, version, found in zip(seen, versions, plain or [(True, False)] * len(seen)):
+            heap = self._heaps.get(each.name)
+            if heap is None:
+                continue
+            heap.asked = False
+            maps, established = found
+            if not heap.lives:
+                self._answer(each, -1, None)  # it has ended meanwhile
+            elif established and heap.version == version:
+                now = time.monotonic()
+                heap.identity = creator.Identity(heap.creator, heap.start, each.file_id, each.raw, now)
+            elif not maps:  # it may have exec'd another program
+                heap.asked = True
+                doubtful.append((each, 0))
+        if doubtful:
+            self._ask_verdicts(observer.SOON, doubtful)
+
+    def _ask_verdicts(self, kind: str, question: "List[Tuple[shmfs.Sighting, int]]") -> None:
+        seen = [each for each, _ in question]
+        versions = self._versions(seen)
+
+        def answered(plain: "Any") -> None:
+            for each, version, verdict in zip(seen, versions, plain or [None] * len(seen)):
+                self._answer(each, version, verdict)
+
+        plain = [(observing.plain_sighting(each), ended) for each, ended in question]
+        self._observer.ask(kind, "look", plain, answered)
+
+    def _answer(self, seen: shmfs.Sighting, version: int, plain: "Any") -> Answer:
+        """Note a verdict (None: there is none to be had), to be taken by `answers`."""
+        heap = self._heaps.get(seen.name)
+        void = heap is None or heap.version != version or heap.file_id != seen.file_id
+        verdict = creator.Verdict(creator.UNKNOWN, NO_LOOK) if plain is None else creator.verdict_of(plain)
+        answer = Answer(seen, verdict, void)
+        if heap is not None:
+            heap.asked = False
+            self._answers.append(answer)
+        return answer
