@@ -272,6 +272,44 @@ def test_a_superblock_that_somebody_is_at_work_in_is_left_alone_until_he_is_done
     assert (it.settled, it.taken) == (True, (1 + 2 * 3) * PAGE)
 
 
+def test_who_takes_the_lock_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
+    one = dead(SMALL)
+    lock = PAGE + 272
+
+    def taken_just_before(fd):
+        writing = os.open(reclaim_path(fd), os.O_RDWR)
+        os.pwrite(writing, struct.pack("<i", 1), lock)
+        os.pwrite(writing, struct.pack("<i", one.peers[0].pid), lock + 8)
+        return writing
+
+    monkeypatch.setattr(reclaim, "writable", taken_just_before)
+    it = everything(one)
+    assert (it.given_back, it.settled) == (0, False)
+    monkeypatch.undo()
+    with open(reclaim_path(one.fd), "r+b", buffering=0) as stream:
+        os.pwrite(stream.fileno(), struct.pack("<i", 0), lock)
+    it.go_on(1)
+    assert it.settled and it.taken == 4 * PAGE
+
+
+def test_who_releases_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
+    one = dead(SMALL, "--used=400000", "--block=100000")
+    writable = reclaim.writable
+
+    def released_just_before(fd):
+        one.release(2)
+        return writable(fd)
+
+    monkeypatch.setattr(reclaim, "writable", released_just_before)
+    it = everything(one)
+    monkeypatch.undo()
+    look_anew(it)
+    assert one.release(2) == [0]
+    look_anew(it)
+    assert it.settled and it.taken == 4 * PAGE
+    assert faults(one.fd) == []
+
+
 def test_what_is_free_behind_a_lock_that_the_dead_hold_comes_back(dead):
     one = dead(SMALL, "--hold-lock")
     it = everything(one, lock_is_dead=reclaim.dead_holder(one.id))

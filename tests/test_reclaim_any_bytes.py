@@ -1,4 +1,4 @@
-"""Promise of gppshm.reclaim: whatever the bytes, holes only inside free blocks of sound chains, and no other write.
+"""Promise of gppshm.reclaim: whatever the bytes, only whole pages of free blocks of sound chains become holes.
 
 What may become a hole is worked out here a second time, from the layout alone.
 """
@@ -155,6 +155,16 @@ def test_a_damaged_heap_loses_only_what_is_free_up_to_the_fault(damages, length)
         struct.pack_into("<I", image, place * 4, word)
     check(bytes(image))
     check(bytes(image[:length]))
+
+
+@pytest.mark.parametrize("before", [PAGE - edge for edge in (0, 16, 32, 48)] + [48])
+@pytest.mark.parametrize("behind", [PAGE - edge for edge in (0, 16, 32, 48)] + [48])
+def test_the_links_and_the_tail_of_a_free_block_stay_wherever_it_begins_and_ends(before, behind):
+    size = 6 * PAGE
+    fill = [(before, 1), (size - before - behind, FREE), (behind, 1)]
+    first, last = 2 * PAGE + before + 32, 2 * PAGE + size - behind - 4
+    expected = set(range(-(-first // PAGE), last // PAGE))
+    assert check(bytes(heapwriter.image(5, [(size, fill)], page=PAGE))) == expected
 
 
 def apart(blocks):

@@ -486,7 +486,7 @@ class Reclaim:
             self.settled = False
             return
         in_use = free = returnable = 0
-        before_is_free = False
+        before_is_free, at_rest = False, True
         for number, block in enumerate(heapfile.blocks(self._fd, now)):
             if block.previous_free != before_is_free or block.refcount < -1:
                 break
@@ -502,28 +502,34 @@ class Reclaim:
                 if start < end:
                     returnable += end - start
                     if not self._dry_run:
-                        given = yield from self._give_back(area, block, start, end, page, size)
-                        if not given:
+                        whole, at_rest = yield from self._give_back(area, block, start, end, page, size)
+                        if not whole:
                             break
             if not number % 64:
                 yield
         self._count(area, in_use, free, returnable)
-        area.settled = now.used
+        # What is not whole for a moment only is in a release, and `used` will be another.
+        area.settled = now.used if at_rest else -1
 
     def _give_back(
         self, area: _Area, block: heapfile.Block, start: int, end: int, page: int, size: int
-    ) -> "Generator[None, None, bool]":
+    ) -> "Generator[None, None, Tuple[bool, bool]]":
         """Give back what is not yet given back of the pages from `start` to `end`, inside the free block.
 
-        False where the block is not whole, or somebody is at work there: `used` will then be another.
+        Whether the block is whole, and whether nobody is at work in the superblock; if not, it is left alone.
         """
         for begin, stop in self._gaps(area, start, end):
             if self._writing is None:
                 mode = fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE
                 self._writing = self._fd if mode == os.O_RDWR else writable(self._fd)
-            if not self._still_free(area, block, page, size):
+            if not self._still_free(area, block):
                 self.settled = False
-                return False
+                return False, True
+            # The lock last: whoever made the block what it was just read to be has left.
+            superblock = heapfile.superblock_at(self._fd, area.offset, page, size)
+            if superblock is None or not self._quiet(area, superblock):
+                self.settled = False
+                return False, False
             before = os.fstat(self._writing).st_blocks
             punch(self._writing, begin, stop - begin)
             after = os.fstat(self._writing).st_blocks
@@ -532,7 +538,7 @@ class Reclaim:
                 first, last = (begin - area.base) // PAGE, (stop - area.base) // PAGE
                 area.given[first:last] = b"\1" * (last - first)
             yield
-        return True
+        return True, True
 
     def _gaps(self, area: _Area, start: int, end: int) -> "Iterator[Tuple[int, int]]":
         """What is not yet given back of the pages from `start` to `end`, in pieces.
@@ -558,8 +564,8 @@ class Reclaim:
             yield at, stop
             at = stop
 
-    def _still_free(self, area: _Area, block: heapfile.Block, page: int, size: int) -> bool:
-        """Whether the block is free, whole and at rest; the lock is looked at last, which is what counts."""
+    def _still_free(self, area: _Area, block: heapfile.Block) -> bool:
+        """Whether the block is free as it was seen, and its tail and the block behind it say so too."""
         fd, units = self._fd, block.size // heapfile.UNIT
         place = (block.offset - area.offset) // heapfile.UNIT
         if not _is_block(os.pread(fd, 16, block.offset), place, -1, units):
@@ -568,10 +574,7 @@ class Reclaim:
         raw = os.pread(fd, 20, following - 4)
         if raw[:4] != _U32.pack(units):
             return False
-        if following < area.end and not _is_block(raw[4:], place + units, previous_free=True):
-            return False
-        superblock = heapfile.superblock_at(fd, area.offset, page, size)
-        return superblock is not None and self._quiet(area, superblock)
+        return following == area.end or _is_block(raw[4:], place + units, previous_free=True)
 
     def _quiet(self, area: _Area, superblock: heapfile.Superblock, ask: bool = False) -> bool:
         """Whether nobody who lives is at work in the superblock; `ask` who holds its lock, if need be."""
