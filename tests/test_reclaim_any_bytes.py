@@ -1,4 +1,4 @@
-"""Promise of gppshm.reclaim: whatever the bytes, only whole pages of free blocks of sound chains become holes.
+"""Promise of gppshm.reclaim: whatever the bytes, only pages inside free blocks of whole chains become holes.
 
 What may become a hole is worked out here a second time, from the layout alone.
 """

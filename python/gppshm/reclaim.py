@@ -153,31 +153,59 @@ def kin(
 ) -> "Tuple[Kinship, Tuple[int, ...]]":
     """`kinship` of all processes of the host, as they are now; UNTOLD and no pid where some are invisible.
 
-    The creator must have been proven dead before.  A child may hand on what it holds by a fork and end while
-    this looks: what is new in /proc is looked at until nothing is.
+    The creator must have been proven dead before.  Who started before it is no child of it, and not looked
+    into.  A child may hand on what it holds by a fork and end while this looks: what is new in /proc is
+    looked at until nothing is.  So is, for some milliseconds, who is just ending, and shows no maps.
     """
-    processes = procfs.Processes(proc_root)
-    if processes.blind_spot():
-        return UNTOLD, ()
     maps: Dict[int, Optional[bytes]] = {}
     known: Set[int] = set()
-    fresh = [process.pid for process in processes.all()]
-    for _ in range(10):
-        for pid in fresh:
-            process = processes.process(pid)
+    for delay in _LOOKS:
+        processes = _Younger(proc_root, noted.started, known.difference(maps))
+        if processes.blind_spot():
+            return UNTOLD, ()
+        for process in processes.all():
+            pid = process.pid
+            maps.pop(pid, None)
             if process.existence is procfs.UNREADABLE or file_id in process.files:
                 text = _maps(proc_root, pid)
                 if text or not (processes.no_such_process(pid) or _is_no_child(proc_root, pid, noted)):
                     maps[pid] = text
-        known.update(fresh)
-        try:
-            fresh = [int(name) for name in os.listdir(proc_root) if name.isdigit() and int(name) not in known]
-        except OSError:
-            break
-        if not fresh:
+        if processes.listed <= known and all(maps.values()):
             return kinship(maps, file_id, noted.address)
-    return UNTOLD, ()
+        if processes.listed <= known:
+            time.sleep(delay)
+        known |= processes.listed
+    found, pids = kinship(maps, file_id, noted.address)
+    return (found, pids) if found is CHILD else (UNTOLD, pids)
 
+
+class _Younger(procfs.Processes):
+    """The processes of this host but those that started before a moment, in ticks, and those `known`.
+
+    This very process is always among them, so that an empty list is one that could not be had.
+    """
+
+    def __init__(self, proc_root: str, started: int, known: "Set[int]") -> None:
+        procfs.Processes.__init__(self, proc_root)
+        self.listed: Set[int] = set()
+        self._since = started
+        self._known = known
+
+    def all(self) -> "List[procfs.Process]":
+        if self._all is None:
+            self._all = []
+            try:
+                self.listed = {int(name) for name in os.listdir(self.proc_root) if name.isdigit()}
+            except OSError:
+                return self._all
+            for pid in sorted(self.listed - self._known | {os.getpid()}):
+                if pid == os.getpid() or not 0 < _started(self.proc_root, pid) < self._since:
+                    self._all.append(self.process(pid))
+        return self._all
+
+
+_LOOKS = (0, 0.001, 0.002, 0.004, 0.008, 0.016)
+"""Seconds after each look at processes that show no maps."""
 
 _SUBORDINATE_UIDS = 65536
 """From here on a user may have uids besides his own, by way of a user namespace (subuid(5))."""
@@ -187,9 +215,6 @@ def _is_no_child(proc_root: str, pid: int, noted: Noted) -> bool:
     """Whether a process whose maps cannot be read is known to be no forked child of the creator."""
     if pid == 1:
         return True  # the host's first process is nobody's child
-    started = _started(proc_root, pid)
-    if noted.started and 0 < started < noted.started:
-        return True
     # Who cannot become another user has no child that is one, until it execs.
     uid = _uid(proc_root, pid)
     return noted.uid >= 0 and 0 <= uid < _SUBORDINATE_UIDS and uid != noted.uid
