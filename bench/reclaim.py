@@ -109,7 +109,7 @@ def main(arguments):
     shares, firsts, looked, rests, surplus, looks = zip(*found)
     print("64 MB heap, 90 %% free, %d peers attached, %d rounds" % (peers, rounds))
     print(
-        "  at once: %.0f %% of the file, median %.1f ms, max %.1f ms (the look at all processes: median %.1f ms)"
+        "  at once: %.0f %% of the file, median %.1f ms, max %.1f ms (the look at processes: %.1f ms)"
         % (100 * min(shares), statistics.median(firsts), max(firsts), statistics.median(looked))
     )
     print("  after all peers let go: max %.1f ms, %d pages too many" % (1000 * max(rests), max(surplus)))

@@ -99,7 +99,7 @@ NOTHING = Noted()
 def note(pid: int, file_id: "FileId", proc_root: str = "/proc") -> Noted:
     """What can be noted of a creator that lives; NOTHING if it does not show where it maps its heap."""
     started = _started(proc_root, pid)
-    address = header_address(_maps(proc_root, pid) or b"", file_id)
+    address = header_address(maps_of(pid, proc_root) or b"", file_id)
     uid = _uid(proc_root, pid, unprivileged=True)
     if address <= 0 or not started or _started(proc_root, pid) != started:
         return NOTHING
@@ -167,7 +167,7 @@ def kin(
             pid = process.pid
             maps.pop(pid, None)
             if process.existence is procfs.UNREADABLE or file_id in process.files:
-                text = _maps(proc_root, pid)
+                text = maps_of(pid, proc_root)
                 if text or not (processes.no_such_process(pid) or _is_no_child(proc_root, pid, noted)):
                     maps[pid] = text
         if processes.listed <= known and all(maps.values()):
@@ -247,7 +247,7 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def _maps(proc_root: str, pid: int) -> "Optional[bytes]":
+def maps_of(pid: int, proc_root: str = "/proc") -> "Optional[bytes]":
     """The text of a process' maps, by another thread where its first has ended; None if there is none."""
     try:
         tids = [""] + ["/task/" + tid for tid in os.listdir(f"{proc_root}/{pid}/task")]
@@ -314,7 +314,7 @@ def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
         if (status.st_dev, status.st_ino) == file_id:
             yield path
     place = b" %02x:%02x %d" % (os.major(file_id[0]), os.minor(file_id[0]), file_id[1])
-    for line in (_maps(proc_root, pid) or b"").split(b"\n"):
+    for line in (maps_of(pid, proc_root) or b"").split(b"\n"):
         if place in line:
             start, _, end = line.partition(b" ")[0].partition(b"-")
             # The names of map_files have no leading zeros, the lines of maps have (proc(5)).
@@ -489,7 +489,8 @@ class Reclaim:
             if area.end != area.data + superblock.size:
                 # Nobody makes another superblock of it now: something has written over it.
                 break
-            yield from self._look_into(area, page, size)
+            if superblock.used != area.settled:
+                yield from self._look_into(area, superblock, page, size)
             whole = whole and area.in_use + area.free == area.end - area.data
             offset, count = area.end, count + 1
             yield
@@ -498,14 +499,11 @@ class Reclaim:
         del self._areas[count:]
         self.whole = whole and offset == size
 
-    def _look_into(self, area: _Area, page: int, size: int) -> "Iterator[None]":
-        # Whoever lowered `used` to what the first look sees has left when the second finds the lock free.
-        first = heapfile.superblock_at(self._fd, area.offset, page, size)
+    def _look_into(self, area: _Area, first: heapfile.Superblock, page: int, size: int) -> "Iterator[None]":
+        # Whoever lowered `used` to what `first` has, has left when a second look finds the lock free.
         now = heapfile.superblock_at(self._fd, area.offset, page, size)
-        if first is None or now is None:
+        if now is None:
             self.settled = False
-            return
-        if first.used == area.settled and now.used == area.settled:
             return
         if not self._quiet(area, now, ask=True) or first.used != now.used:
             self.settled = False
