@@ -14,7 +14,7 @@ import time
 import pytest
 
 import heapwriter
-from conftest import FOLDERS, descriptors, needs_root, run_command, wait_for
+from conftest import FOLDERS, descriptors, in_child, needs_root, run_command, wait_for
 from gppshm import heapfile, reclaim
 
 PAGE = heapwriter.PAGE
@@ -64,8 +64,18 @@ class Dead:
             one.tell(str(count))
         return [int(one.read_line().split()[1]) for one in (self.peers if peer is None else [peer])]
 
+    def kin(self, noted=None):
+        """As `reclaim.kin`; somebody else's process that cannot be looked into just now is waited for."""
+
+        def look():
+            found, pids = reclaim.kin(self.id, noted or self.noted)
+            mine = {peer.pid for peer in self.peers}
+            return (found, pids) if found is not reclaim.UNTOLD or mine.issuperset(pids) else None
+
+        return wait_for(look)
+
     def kinship(self):
-        return reclaim.kin(self.id, self.noted)[0]
+        return self.kin()[0]
 
 
 @pytest.fixture
@@ -272,6 +282,26 @@ def test_a_superblock_that_somebody_is_at_work_in_is_left_alone_until_he_is_done
     assert (it.settled, it.taken) == (True, (1 + 2 * 3) * PAGE)
 
 
+def test_a_holder_that_lets_go_and_ends_while_it_is_asked_about_is_no_dead_holder(dead):
+    one = dead(SMALL)
+    lock = PAGE + 272
+
+    def let_go_and_gone(superblock):
+        os.pwrite(stream.fileno(), struct.pack("<i", 0), lock)
+        os.pwrite(stream.fileno(), struct.pack("<i", 0), lock + 8)
+        return True
+
+    with open(reclaim_path(one.fd), "r+b", buffering=0) as stream:
+        os.pwrite(stream.fileno(), struct.pack("<i", 1), lock)
+        os.pwrite(stream.fileno(), struct.pack("<i", 4194304), lock + 8)
+        it = everything(one, lock_is_dead=let_go_and_gone)
+        assert (it.settled, it.given_back) == (False, 0)
+        it.go_on(1)
+        assert (it.settled, it.given_back) == (False, 0)
+    it.go_on(1)
+    assert it.settled and it.taken == 4 * PAGE
+
+
 def test_who_takes_the_lock_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
     one = dead(SMALL)
     lock = PAGE + 272
@@ -425,10 +455,7 @@ def test_a_forked_child_of_the_creator_is_found_and_goes_on_allocating(spawn, sh
             child = int(children.read())
         try:
             peer = spawn.peer(shm_root, owner)
-            assert reclaim.kin(file_id(fd)) == (
-                reclaim.UNTOLD,
-                tuple(sorted((owner.pid, child, peer.pid))),
-            )
+            assert {owner.pid, child, peer.pid} <= set(reclaim.kin(file_id(fd))[1])
             owner.kill()
             os.unlink(path)
             found = reclaim.kin(file_id(fd), noted)
@@ -455,18 +482,61 @@ def test_without_address_randomisation_nothing_is_given_back(spawn, shm_root):
     try:
         if reclaim.header_address(maps_of(one.peers[0].pid), one.id) != one.noted.address:
             pytest.skip("creator and peer do not map it at the same address, even so")
-        assert reclaim.kin(one.id, one.noted) == (reclaim.CHILD, (one.peers[0].pid,))
+        assert one.kin() == (reclaim.CHILD, (one.peers[0].pid,))
     finally:
         os.close(one.fd)
 
 
 def test_peers_are_no_kin_where_the_creators_address_was_noted_and_are_not_told_apart_otherwise(dead):
     one = dead(SMALL, peers=3)
-    assert reclaim.kin(one.id, one.noted) == (reclaim.NO_CHILD, ())
-    assert reclaim.kin(one.id) == (reclaim.UNTOLD, tuple(sorted(peer.pid for peer in one.peers)))
+    assert one.kin() == (reclaim.NO_CHILD, ())
+    assert one.kin(reclaim.NOTHING) == (reclaim.UNTOLD, tuple(sorted(peer.pid for peer in one.peers)))
     for peer in one.peers:
         peer.kill()
-    assert reclaim.kin(one.id) == (reclaim.NO_CHILD, ())
+    assert one.kin(reclaim.NOTHING) == (reclaim.NO_CHILD, ())
+
+
+A_USERS = """
+import ctypes, heapwriter, looks
+looks.become(65534)
+ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: as after an exec
+heap = heapwriter.LiveHeap.create(sys.argv[1]) if len(sys.argv) == 2 else heapwriter.LiveHeap.attach(
+    sys.argv[2], sys.argv[1])
+print("ready", heap.name, flush=True)
+os.read(0, 1)
+"""
+
+
+def kin_of(*arguments):
+    found, pids = reclaim.kin(tuple(arguments[0]), reclaim.Noted(*arguments[1]))
+    return [found, list(pids)]
+
+
+@needs_root
+def test_a_user_who_cannot_look_into_others_processes_knows_that_they_are_no_children_of_his(spawn, shm_root):
+    owner = spawn.python(A_USERS, shm_root)
+    fd = os.open(os.path.join(shm_root, owner.name), os.O_RDONLY)
+    noted = reclaim.note(owner.pid, file_id(fd))
+    assert noted.uid == 65534 and noted.started > 0
+    peer = spawn.python(A_USERS, shm_root, owner.name)
+    younger = spawn.owner(shm_root, SMALL)  # root's, and so not for this user to look into
+    owner.kill()
+    everything_noted = [file_id(fd), [noted.address, noted.started, noted.uid]]
+    # Others on this host may just have a process of this user that nobody can look into.
+    wait_for(lambda: in_child(kin_of, *everything_noted, uid=65534) == [reclaim.NO_CHILD, []])
+    # Had the creator been able to become another user, root's process might be its child.
+    found = in_child(kin_of, file_id(fd), [noted.address, noted.started, -1], uid=65534)
+    assert found[0] == reclaim.UNTOLD and younger.pid in found[1] and peer.pid not in found[1]
+    os.close(fd)
+
+
+def test_nothing_is_noted_of_a_process_that_does_not_map_the_heap(spawn, shm_root):
+    owner = spawn.owner(shm_root, SMALL)
+    status = os.stat(os.path.join(shm_root, owner.name))
+    found = status.st_dev, status.st_ino
+    assert reclaim.note(os.getpid(), found) is reclaim.NOTHING
+    assert reclaim.note(spawn.dead_pid(), found) is reclaim.NOTHING
+    assert reclaim.note(owner.pid, found).address > 0
 
 
 MAPS = b"""\

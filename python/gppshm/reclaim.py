@@ -207,6 +207,8 @@ class _Younger(procfs.Processes):
 _LOOKS = (0, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Seconds after each look at processes that show no maps."""
 
+_PF_EXITING = 0x00000004  # linux/sched.h
+
 _SUBORDINATE_UIDS = 65536
 """From here on a user may have uids besides his own, by way of a user namespace (subuid(5))."""
 
@@ -215,15 +217,24 @@ def _is_no_child(proc_root: str, pid: int, noted: Noted) -> bool:
     """Whether a process whose maps cannot be read is known to be no forked child of the creator."""
     if pid == 1:
         return True  # the host's first process is nobody's child
+    fields = _stat(proc_root, pid)
+    if fields and int(fields[6]) & _PF_EXITING and int(fields[17]) == 1:
+        return True  # its last thread is past its last instruction
     # Who cannot become another user has no child that is one, until it execs.
     uid = _uid(proc_root, pid)
     return noted.uid >= 0 and 0 <= uid < _SUBORDINATE_UIDS and uid != noted.uid
 
 
+def _stat(proc_root: str, pid: int) -> "List[bytes]":
+    """The fields of stat from the third on: 6 flags, 17 threads, 19 start; none if it cannot be read."""
+    fields = _read(f"{proc_root}/{pid}/stat").rpartition(b")")[2].split()
+    return fields if len(fields) > 19 else []
+
+
 def _started(proc_root: str, pid: int) -> int:
     """The start of a process in ticks since boot; 0 if it cannot be known."""
-    fields = _read(f"{proc_root}/{pid}/stat").rpartition(b")")[2].split()
-    return int(fields[19]) if len(fields) > 19 else 0
+    fields = _stat(proc_root, pid)
+    return int(fields[19]) if fields else 0
 
 
 def _uid(proc_root: str, pid: int, unprivileged: bool = False) -> int:
@@ -356,7 +367,8 @@ class _Area:
 
     settled  its `used` when it was last looked through with nobody at work in it; -1 = not yet
     given    a byte for each page from `base` on: 1 = given back; None where nothing is
-    holder   owner of the lock when it was last found taken; `dead` if that is known to be so for ever
+    holder   owner of the lock when it was last found taken; `suspect` if it was before, too, and `dead` if it
+             is known to be so
     in_use, free, returnable  bytes in blocks of either kind, and in whole pages inside free ones
     """
 
@@ -372,6 +384,7 @@ class _Area:
         "offset",
         "returnable",
         "settled",
+        "suspect",
     )
 
     def __init__(self, superblock: heapfile.Superblock) -> None:
@@ -382,7 +395,7 @@ class _Area:
         self.settled = -1
         self.given: Optional[bytearray] = None
         self.holder = 0
-        self.dead = False
+        self.dead = self.suspect = False
         self.in_use = self.free = self.returnable = 0
 
 
@@ -428,7 +441,6 @@ class Reclaim:
         self._lock_is_dead = lock_is_dead
         self._writing: Optional[int] = None
         self._areas: List[_Area] = []
-        self._walked = False
         self._remembered = 0
         self._pass: Optional[Iterator[None]] = None
 
@@ -505,7 +517,7 @@ class Reclaim:
         if now is None:
             self.settled = False
             return
-        if not self._quiet(area, now, ask=True) or first.used != now.used:
+        if not (self._quiet(area, now) or self._deserted(area, now, page, size)) or first.used != now.used:
             self.settled = False
             return
         in_use = free = returnable = 0
@@ -599,16 +611,23 @@ class Reclaim:
             return False
         return following == area.end or _is_block(raw[4:], place + units, previous_free=True)
 
-    def _quiet(self, area: _Area, superblock: heapfile.Superblock, ask: bool = False) -> bool:
-        """Whether nobody who lives is at work in the superblock; `ask` who holds its lock, if need be."""
+    def _quiet(self, area: _Area, superblock: heapfile.Superblock) -> bool:
+        """Whether nobody who lives is at work in the superblock, as far as is known."""
         if not superblock.lock_word:
-            area.holder, area.dead = 0, False
+            area.holder, area.dead, area.suspect = 0, False, False
             return True
         owner = superblock.lock_owner
-        if owner != area.holder or not owner:
+        area.suspect = owner == area.holder > 0
+        if owner != area.holder:
             area.holder, area.dead = owner, False
-        elif ask and not area.dead:
-            area.dead = self._lock_is_dead(superblock)
+        return area.dead
+
+    def _deserted(self, area: _Area, superblock: heapfile.Superblock, page: int, size: int) -> bool:
+        """Whether the lock was found taken twice by the same thread, and that is gone and has not let go."""
+        if area.suspect and self._lock_is_dead(superblock):
+            # It may have ended in peace since.
+            now = heapfile.superblock_at(self._fd, area.offset, page, size)
+            area.dead = now is not None and bool(now.lock_word) and now.lock_owner == area.holder
         return area.dead
 
     def _count(self, area: _Area, in_use: int, free: int, returnable: int) -> None:
