@@ -81,6 +81,7 @@ def test_on_a_persons_word_what_is_free_in_a_removed_heap_comes_back(spawn, shm_
     assert (done.status, done.err) == (0, "")
     gave = int(re.search(rf"^gave back (\d+) bytes of {owner.name}; 300000 are", done.out, re.M).group(1))
     assert before - left() == gave > 700000
+    assert "free memory: on your word that no process which a creator forked" in done.out
     rest = before - gave - 300000
     assert f"free memory: {rest} bytes besides cannot be given back\n" in done.out
     assert f"{before - gave} bytes come back when the last of these exits: process {peer.pid}" in done.out

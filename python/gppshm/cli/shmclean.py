@@ -436,9 +436,13 @@ class Run:
             )
         if not self.options.verbose:
             return
-        if returned.reason and not returned.error:
-            hint = "" if self.options.reclaim else "; with --reclaim it is given back on your word"
+        if self.options.reclaim:
+            self._say(f"  free memory: {RISK}")
+        elif returned.reason:
+            hint = "" if returned.error else "; with --reclaim it is given back on your word"
             self._say(f"  free memory: kept: {text.escaped(returned.reason)}{hint}")
+        if self.options.reclaim and returned.reason and not returned.error:
+            self._say(f"  free memory: not all: {text.escaped(returned.reason)}")
         if returned.given_back or returned.in_use:
             self._say(f"  free memory: {returned.not_returnable} bytes besides cannot be given back")
 

@@ -52,7 +52,7 @@ def give_back(fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool) 
     if not by_word and not any(
         reclaim.header_address(reclaim.maps_of(pid) or b"", file_id) for pid in attached
     ):
-        kinship = reclaim.kin(file_id)[0]
+        kinship = _kinship(file_id)
     try:
         work = reclaim.Reclaim(fd, kinship, by_word, dry_run, reclaim.dead_holder(file_id))
     except reclaim.NotAllowed as refusal:
@@ -75,6 +75,16 @@ def give_back(fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool) 
     left = work.taken - (result.given_back if dry_run else 0)
     result.not_returnable = max(0, left - result.in_use)
     return result
+
+
+def _kinship(file_id: "Tuple[int, int]") -> reclaim.Kinship:
+    """As `reclaim.kin`; some process of a busy host may just be ending, and show no maps."""
+    for _ in range(10):
+        kinship, pids = reclaim.kin(file_id)
+        if not pids or any(reclaim.maps_of(pid) for pid in pids):
+            break
+        time.sleep(PAUSE)
+    return kinship
 
 
 def _work(work: reclaim.Reclaim) -> bool:
