@@ -17,11 +17,19 @@ of own only:
   --used=BYTES      in use in all of them together, block headers included (default 0)
   --block=BYTES     in each block in use, header included (default 65536)
   --mode=OCTAL      of the file (default 666 less the umask)
+  --holders=N       how many references each block in use has (default 1)
   --hold-lock       hold the lock of the first superblock for ever
+of attach only:
+  --hold            hold one reference to each block in use. Each line of stdin is a number: so many of these
+                    blocks are released, in random order, as REDHAWK releases them, once every byte of all of
+                    them was found as its owner wrote it; it answers "holds N", of the rest
 """
 
+import ctypes
+import hashlib
 import mmap
 import os
+import random
 import struct
 import sys
 
@@ -121,7 +129,7 @@ def create(path, pid, superblocks=((SUPERBLOCK_SIZE, ()),), mode=0o644, refcount
         os.close(fd)
 
 
-def filled(count, size, used, block=65536):
+def filled(count, size, used, block=65536, holders=1):
     """`count` superblocks of `size`, the first of them filled with `used` bytes in blocks of `block`."""
     superblocks = []
     for _ in range(count):
@@ -130,12 +138,12 @@ def filled(count, size, used, block=65536):
         if 0 < size - here < MIN_BLOCK:
             here = size - MIN_BLOCK
         whole = max(block, MIN_BLOCK) // UNIT * UNIT
-        fill = [(whole, 1)] * (here // whole)
+        fill = [(whole, holders)] * (here // whole)
         rest = here % whole
         if rest >= MIN_BLOCK:
-            fill.append((rest, 1))
+            fill.append((rest, holders))
         elif rest and fill:
-            fill[-1] = (whole + rest, 1)
+            fill[-1] = (whole + rest, holders)
         superblocks.append((size, fill))
         used -= sum(length for length, _ in fill)
     return superblocks
@@ -143,8 +151,6 @@ def filled(count, size, used, block=65536):
 
 def mapped(fd, offset, size):
     """A read-write mapping that holds no descriptor (mmap.mmap keeps a copy of it), for ever."""
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
@@ -152,6 +158,171 @@ def mapped(fd, offset, size):
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap: " + os.strerror(ctypes.get_errno()))
     return (ctypes.c_char * size).from_address(address)
+
+
+def pattern(offset, size):
+    """What the data of a block at `offset` in the file are filled with."""
+    digest = hashlib.sha256(b"%d" % offset).digest()
+    return (digest * (size // len(digest) + 1))[:size]
+
+
+class LiveSuperblock:
+    """A superblock that this process maps: allocates and releases blocks under its lock, as REDHAWK does.
+
+    Positions and sizes of blocks are in units, as in the file.  Each field is written by one store.
+    """
+
+    # Fields of a block, as words of 4 bytes; the last four of a free one only.
+    MAGIC, COUNT, PLACE, UNITS, PREVIOUS_FREE, NEXT_FREE, SMALLER, LARGER = range(8)
+
+    def __init__(self, mapping):
+        address = ctypes.addressof(mapping)
+        self.words = (ctypes.c_uint32 * (len(mapping) // 4)).from_address(address)
+        self.lock = ctypes.c_void_p(address + 272)
+        self.used = ctypes.c_uint64.from_address(address + 272 + LOCK_SIZE)
+        self.first = (272 + LOCK_SIZE + 8) // 4  # the words that tell of the free list
+        self.last = self.first + 1
+        self.offset, size, start = struct.unpack_from("<QII", mapping, 256)
+        self.begin, self.end = start // UNIT, (start + size) // UNIT
+        self.address = address
+        self.libc = ctypes.CDLL(None)
+
+    def __enter__(self):
+        assert self.libc.pthread_mutex_lock(self.lock) == 0
+
+    def __exit__(self, *exc):
+        self.libc.pthread_mutex_unlock(self.lock)
+
+    def get(self, position, field):
+        return self.words[4 * position + field]
+
+    def put(self, position, field, value):
+        self.words[4 * position + field] = value
+
+    def blocks(self):
+        """(position, refcount) of each block."""
+        position = self.begin
+        while position < self.end:
+            yield position, ctypes.c_int32(self.get(position, self.COUNT)).value
+            position += self.get(position, self.UNITS)
+
+    def data(self, position):
+        """Address in memory, offset in the file, and length of what a block's user may write to."""
+        at, size = (position + 1) * UNIT, (self.get(position, self.UNITS) - 1) * UNIT
+        return self.address + at, self.offset + at, size
+
+    def write(self, position):
+        address, offset, size = self.data(position)
+        ctypes.memmove(address, pattern(offset, size), size)
+
+    def whole(self, position):
+        """Whether every byte of the block is as `write` left it."""
+        address, offset, size = self.data(position)
+        return ctypes.string_at(address, size) == pattern(offset, size)
+
+    def release(self, position):
+        """Drop one reference to a block; the last one frees it."""
+        with self:
+            count = self.get(position, self.COUNT) - 1
+            self.put(position, self.COUNT, count)
+        # Here REDHAWK too is between the count, which is atomic, and the lock.
+        if not count:
+            with self:
+                self._free(position)
+
+    def _free(self, position):
+        units = self.get(position, self.UNITS)
+        self.used.value -= units * UNIT
+        following = position + units
+        if following < self.end:
+            if self._is_free(following):
+                self._dequeue(following)
+                self._join(position, following)
+            else:
+                self.put(following, self.MAGIC, self.get(following, self.MAGIC) | 1)
+        if self.get(position, self.MAGIC) & 1:
+            previous = position - self.words[4 * position - 1]
+            self._dequeue(previous)
+            self._join(previous, position)
+            position = previous
+        else:
+            self.put(position, self.COUNT, 0xFFFFFFFF)
+        self._end(position)
+        self._enqueue(position)
+
+    def _is_free(self, position):
+        return self.get(position, self.COUNT) >> 31
+
+    def _join(self, position, following):
+        self.put(position, self.UNITS, self.get(position, self.UNITS) + self.get(following, self.UNITS))
+        # A block that was joined is made invalid, after the size of the whole was written.
+        self.put(following, self.MAGIC, 0xFFFFFFFF ^ 0xBADDC0DE)
+        self.put(following, self.UNITS, 0xFFFFFFFF)
+
+    def _end(self, position):
+        units = self.get(position, self.UNITS)
+        self.words[4 * (position + units) - 1] = units
+
+    def _enqueue(self, position):
+        units, smaller, bin = self.get(position, self.UNITS), 0, self.words[self.first]
+        while bin and self.get(bin, self.UNITS) < units:
+            smaller, bin = bin, self.get(bin, self.LARGER)
+        if bin and self.get(bin, self.UNITS) == units:
+            after = self.get(bin, self.NEXT_FREE)
+            self._link(position, bin, after, 0, 0)
+            if after:
+                self.put(after, self.PREVIOUS_FREE, position)
+            self.put(bin, self.NEXT_FREE, position)
+        else:
+            self._link(position, 0, 0, smaller, bin)
+            self._between_bins(smaller, position, bin, position)
+
+    def _dequeue(self, position):
+        before, after, smaller, larger = (self.get(position, field) for field in range(4, 8))
+        if after:
+            self.put(after, self.PREVIOUS_FREE, before)
+        if before:
+            self.put(before, self.NEXT_FREE, after)
+        elif after:
+            self.put(after, self.SMALLER, smaller)
+            self.put(after, self.LARGER, larger)
+            self._between_bins(smaller, after, larger, after)
+        else:
+            self._between_bins(smaller, larger, larger, smaller)
+
+    def _link(self, position, *links):
+        for field, value in zip(range(4, 8), links):
+            self.put(position, field, value)
+
+    def _between_bins(self, smaller, up, larger, down):
+        """Bins lead from `smaller` (0: the head) to `up`, and from `larger` (0: the end) back to `down`."""
+        self.words[4 * smaller + self.LARGER if smaller else self.first] = up
+        self.words[4 * larger + self.SMALLER if larger else self.last] = down
+
+    def allocate(self, size):
+        """The position of a new block for so many bytes; 0 = no room.  The creator alone allocates."""
+        units = max(-(-(size + UNIT) // UNIT), MIN_BLOCK // UNIT)
+        with self:
+            bin = self.words[self.first]
+            while bin and self.get(bin, self.UNITS) < units:
+                bin = self.get(bin, self.LARGER)
+            if not bin:
+                return 0
+            position = self.get(bin, self.NEXT_FREE) or bin
+            self._dequeue(position)
+            rest = self.get(position, self.UNITS) - units
+            if rest * UNIT >= MIN_BLOCK:
+                self.put(position, self.UNITS, units)
+                for field, value in enumerate((0xBADDC0DE, 0xFFFFFFFF, position + units, rest)):
+                    self.put(position + units, field, value)
+                self._end(position + units)
+                self._enqueue(position + units)
+            self.put(position, self.COUNT, 1)
+            following = position + self.get(position, self.UNITS)
+            if following < self.end:
+                self.put(following, self.MAGIC, self.get(following, self.MAGIC) & ~1)
+            self.used.value += self.get(position, self.UNITS) * UNIT
+            return position
 
 
 class LiveHeap:
@@ -216,6 +387,19 @@ class LiveHeap:
         self.mappings.append(mapped(self.fd, offset, PAGE + size))
         put_superblock(self.mappings[-1], self.name, offset, size, fill, at=0, lock_owner=lock_owner)
 
+    def superblocks(self):
+        """These as LiveSuperblocks; only while the heap is whole."""
+        return [LiveSuperblock(mapping) for mapping in self.mappings[1:]]
+
+    def in_use(self):
+        """(LiveSuperblock, position) of each block in use."""
+        return [
+            (superblock, position)
+            for superblock in self.superblocks()
+            for position, count in superblock.blocks()
+            if count > 0
+        ]
+
     def count(self, change):
         """Change the header's refcount (the real one does so atomically)."""
         (refcount,) = struct.unpack_from("<i", self.mappings[0], 8)
@@ -239,26 +423,44 @@ class LiveHeap:
             pass
 
 
+def hold(heap, lines):
+    """Hold the blocks in use, and release as many as each line says; ValueError if one of them is damaged."""
+    held = heap.in_use()
+    random.shuffle(held)
+    for line in lines:
+        damaged = [position for superblock, position in held if not superblock.whole(position)]
+        if damaged:
+            raise ValueError("%d blocks of %s are damaged" % (len(damaged), heap.name))
+        for _ in range(min(int(line), len(held))):
+            superblock, position = held.pop()
+            superblock.release(position)
+        sys.stdout.write("holds %d\n" % len(held))
+        sys.stdout.flush()
+
+
 def main(arguments):
     options = {"root": ROOT, "superblocks": "1", "size": str(SUPERBLOCK_SIZE), "used": "0", "block": "65536"}
+    options["holders"] = "1"
     flags, names = set(), []
     for argument in arguments:
         key, equals, value = argument[2:].partition("=")
         if not argument.startswith("--"):
             names.append(argument)
-        elif equals and key in ("root", "superblocks", "size", "used", "block", "mode"):
+        elif equals and (key in options or key == "mode"):
             options[key] = value
-        elif not equals and key in ("keep-fd", "for-ever", "hold-lock"):
+        elif not equals and key in ("keep-fd", "for-ever", "hold-lock", "hold"):
             flags.add(key)
         else:
             names = []
             break
     keep_fd = "keep-fd" in flags
     if names[:1] == ["own"] and len(names) % 2:
-        sizes = [int(options[key]) for key in ("superblocks", "size", "used", "block")]
-        superblocks = filled(sizes[0], whole_pages(sizes[1]), sizes[2], sizes[3])
+        sizes = [int(options[key]) for key in ("superblocks", "size", "used", "block", "holders")]
+        superblocks = filled(sizes[0], whole_pages(sizes[1]), *sizes[2:])
         mode = int(options["mode"], 8) if "mode" in options else None
         heap = LiveHeap.create(options["root"], superblocks, mode, keep_fd, None, "hold-lock" in flags)
+        for superblock, position in heap.in_use():
+            superblock.write(position)
         leave = heap.unlink
     elif len(names) == 2 and names[0] == "attach":
         heap = LiveHeap.attach(names[1], options["root"], keep_fd)
@@ -269,6 +471,8 @@ def main(arguments):
     try:
         sys.stdout.write("ready %s\n" % heap.name)
         sys.stdout.flush()
+        if "hold" in flags:
+            hold(heap, sys.stdin)
         # The writing end of the pipe is this process' own: only a signal ends the wait.
         wait = os.pipe()[0] if "for-ever" in flags else 0
         while os.read(wait, 4096):

@@ -22,6 +22,10 @@ EXAMPLES = {
         ("redhawk-shmclean --dry-run --verbose", "what would go, and why"),
         ("redhawk-shmclean", "removes every orphaned heap"),
         ("redhawk-shmclean heap-4430", "this one, if its creator is provably gone"),
+        (
+            "redhawk-shmclean --reclaim --dry-run",
+            "what of the memory of the dead would come back though processes are attached",
+        ),
     ),
     "redhawk-shmwatch": (
         ("redhawk-shmwatch", "cleans up after every process of this host"),

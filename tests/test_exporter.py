@@ -15,7 +15,7 @@ from scraping import free_port, read, samples, scrape
 from test_shmwatch import command, orphan
 from watching import Farm, Shmwatch, Watching, gone
 
-from gppshm import exporter, watch  # isort: skip
+from gppshm import events, exporter, watch  # isort: skip
 
 STATES = ("alive", "orphaned", "orphaned_attached", "unknown", "unreadable")
 

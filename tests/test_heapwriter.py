@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -211,3 +212,79 @@ def test_blocks_that_no_allocator_makes_are_refused():
     for fill in ([(32, 1)], [(100, 1)], [(96, -1), (96, -1)]):
         with pytest.raises(ValueError):
             heapwriter.image(5, [(4096, fill)], page=4096)
+
+
+# Blocks that live: allocated by the creator, released by anybody
+
+
+@pytest.fixture
+def mapped_heap(root):
+    """A heap of two superblocks, mapped, as a LiveHeap of this process."""
+    heap = heapwriter.LiveHeap.create(
+        root, [(65536, ()), (65536, [(96, 1), (4096, 2), (96, 1)])], name="heap-7"
+    )
+    yield heap
+    heap.unlink()
+
+
+def test_what_is_allocated_and_released_in_any_order_leaves_the_heap_whole(root, mapped_heap):
+    dice, held = random.Random(7), mapped_heap.in_use()
+    held += [held[1]]  # which two hold
+    for _ in range(600):
+        if dice.random() < 0.55:
+            superblock = dice.choice(mapped_heap.superblocks())
+            position = superblock.allocate(dice.choice([1, 32, 50, 500, 500, 5000]))
+            held += [(superblock, position)] if position else []
+        elif held:
+            superblock, position = held.pop(dice.randrange(len(held)))
+            superblock.release(position)
+        heap, faults = read(root, "heap-7")
+        assert faults == []
+    while held:
+        superblock, position = held.pop(dice.randrange(len(held)))
+        superblock.release(position)
+    heap, faults = read(root, "heap-7")
+    assert (faults, heap.heap_used) == ([], 0)
+    assert [list(one.blocks()) for one in mapped_heap.superblocks()] == [[(256, -1)], [(256, -1)]]
+
+
+def test_no_more_is_allocated_than_there_is(mapped_heap):
+    superblock = mapped_heap.superblocks()[0]
+    assert superblock.allocate(65536 - 15) == 0
+    assert superblock.allocate(65536 - 16) == 256
+    assert superblock.allocate(1) == 0
+
+
+def test_peers_that_release_at_once_leave_one_free_block_and_damage_no_byte(root):
+    options = ["--used=2000000", "--block=8192", "--holders=3"]
+    with contextlib.ExitStack() as stack:
+        _, name = stack.enter_context(writer("own", "--root=" + root, *options))
+        peers = []
+        for _ in range(3):
+            peers.append(stack.enter_context(writer("attach", name, "--root=" + root, "--hold"))[0])
+        for number in [10] * 25:
+            for peer in peers:
+                peer.stdin.write("%d\n" % number)
+                peer.stdin.flush()
+        left = [[peer.stdout.readline() for _ in range(25)][-1] for peer in peers]
+        assert left == ["holds 0\n"] * 3
+        heap, faults = read(root, name)
+        assert (faults, heap.heap_used) == ([], 0)
+
+
+def test_a_peer_that_finds_a_damaged_byte_says_so_and_exits_with_1(root):
+    with contextlib.ExitStack() as stack:
+        _, name = stack.enter_context(writer("own", "--root=" + root, "--used=65536"))
+        options = ("attach", name, "--root=" + root, "--hold")
+        peer, _ = stack.enter_context(writer(*options, stderr=subprocess.PIPE))
+        peer.stdin.write("0\n")
+        peer.stdin.flush()
+        assert peer.stdout.readline() == "holds 1\n"
+        with open(os.path.join(root, name), "r+b") as stream:
+            stream.seek(3 * heapwriter.PAGE)
+            stream.write(b"\0")
+        peer.stdin.write("0\n")
+        peer.stdin.flush()
+        with peer.stderr:
+            assert "1 blocks of heap-" in peer.stderr.read()
+        assert peer.wait(30) == 1

@@ -334,6 +334,27 @@ def read_sum(fd: int, header: Header, file_size: int) -> "Optional[Sum]":
     return Sum(header, count, total, in_use) if offset == file_size else None
 
 
+def page_size_of(
+    fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, machine: str = MACHINE
+) -> int:
+    """The page size of the heap in a file; the host's if nothing shows it."""
+    return _page_size(fd, file_size, _SUPERBLOCK.get(machine, _SUPERBLOCK["x86_64"]), host_page_size)
+
+
+def superblock_at(
+    fd: int, offset: int, page_size: int, file_size: int, machine: str = MACHINE
+) -> "Optional[Superblock]":
+    """The superblock that lies at `offset`, as it is now; None if there is none without a fault."""
+    layout = _SUPERBLOCK.get(machine, _SUPERBLOCK["x86_64"])
+    raw = os.pread(fd, layout.size, offset + _SUPERBLOCK_AT)
+    if len(raw) < layout.size:
+        return None
+    superblock = Superblock(*layout.unpack(raw))
+    if superblock.offset != offset or any(_superblock_faults(superblock, page_size, file_size)):
+        return None
+    return superblock
+
+
 def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> int:
     """The page size of the heap in a file; the host's if nothing shows it."""
     candidates = (host_page_size,) + PAGE_SIZES

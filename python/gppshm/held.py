@@ -31,7 +31,7 @@ class Holder:
 class Unlinked:
     """A file without a name that is still held.
 
-    name   the last part of the name that it had; "" if that is not known
+    name   the last part of the name that it had, as a heap (see shmfs.DYING); "" if that is not known
     size   bytes that it takes; if not `exact`, what its holders map of it at most
     note   who may have unlinked it, where that is a fault; else ""
     """
@@ -41,7 +41,7 @@ class Unlinked:
     def __init__(self, device: int, inode: int, name: str, size: int, exact: bool) -> None:
         self.device = device
         self.inode = inode
-        self.name = name
+        self.name = shmfs.living_name(name) or name
         self.size = size
         self.exact = exact
         self.holders: List[Holder] = []

@@ -4,6 +4,7 @@ Neither step looks at another process.  Who calls decides what comes between the
 """
 
 import errno
+import fcntl
 import os
 import time
 
@@ -48,9 +49,11 @@ class Outcome:
     verdict   None if it was not judged
     error     the errno of a FAILED one; else 0
     done      when (monotonic)
+    fd        of a file that was unlinked (or would be) though somebody may be attached, for the caller to
+              close; -1 unless a Reaper that pins was asked
     """
 
-    __slots__ = ("done", "error", "name", "reason", "result", "sighting", "verdict")
+    __slots__ = ("done", "error", "fd", "name", "reason", "result", "sighting", "verdict")
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Outcome:
         self.sighting = sighting
         self.verdict = verdict
         self.error = error
+        self.fd = -1
         self.done = time.monotonic()
 
     def __repr__(self) -> str:
@@ -76,12 +80,14 @@ class Outcome:
 class Reaper:
     """Removes what the dead have left in one directory.
 
+    pin  hand a descriptor over of what is unlinked while somebody may be attached
     A context manager.  It keeps one descriptor in reserve, so that it can unlink when none is left.
     """
 
-    def __init__(self, directory: shmfs.ShmDirectory, dry_run: bool = False) -> None:
+    def __init__(self, directory: shmfs.ShmDirectory, dry_run: bool = False, pin: bool = False) -> None:
         self.directory = directory
         self.dry_run = dry_run
+        self.pin = pin
         self._reserve: Optional[int] = None
         self._refill()
 
@@ -191,7 +197,14 @@ class Reaper:
                 except OSError as refusal:
                     result, error = FAILED, refusal.errno or 0
                     reason = f"it cannot be unlinked: {refusal.strerror}"
-        return Outcome(seen.name, result, reason, seen, verdict, error)
+        outcome = Outcome(seen.name, result, reason, seen, verdict, error)
+        if self.pin and result in (REMOVED, WOULD_REMOVE) and file.sighting.answer is not lease.GRANTED:
+            try:
+                # Of the file as it was opened: by its name there is nothing to be had any more.
+                outcome.fd = fcntl.fcntl(file.fd or 0, fcntl.F_DUPFD_CLOEXEC, 3)
+            except OSError:
+                pass
+        return outcome
 
     def _guarded(self, name: str, act: "Callable[[], Outcome]") -> Outcome:
         """Translate the errors of one name, and spend the reserve where there is no descriptor left."""

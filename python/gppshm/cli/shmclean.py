@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
     from gppshm import held
+    from gppshm.cli import shmclean_reclaim
 
     Options = Union["Defaults", argparse.Namespace]
 
@@ -25,11 +26,19 @@ DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
 
 FORCE = "use -f to force removal"
 
+MAX_PINS = 64
+"""So many heaps are kept open from before they are unlinked; others are reached through their holders."""
+
+RISK = (
+    "on your word that no process which a creator forked (without exec) uses such a heap any more:"
+    " it could still allocate there, lose what it wrote, or be killed by SIGBUS"
+)
+
 
 class Defaults:
     """The options of a plain invocation, which does without argparse."""
 
-    force = dry_run = json = verbose = fifos = False
+    force = dry_run = json = verbose = fifos = reclaim = False
     root = shmfs.DEFAULT_ROOT
     fifo_root = None
     names: "List[str]" = []
@@ -67,6 +76,12 @@ def build_parser() -> "argparse.ArgumentParser":
         help="tell why, on which evidence, dev:inode, bytes, and who still holds the memory",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object (docs/shmclean-json.md)")
+    parser.add_argument(
+        "--reclaim",
+        action="store_true",
+        help="also give back the memory that is free in heaps of the dead to which processes are attached: of"
+        f" those that are removed, and of those that were unlinked before; {RISK}",
+    )
     parser.add_argument("--fifos", action="store_true", help="also remove FIFOs fifo-<pid>-<hex> of the dead")
     parser.add_argument("--fifo-root", metavar="DIR", help="where FIFOs lie (default: /tmp); with --fifos")
     parser.add_argument(
@@ -112,6 +127,8 @@ class Run:
     status    the exit status so far
     outcomes  of heaps and names; what another cleaner did before us is left out
     fifos     of FIFOs
+    unnamed   of heaps that somebody else had unlinked before; with --reclaim
+    returned  (device, inode) of a heap -> what became of its free memory
     holders   (device, inode) of a file -> who held it at the end; with --verbose or --json
     unseen    so many processes could not be asked what they hold
     complete  nothing interrupted it
@@ -122,22 +139,29 @@ class Run:
         self.status = 0
         self.outcomes: List[reaper.Outcome] = []
         self.fifos: List[reaper.Outcome] = []
+        self.unnamed: List[reaper.Outcome] = []
+        self.returned: Dict[shmfs.FileId, shmclean_reclaim.Returned] = {}
         self.holders: Dict[shmfs.FileId, List[held.Holder]] = {}
         self.unseen = 0
         self.complete = False
         self._output = output
         self._judge = judging.Judge()
+        self._pins: Dict[shmfs.FileId, int] = {}
+        self._unlinked: List[held.Unlinked] = []
+        self._without_a_file: List[str] = []
 
     def clean(self) -> None:
         try:
             directory = _open(self.options.root)
             with directory:
+                self._find_unlinked(directory)
                 if not self.options.names:
                     self._sweep(directory)
                 elif self.options.force:
                     self._force(directory)
                 else:
                     self._clean_named(directory)
+                self._reclaim(directory)
                 self._survey(directory)
         except OSError as error:
             self._fail(f"{COMMAND}: {text.escaped(self.options.root)} cannot be read: {error.strerror}")
@@ -151,7 +175,7 @@ class Run:
 
             self._output.put(shmclean_json.report(self))
         elif self.options.verbose:
-            for outcome in self.outcomes:
+            for outcome in self.outcomes + self.unnamed:
                 self._tell_holders(outcome)
         self._output.flush()
 
@@ -165,8 +189,9 @@ class Run:
                 " death: nothing is removed; name the files and use -f to force removal"
             )
             return
-        with reaper.Reaper(directory, dry_run=self.options.dry_run) as cleaner:
+        with self._reaper(directory) as cleaner:
             for outcome in settled(cleaner, directory.names(), self._judge):
+                self._pin(outcome)
                 if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
                     self.outcomes.append(outcome)
                     self._tell_unasked(outcome, text.escaped(outcome.name))
@@ -189,8 +214,9 @@ class Run:
     def _clean_named(self, directory: shmfs.ShmDirectory) -> None:
         names = self._names(directory, " could not be opened: ")
         there = {name for name in names if _exists(directory, name)}
-        with reaper.Reaper(directory, dry_run=self.options.dry_run) as cleaner:
+        with self._reaper(directory) as cleaner:
             for outcome in settled(cleaner, names, self._judge):
+                self._pin(outcome)
                 if outcome.result is reaper.GONE:
                     if outcome.name in there:
                         continue
@@ -228,7 +254,10 @@ class Run:
                 self.outcomes.append(reaper.Outcome(name, reaper.FAILED, reason, error=errno.EINVAL))
             else:
                 names.append(name)
-        return names
+        if self._unlinked:
+            unlinked = {file.name for file in self._unlinked}
+            self._without_a_file = [n for n in names if n in unlinked and not _exists(directory, n)]
+        return [name for name in names if name not in self._without_a_file]
 
     # -- names, by force --------------------------------------------------------------------------------
 
@@ -287,6 +316,125 @@ class Run:
             return f"{used}; nobody was seen to hold it"
         return f"{used}; who {'would lose' if self.options.dry_run else 'loses'} it: {'; '.join(losers)}"
 
+    # -- memory under those who are attached ------------------------------------------------------------
+
+    def _reaper(self, directory: shmfs.ShmDirectory) -> reaper.Reaper:
+        return reaper.Reaper(directory, self.options.dry_run, pin=True)
+
+    def _pin(self, outcome: reaper.Outcome) -> None:
+        """Keep a heap open that has no name any more, and to which somebody may be attached."""
+        if outcome.fd >= 0 and outcome.sighting is not None:
+            if len(self._pins) < MAX_PINS and outcome.sighting.file_id not in self._pins:
+                self._pins[outcome.sighting.file_id] = outcome.fd
+            else:
+                os.close(outcome.fd)
+
+    def _find_unlinked(self, directory: shmfs.ShmDirectory) -> None:
+        """Find the files that have lost their name, before this run adds to them."""
+        if self.options.reclaim:
+            from gppshm import held
+
+            try:
+                self._unlinked = held.survey(directory).unlinked
+            except OSError as error:
+                self._fail(
+                    f"{COMMAND}: /proc cannot be read: {error.strerror}: what has no name is not known"
+                )
+
+    def _reclaim(self, directory: shmfs.ShmDirectory) -> None:
+        """Give back what is free in the heaps that were removed, or have lost their name before."""
+        try:
+            for outcome in self.outcomes:
+                if removed(outcome) and outcome.verdict and outcome.verdict.state is creator.ATTACHED:
+                    self._reclaim_removed(outcome)
+        finally:
+            for fd in self._pins.values():
+                os.close(fd)
+            self._pins = {}
+        names = self.options.names
+        for file in self._unlinked:
+            if not names or file.name in names:
+                self._reclaim_unnamed(directory, file)
+        found = {outcome.name for outcome in self.unnamed}
+        for outcome in [_missing(name) for name in self._without_a_file if name not in found]:
+            self.outcomes.append(outcome)
+            self._fail(f"{text.escaped(outcome.name)} could not be opened: {outcome.reason}")
+
+    def _reclaim_removed(self, outcome: reaper.Outcome) -> None:
+        from gppshm.cli import shmclean_reclaim
+
+        seen, verdict = outcome.sighting, outcome.verdict
+        assert seen is not None and verdict is not None
+        fd = self._pins.pop(seen.file_id, None)
+        try:
+            if fd is None:
+                from gppshm import reclaim
+
+                fd = reclaim.open_held(seen.file_id, verdict.attached)
+            by_word, dry_run = self.options.reclaim, self.options.dry_run
+            returned = shmclean_reclaim.give_back(fd, verdict.attached, by_word, dry_run)
+        except OSError as error:
+            reason = f"it cannot be reached through those who hold it: {error.strerror}"
+            returned = shmclean_reclaim.Returned(reason, error.errno or 0)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        self.returned[seen.file_id] = returned
+        self._tell_returned(text.escaped(outcome.name), seen, returned)
+
+    def _reclaim_unnamed(self, directory: shmfs.ShmDirectory, file: "held.Unlinked") -> None:
+        from gppshm.cli import shmclean_reclaim
+
+        outcome, fd = shmclean_reclaim.look(directory, file)
+        named = bool(self.options.names)
+        if outcome.result is reaper.GONE or (outcome.result is reaper.NO_HEAP and not named):
+            return
+        if outcome.sighting is None and not named and not shmfs.pid_of_name(file.name):
+            return  # what cannot be reached may be no heap at all
+        name = f"{text.escaped(outcome.name)} (unlinked before)"
+        self.unnamed.append(outcome)
+        if fd is None:
+            if named and outcome.result is not reaper.FAILED:
+                self._fail(f"{name} is kept: {text.escaped(outcome.reason)}")
+            else:
+                self._tell_unasked(outcome, name)
+            return
+        try:
+            returned = shmclean_reclaim.give_back(fd, (), True, self.options.dry_run)
+        finally:
+            os.close(fd)
+        assert outcome.sighting is not None
+        if self.options.dry_run:
+            outcome.result = shmclean_reclaim.WOULD_RECLAIM
+        if returned.error:
+            outcome.result, outcome.error = reaper.FAILED, returned.error
+        self.returned[outcome.sighting.file_id] = returned
+        self.holders[outcome.sighting.file_id] = file.holders
+        self._tell_returned(name, outcome.sighting, returned)
+
+    def _tell_returned(self, name: str, seen: shmfs.Sighting, returned: "shmclean_reclaim.Returned") -> None:
+        if returned.error and self.options.reclaim:
+            reason = returned.reason
+            if returned.error in (errno.EPERM, errno.EACCES):
+                reason += f"; it belongs to {text.user_name(seen.status.st_uid)}: run this as root"
+            self._fail(f"error: {name}: {text.escaped(reason)}")
+        elif returned.given_back or self.options.reclaim:
+            done = "would give" if self.options.dry_run else "gave"
+            self._say(
+                f"{done} back {returned.given_back} bytes of {name}; {returned.in_use} are still in use"
+            )
+        if not self.options.verbose:
+            return
+        if self.options.reclaim:
+            self._say(f"  free memory: {RISK}")
+        elif returned.reason:
+            hint = "" if returned.error else "; with --reclaim it is given back on your word"
+            self._say(f"  free memory: kept: {text.escaped(returned.reason)}{hint}")
+        if self.options.reclaim and returned.reason and not returned.error:
+            self._say(f"  free memory: not all: {text.escaped(returned.reason)}")
+        if returned.given_back or returned.in_use:
+            self._say(f"  free memory: {returned.not_returnable} bytes besides cannot be given back")
+
     # -- FIFOs ------------------------------------------------------------------------------------------
 
     def _clean_fifos(self) -> None:
@@ -332,15 +480,17 @@ class Run:
                     f"/proc cannot be read: {error.strerror}: who holds the memory is not known"
                 )
                 return
-            self.holders = survey.holders
+            self.holders.update(survey.holders)
             self.unseen = len(survey.unseen)
 
     def _tell_holders(self, outcome: reaper.Outcome) -> None:
         seen = outcome.sighting
-        holders = self.holders.get(seen.file_id) if seen and removed(outcome) else None
-        if seen and holders:
+        holders = self.holders.get(seen.file_id) if seen else None
+        returned = self.returned.get(seen.file_id) if seen else None
+        if seen and holders and (returned or removed(outcome)):
+            left = seen.status.st_blocks * 512 - (returned.given_back if returned else 0)
             self._say(
-                f"{text.escaped(seen.name)}: {seen.status.st_blocks * 512} bytes come back when the last of "
+                f"{text.escaped(seen.name)}: {left} bytes come back when the last of "
                 f"these exits: {'; '.join([_described(holder.pid) for holder in holders])}"
             )
 

@@ -30,12 +30,15 @@ def report(run: shmclean.Run) -> str:
         "fifo_root_hex": fifo_root_hex if options.fifos else None,
         "force": options.force,
         "dry_run": options.dry_run,
+        "reclaim": options.reclaim,
         "complete": run.complete,
         "exit_status": run.status,
         "removed": len(removed),
         "removed_bytes": sum(_bytes(outcome) for outcome in removed),
+        "given_back_bytes": sum(returned.given_back for returned in run.returned.values()),
         "unseen_processes": run.unseen,
         "outcomes": [_outcome(run, outcome) for outcome in run.outcomes],
+        "unlinked_before": [_outcome(run, outcome) for outcome in run.unnamed],
         "fifos": [_outcome(run, outcome) for outcome in run.fifos],
     }
     return json.dumps(whole, indent=2) + "\n"
@@ -45,6 +48,7 @@ def _outcome(run: shmclean.Run, outcome: reaper.Outcome) -> "Dict[str, Any]":
     seen, verdict = outcome.sighting, outcome.verdict
     name, name_hex = named(outcome.name)
     header = seen.header if seen else None
+    returned = run.returned.get(seen.file_id) if seen else None
     return {
         "name": name,
         "name_hex": name_hex,
@@ -58,7 +62,11 @@ def _outcome(run: shmclean.Run, outcome: reaper.Outcome) -> "Dict[str, Any]":
         "state": str(verdict.state) if verdict else None,
         "evidence": str(verdict.evidence) if verdict else None,
         "verdict": named(verdict.reason)[0] if verdict else None,
-        "held_by": _holders(run, seen) if seen and shmclean.removed(outcome) else [],
+        "given_back": returned.given_back if returned else None,
+        "in_use": returned.in_use if returned else None,
+        "not_returnable": returned.not_returnable if returned else None,
+        "kept_because": (named(returned.reason)[0] or None) if returned else None,
+        "held_by": _holders(run, seen) if seen and (returned or shmclean.removed(outcome)) else [],
     }
 
 

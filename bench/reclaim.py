@@ -1,0 +1,125 @@
+"""How much memory of a dead process comes back under its peers, and how soon.
+
+    bench/reclaim.py [PEERS [ROUNDS]]
+
+A heap of 64 MB, 90 % of it free, whose creator is SIGKILLed while so many peers (default 2) are attached.
+Measured from just after the unlink: until all is back that is free, with the look at all processes that it
+takes; the same after the peers have let go of the rest; and what a look costs when nothing has changed.
+Exit status 1 if a target is missed: 85 % of the file within 20 ms; in the end, within 1 s, all but the header
+pages and a page at either end of each free block.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(os.path.dirname(HERE), folder) for folder in ("demo", "python")]
+
+import heapwriter  # noqa: E402
+from gppshm import reclaim  # noqa: E402
+
+PAGE, SUPERBLOCKS = heapwriter.PAGE, 32
+USED = SUPERBLOCKS * heapwriter.SUPERBLOCK_SIZE // 10
+HEAP = (f"--superblocks={SUPERBLOCKS}", f"--used={USED}", "--block=262144")
+SHARE, MS, LATER = 0.85, 20.0, 1.0
+
+
+class Process:
+    """A process of demo/heapwriter.py; forks of one process would all map the heap at the same address."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-I", heapwriter.__file__, *arguments]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True
+        )
+        ready, _, self.name = self.process.stdout.readline().strip().partition(" ")
+        if ready != "ready":
+            self.end()
+            sys.exit("a process has failed: is /dev/shm full?")
+
+    def tell(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        return self.process.stdout.readline() or sys.exit("a peer found a damaged block")
+
+    def end(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+def measure(root, peers):
+    """One round: share of the file, milliseconds until then and of these for the look at processes, seconds
+    of the rest, pages that are left too many, microseconds of a look when nothing changed."""
+    living = []
+    try:
+        creator = Process("own", "--root=" + root, f"--holders={peers}", *HEAP)
+        living.append(creator)
+        for _ in range(peers):
+            living.append(Process("attach", creator.name, "--root=" + root, "--hold"))
+        fd = os.open(os.path.join(root, creator.name), os.O_RDONLY)
+        status = os.fstat(fd)
+        file_id = status.st_dev, status.st_ino
+        noted = reclaim.note(creator.process.pid, file_id)
+        creator.end()
+        os.unlink(os.path.join(root, creator.name))
+        started = time.monotonic()
+        kinship = reclaim.UNTOLD
+        while kinship is reclaim.UNTOLD:  # some process of this host is just ending
+            kinship = reclaim.kin(file_id, noted)[0]
+        looked = time.monotonic() - started
+        it = reclaim.Reclaim(fd, kinship)
+        while not it.go_on():
+            pass
+        first = time.monotonic() - started
+        share = it.given_back / status.st_size
+        began = time.monotonic()
+        it.go_on(1)
+        look = time.monotonic() - began
+        for peer in living[1:]:
+            peer.tell("1000")
+        for peer in living[1:]:
+            peer.answer()
+        began = time.monotonic()
+        while not (it.go_on() and it.settled and not it.in_use):
+            if time.monotonic() > began + 10:
+                sys.exit("what the peers let go of does not come back")
+        rest = time.monotonic() - began
+        # The header page; of each superblock its own, and one at either end of its one free block.
+        surplus = it.taken // PAGE - (1 + 3 * SUPERBLOCKS)
+        os.close(fd)
+        return share, 1000 * first, 1000 * looked, rest, surplus, 1e6 * look
+    finally:
+        for process in living:
+            process.end()
+
+
+def main(arguments):
+    peers = int(arguments[0]) if arguments else 2
+    rounds = int(arguments[1]) if len(arguments) > 1 else 10
+    root = tempfile.mkdtemp(prefix="gppshm-bench-", dir="/dev/shm")
+    try:
+        found = [measure(root, peers) for _ in range(rounds)]
+    finally:
+        shutil.rmtree(root)
+    shares, firsts, looked, rests, surplus, looks = zip(*found)
+    print("64 MB heap, 90 %% free, %d peers attached, %d rounds" % (peers, rounds))
+    print(
+        "  at once: %.0f %% of the file, median %.1f ms, max %.1f ms (the look at processes: %.1f ms)"
+        % (100 * min(shares), statistics.median(firsts), max(firsts), statistics.median(looked))
+    )
+    print("  after all peers let go: max %.1f ms, %d pages too many" % (1000 * max(rests), max(surplus)))
+    print("  a look when nothing changed: median %.0f us" % statistics.median(looks))
+    bad = min(shares) < SHARE or statistics.median(firsts) > MS or max(rests) > LATER or max(surplus) > 0
+    print("FAILED" if bad else "all is well")
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
