@@ -138,13 +138,23 @@ class OpenFile:
 
 
 class Usage:
-    """Size and free space of the file system, in bytes; `free` is what root has, as REDHAWK shows it."""
+    """Size and free space of the file system, in bytes; `free` is what root has, as REDHAWK shows it.
 
-    __slots__ = ("free", "size")
+    inodes, free_inodes  how many files there can be, and how many more; 0 inodes: without a limit
+    """
 
-    def __init__(self, size: int, free: int) -> None:
+    __slots__ = ("free", "free_inodes", "inodes", "size")
+
+    def __init__(self, size: int, free: int, inodes: int = 0, free_inodes: int = 0) -> None:
         self.size = size
         self.free = free
+        self.inodes = inodes
+        self.free_inodes = free_inodes
+
+    @property
+    def inodes_are_scarce(self) -> bool:
+        """Whether less than a twentieth of the inodes is free: without one there is no new file, nor heap."""
+        return self.free_inodes * 20 < self.inodes
 
 
 class ShmDirectory:
@@ -177,7 +187,12 @@ class ShmDirectory:
 
     def usage(self) -> Usage:
         status = os.fstatvfs(self.fd)
-        return Usage(status.f_blocks * status.f_frsize, status.f_bfree * status.f_frsize)
+        return Usage(
+            status.f_blocks * status.f_frsize,
+            status.f_bfree * status.f_frsize,
+            status.f_files,
+            status.f_ffree,
+        )
 
     def names(self) -> "List[str]":
         """The names of all entries, in readdir order."""

@@ -102,12 +102,14 @@ def figures(host: "Host") -> "Dict[str, int]":
 
 
 def total(hosts: "List[Host]") -> "Dict[str, int]":
-    """Sums of FIGURES over the `hosts` that answered, of which one with two devices counts once.
+    """Sums of FIGURES over the `hosts` that answered; what two devices of one host both show counts once.
 
     silent  how many devices or managers did not answer
     """
-    once = {host.name: figures(host) for host in reversed(hosts) if not host.error}.values()
-    sums = {"hosts": len(once), "silent": len([host for host in hosts if host.error])}
+    answered = [host for host in reversed(hosts) if not host.error]
+    once = {(host.name, host.usage["path"]): figures(host) for host in answered}.values()
+    names = {host.name for host in answered}
+    sums = {"hosts": len(names), "silent": len([host for host in hosts if host.error])}
     sums.update({name: sum([each[name] for each in once]) for name in FIGURES})
     return sums
 

@@ -29,7 +29,7 @@ def start(chosen: Settings, work: Cleaning, presence: "Callable[[], Optional[Pre
 
     def reserved() -> int:
         here = presence()
-        return here.device.ledger.reserved if here is not None and here.device is not None else 0
+        return here.device.ledger.reserved_on_host() if here is not None and here.device is not None else 0
 
     if chosen.metrics is not None or chosen.metrics_textfile is not None:
         threading.Thread(target=_export, args=(chosen, work, reserved), name="metrics", daemon=True).start()
