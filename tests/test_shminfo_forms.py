@@ -524,3 +524,33 @@ while not stop.is_set():
     for options in ([], ["--check"], ["--json"], ["--holders"], ["--blocks=heap-4190001"]) * 4:
         done = run(*options)
         assert done.status in (0, 1) and "Traceback" not in done.err
+
+
+INODES = """
+import subprocess
+from conftest import FOLDERS
+root = sys.argv[1]
+def shows(module, *options):
+    program = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.{module} import main; sys.exit(main())"
+    print(subprocess.check_output([sys.executable, "-s", "-c", program, "--root", root, *options]).decode())
+    print("-" * 10, end="")
+shows("shminfo")
+for number in range(95):
+    open(f"{root}/{number}", "w").close()
+shows("shminfo")
+shows("shminfo", "--json")
+shows("shminfo", "--holders")
+shows("shmtop", "--once")
+"""
+
+
+@needs_root
+def test_inodes_that_are_scarce_are_told(private_tmpfs):
+    done = private_tmpfs(INODES, options="size=1m,nr_inodes=100")
+    assert done.returncode == 0, done.stderr
+    before, after, whole, holders, display, _ = done.stdout.split("-" * 10)
+    assert "\n  inodes:" not in before and before.count("\n") == after.count("\n") - 1
+    line = "inodes: 4 of 100 free (4.0%): a new heap, or other file, needs one\n"
+    assert after.rstrip("\n").endswith("  " + line.rstrip()) and line in holders
+    assert line.rstrip() in display
+    assert (json.loads(whole)["inodes"], json.loads(whole)["free_inodes"]) == (100, 4)

@@ -35,6 +35,8 @@ STATES = {
 FOUND = (
     ("size_bytes", "Size of the file system that the heaps lie in; 0 if it has no limit."),
     ("free_bytes", "Free space of the file system that the heaps lie in."),
+    ("inodes", "Files that the file system can hold; 0 if it has no limit."),
+    ("free_inodes", "Files that the file system can hold beside those that are there."),
     ("heap_bytes", "Memory that heaps take."),
     (
         "orphaned_bytes",
@@ -61,6 +63,7 @@ class Scan:
             all_locks = locks.examine(directory, shot.entries, proc_root)
             unlinked = held.survey(directory, proc_root).unlinked
         self.size_bytes, self.free_bytes = shot.usage.size, shot.usage.free
+        self.inodes, self.free_inodes = shot.usage.inodes, shot.usage.free_inodes
         self.held_bytes = sum(file.size for file in unlinked)
         self.locks_held_by_dead = sum(lock.state is locks.DEAD for found in all_locks for lock in found)
         for entry in shot.entries:
