@@ -531,7 +531,7 @@ import subprocess
 from conftest import FOLDERS
 root = sys.argv[1]
 def shows(module, *options):
-    program = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.{module} import main; sys.exit(main())"
+    program = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.{module} import main; main()"
     print(subprocess.check_output([sys.executable, "-s", "-c", program, "--root", root, *options]).decode())
     print("-" * 10, end="")
 shows("shminfo")
