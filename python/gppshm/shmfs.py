@@ -9,7 +9,7 @@ import fcntl
 import os
 import stat
 
-from gppshm import heapfile, lease, procfs
+from gppshm import filesystem, heapfile, lease
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     Identity = Tuple[int, int, int, int, int]
 
 DEFAULT_ROOT = "/dev/shm"
+
+DOUBTS = {
+    True: "",
+    False: "it is not on a tmpfs, where alone leases and memory maps prove a creator's death",
+    None: "on what kind of file system it is could not be found out, as neither /proc nor statfs tells",
+}
+"""By what filesystem.is_memory says."""
 
 
 class Kind(str):
@@ -160,6 +167,8 @@ class Usage:
 class ShmDirectory:
     """The directory `root`, opened.  OSError if it cannot be, or for want of descriptors.
 
+    on_tmpfs  it is known to be on a tmpfs or devtmpfs, where alone anything can be proven
+    doubt     why nothing can be proven there; "" on_tmpfs
     A context manager.
     """
 
@@ -168,13 +177,15 @@ class ShmDirectory:
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._device = os.fstat(self.fd).st_dev
         try:
-            self.on_tmpfs = procfs.mount_of(root, proc_root)[0] == b"tmpfs"
+            memory = filesystem.is_memory(self.fd, root, proc_root)
+            self.on_tmpfs = memory is True
+            self.doubt = DOUBTS[memory]
             self.leases = self.on_tmpfs and lease.trustworthy(root)
         except OSError as error:
             if error.errno in lease.NO_DESCRIPTOR:
                 os.close(self.fd)
                 raise
-            self.on_tmpfs = self.leases = False
+            self.leases = False
 
     def __enter__(self) -> "ShmDirectory":
         return self
