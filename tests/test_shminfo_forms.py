@@ -526,6 +526,26 @@ while not stop.is_set():
         assert done.status in (0, 1) and "Traceback" not in done.err
 
 
+def test_a_superblock_of_more_than_4_gib_is_told_and_is_no_fault(shm_root, run, as_json, spawn):  # noqa: F811
+    name = f"heap-{spawn.dead_pid()}"
+    size = (4 << 30) + 8192
+    head = bytearray(3 * heapwriter.PAGE)
+    heapwriter.put_header(head, int(name[5:]))
+    page = heapwriter.PAGE
+    heapwriter.put_superblock(head, name, page, page, [(page, 1)], page)
+    struct.pack_into("<I", head, page + 264, 8192)
+    struct.pack_into("<I", head, 2 * page + 12, size // 16)
+    struct.pack_into("<Q", head, page + 272 + heapwriter.LOCK_SIZE, size)
+    with open(os.path.join(shm_root, name), "wb") as stream:
+        stream.write(head)
+        stream.truncate(2 * page + size)
+    checked = run("--check").out
+    assert checked.splitlines()[1] == "  ok" and f"has {size} bytes: REDHAWK records 32 bits" in checked
+    whole = as_json()["files"][0]
+    assert (whole["heap_size"], whole["faults"]) == (size, [])
+    assert (whole["superblocks"][0]["size"], whole["superblocks"][0]["recorded_size"]) == (size, 8192)
+
+
 INODES = """
 import subprocess
 from conftest import FOLDERS

@@ -111,6 +111,7 @@ def _entry(
             {
                 "offset": superblock.offset,
                 "size": superblock.size,
+                "recorded_size": superblock.recorded,
                 "used": superblock.used,
                 "lock": {
                     "state": str(lock.state),
