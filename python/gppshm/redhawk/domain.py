@@ -8,6 +8,7 @@ may hang; what has not answered in time is reported as that, and delays nobody. 
 import functools
 import math
 import os
+import socket
 import threading
 import time
 
@@ -400,4 +401,10 @@ def _bindings(context: "Any") -> "List[Tuple[str, bool]]":
 def _url(nameservice: str) -> str:
     if nameservice.lower().startswith(("corbaloc:", "corbaname:", "ior:")):
         return nameservice
+    try:
+        # As people write an IPv6 address; with a port it has to be in brackets.
+        socket.inet_pton(socket.AF_INET6, nameservice.partition("%")[0])
+        nameservice = f"[{nameservice}]"
+    except (OSError, ValueError):
+        pass
     return f"corbaloc::{nameservice}/NameService"
