@@ -241,6 +241,17 @@ def test_without_proc_or_such_locks_a_device_grants_by_what_it_knows_and_says_so
     assert ledger.available() == 6 * MB
 
 
+def test_where_locks_take_too_long_to_read_that_is_told_once(claim, monkeypatch):
+    told = []
+    ledger = capacity.Ledger(
+        lambda: shmfs.Usage(10 * MB, 10 * MB), lambda size: 0, claim(), complain=told.append
+    )
+    monkeypatch.setattr(claims, "PATIENCE", 0.0)
+    for _ in range(2):
+        ledger.available()
+    assert told == ["what other devices have granted is not all seen: this host has too many file locks"]
+
+
 def test_a_forked_child_that_execs_keeps_no_claim(spawn, shm_root, claim):
     before = total(claim())
     code = DEVICE.replace(

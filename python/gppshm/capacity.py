@@ -130,13 +130,12 @@ class Ledger:
                     self._claims.end_turn()
 
     def _grant(self, key: str, size: int, terms: object) -> None:
-        usage = self._measure()
+        usage, others = self._measure(), self._others()
         baseline = self._used_when_empty
         if not self._reserved:  # grants of nothing at all may stand for ever
             used = usage.size - usage.free
-            theirs = [claim.baseline for claim in self._others()]
-            baseline = min(used, max(theirs)) if theirs else used
-        room = self._room(usage, self._others())
+            baseline = min(used, max([claim.baseline for claim in others] or [used]))
+        room = self._room(usage, others)
         if size <= room.available:
             # Claimed first and looked again then: of two who do so at once, each sees the other.
             self._claim(self._reserved + size, baseline)
@@ -197,11 +196,16 @@ class Ledger:
                 self._tell(f"other devices of this host cannot see what is granted here: {error.strerror}")
 
     def _others(self) -> "List[Claim]":
+        if self._claims is None:
+            return []
         try:
-            return self._claims.of_others() if self._claims is not None else []
+            found = self._claims.of_others()
         except OSError as error:
             self._tell(f"what other devices of this host have granted cannot be seen: {error}")
             return []
+        if not self._claims.saw_all:
+            self._tell("what other devices have granted is not all seen: this host has too many file locks")
+        return found
 
     def _tell(self, sentence: str) -> None:
         if not self._told:

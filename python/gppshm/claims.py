@@ -51,6 +51,7 @@ class Claim:
 class Claims:
     """The claims on the file system of the folder `root`, of which one is ours.  Not for two threads at once.
 
+    saw_all  whether the last look at the others' came to an end
     OSError if the folder cannot be opened.
     """
 
@@ -61,6 +62,7 @@ class Claims:
         device = os.fstat(self._fd).st_dev
         self._device = b"%02x:%02x" % (os.major(device), os.minor(device))  # as /proc/locks writes it
         self._own = (0, 0)
+        self.saw_all = True
 
     def close(self) -> None:
         """Give up what is claimed."""
@@ -95,7 +97,7 @@ class Claims:
         """Everybody else's; what cannot be read within PATIENCE is not known.  OSError: no /proc/locks."""
         end = time.monotonic() + PATIENCE
         found, more = self._read(end)
-        if more:
+        if more and self.saw_all:
             # Read in pieces, between which it may have changed.
             found |= self._read(end)[0]
         found[self._own] -= 1
@@ -116,6 +118,7 @@ class Claims:
                     break
         finally:
             os.close(fd)
+        self.saw_all = bool(pieces) and not pieces[-1]
         text = b"".join(pieces)
         found: Counter[Tuple[int, int]] = collections.Counter()
         for line in text.splitlines():
