@@ -20,7 +20,7 @@ from gppshm import sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
     from prometheus_client.core import Metric
 
@@ -87,10 +87,9 @@ class Outlet:
         sitepackages.enable()
         try:
             import prometheus_client
+            from prometheus_client.exposition import choose_encoder
         except ImportError:
             raise Missing() from None
-        from prometheus_client.exposition import choose_encoder
-
         from gppshm import exporter
 
         self._choose_encoder = choose_encoder
@@ -106,10 +105,14 @@ class Outlet:
         Never fails, and waits no longer than SOON.  `on_served` is called, in another thread, when it is so.
         """
         tried = threading.Event()
-        threading.Thread(
-            target=self._serve, args=(place, tried, on_served), name="metrics", daemon=True
-        ).start()
+        self._begin("metrics", self._serve, place, tried, on_served)
         tried.wait(SOON)
+
+    def _begin(self, name: str, act: "Callable[..., None]", *arguments: "Any") -> None:
+        try:
+            threading.Thread(target=act, args=arguments, name=name, daemon=True).start()
+        except RuntimeError as error:
+            self._on_trouble(f"no {name}: {error}")
 
     def _serve(
         self, place: "Tuple[str, int]", tried: threading.Event, on_served: "Callable[[], None]"
@@ -117,7 +120,7 @@ class Outlet:
         pause, told, tries = threading.Event(), "", 0
         while True:
             try:
-                listener = _listener(place)
+                server = _Server(place, self._collector, self._answer, self._is_reserved)
                 break
             except OSError as error:
                 why = str(error.strerror or error)
@@ -129,7 +132,7 @@ class Outlet:
             tries += 1
         tried.set()
         on_served()
-        _Server(listener, self._collector, self._answer, self._is_reserved).run()
+        server.run()
 
     def _answer(self, accept: str) -> "Tuple[str, bytes]":
         encode, kind = self._choose_encoder(accept)
@@ -137,9 +140,7 @@ class Outlet:
 
     def write(self, path: str, interval: float = INTERVAL) -> None:
         """Write the file soon, and every so many seconds; it stays when we end.  Never fails, never waits."""
-        threading.Thread(
-            target=self._keep_writing, args=(path, interval), name="metrics file", daemon=True
-        ).start()
+        self._begin("metrics file", self._keep_writing, path, interval)
 
     def _keep_writing(self, path: str, interval: float) -> None:
         pause = threading.Event()
@@ -192,22 +193,31 @@ class _Connection:
 
 
 class _Server:
-    """Answers in one thread, and never waits for one that asks, nor for a scan."""
+    """Answers in one thread, and never waits for one that asks, nor for a scan.
+
+    OSError if the address cannot be had now, or there are no descriptors for it.
+    """
 
     def __init__(
         self,
-        listener: socket.socket,
+        place: "Tuple[str, int]",
         collector: "exporter.Collector",
         answer: "Callable[[str], Tuple[str, bytes]]",
         is_reserved: "Callable[[int], bool]",
     ) -> None:
-        self._listener = listener
         self._collector = collector
         self._answer = answer
         self._is_reserved = is_reserved
         self._connections: Dict[int, _Connection] = {}
         self._closed_until = 0.0
-        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._listener = _listener(place)
+        try:
+            if is_reserved(self._listener.fileno() + 2):
+                raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+            self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._listener.close()
+            raise
         collector.listeners.append(self._wake)
 
     def _wake(self) -> None:
@@ -252,6 +262,8 @@ class _Server:
             elif fd in self._connections:
                 try:
                     self._go_on(fd, self._connections[fd])
+                except BlockingIOError:
+                    pass
                 except OSError:
                     self._end(fd)
         self._answer_all(time.monotonic())
