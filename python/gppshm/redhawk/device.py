@@ -419,7 +419,7 @@ class Device(GppShmPlugin_base):
             self.ledger.grant(key, request.megabytes * capacity.MB, request.terms if by_terms else None)
         except capacity.Insufficient as refusal:
             raise CF.Device.InsufficientCapacity(
-                capacities, f"{asked}, and {_there_is(refusal.room)} on {plain(self._host)}"
+                capacities, f"{asked}, and {_there_is(refusal.room, plain(self._host))}"
             ) from None
         except OSError as error:
             raise CF.Device.InvalidState(f"the shared memory cannot be measured: {error.strerror}") from None
@@ -573,9 +573,9 @@ def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
     return CORBA.Any(CORBA._tc_AnySeq, sequence)
 
 
-def _there_is(room: capacity.Room) -> str:
+def _there_is(room: capacity.Room, host: str) -> str:
     """How much can be allocated, and what leaves no more."""
-    words = f"{room.available // capacity.MB} MB can be allocated (limit: {plain(room.limit, 200)}"
+    words = f"{room.available // capacity.MB} MB can be allocated on {host} (limit: {plain(room.limit, 200)}"
     if room.others:
         words += f"; other devices of this host have granted {room.others // capacity.MB} MB"
     return words + ")"
