@@ -538,9 +538,8 @@ class Watcher:
         return names
 
     def _start(self) -> None:
-        if not self.directory.on_tmpfs:
-            words = f"{self.root} is no tmpfs: nothing can be proven there, and all is kept"
-            self._account.trouble("root", words)
+        if self.directory.doubt:
+            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; all is kept there")
         elif not self.directory.leases:
             words = "leases could not be shown to prove anything here: only pids do"
             self._account.trouble("root", words)
