@@ -116,7 +116,8 @@ def test_a_line_tells_what_happened_and_why(spawn, shm_root):
         attached.kill()
         line = watching.line()
         assert re.search(
-            rf"others are still attached( \(killed by SIGKILL\))? \[identity\], [\d.]+ ms after \w+; the memory is held until"
+            r"others are still attached( \(killed by SIGKILL\))? \[identity\], [\d.]+ ms after \w+; the memory"
+            r" is held until"
             rf" these exit: {peer.pid} \(.*heapwriter.py attach {attached.name}.*\)$",
             line,
         )
@@ -505,7 +506,7 @@ log = disk + "/log"
 with open(log, "wb") as stream:
     process = subprocess.Popen([sys.executable, "-s", "-c", COMMAND, "--json", "--root=" + heaps],
                                stdout=stream, stderr=subprocess.PIPE)
-said = lambda: [json.loads(line)["event"] for line in open(log).read().splitlines() if line.startswith("{")]
+said = lambda: [json.loads(line)["event"] for line in open(log).read().split("\\n")[:-1]]
 try:
     wait_for(lambda: "ready" in said())
     with open(disk + "/full", "wb") as stream:
