@@ -935,7 +935,8 @@ class Watcher:
         """Do what a verdict of the observer allows."""
         each = self._known[seen.name]
         if verdict.state is creator.ALIVE:
-            if verdict.creator and verdict.creator != each.creator:
+            # Another process, be it one that was given the pid of the dead one.
+            if verdict.creator and (verdict.creator != each.creator or each.stage is ENDED):
                 each.forget_the_creator()
                 self._triggers.unwatch(seen.name)
                 self._to_portray.add(seen.name, seen.status.st_uid)
