@@ -1,4 +1,4 @@
-"""A death that was proven in advance costs no living creator its heap: what makes an identity void or useless.
+"""A death that was proven in advance costs no living creator its heap: what makes its identity void.
 
 The watcher takes its steps by hand, so the order in which things happen is the one that a test says.
 """
