@@ -116,8 +116,8 @@ def test_a_line_tells_what_happened_and_why(spawn, shm_root):
         attached.kill()
         line = watching.line()
         assert re.search(
-            r"others are still attached( \(killed by SIGKILL\))? \[identity\], [\d.]+ ms after \w+; the memory"
-            r" is held until"
+            r"others are still attached( \(killed by SIGKILL\))? \[identity\], [\d.]+ ms after \w+;"
+            r" the memory is held until"
             rf" these exit: {peer.pid} \(.*heapwriter.py attach {attached.name}.*\)$",
             line,
         )

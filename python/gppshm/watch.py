@@ -795,7 +795,8 @@ class Watcher:
                 self._try(name)
             elif verdict.state is not creator.ALIVE:
                 self._record(self._remove(answer.seen, verdict))
-            elif verdict.creator and verdict.creator != heap.creator:
+            # Another process, be it one that was given the pid of the dead one.
+            elif verdict.creator and (verdict.creator != heap.creator or heap.stage is ENDED):
                 heap.forget_the_creator()
                 self._triggers.unwatch(name)
                 self._inquiry.portray(name, heap.uid)
