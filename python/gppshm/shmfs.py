@@ -205,6 +205,11 @@ class ShmDirectory:
     def close(self) -> None:
         os.close(self.fd)
 
+    def is_current(self) -> bool:
+        """Whether this still is the directory that lies at the path; OSError if there is none."""
+        there, here = os.stat(self.root), os.fstat(self.fd)
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
     def usage(self) -> Usage:
         status = os.fstatvfs(self.fd)
         return Usage(

@@ -42,10 +42,11 @@ class Happened:
     ended     names whose creators have ended, by their pidfds
     overflow  events were dropped
     gone      the directory is not watched any more
+    mounts    something was mounted or unmounted
     observer  the observer has an answer
     """
 
-    __slots__ = ("closed", "created", "ended", "gone", "observer", "overflow", "removed")
+    __slots__ = ("closed", "created", "ended", "gone", "mounts", "observer", "overflow", "removed")
 
     def __init__(self) -> None:
         self.closed: Dict[str, None] = {}
@@ -54,6 +55,7 @@ class Happened:
         self.ended: List[str] = []
         self.overflow = False
         self.gone = False
+        self.mounts = False
         self.observer = False
 
     @property
@@ -83,14 +85,21 @@ class Triggers:
             self._epoll.close()
             raise
         self._epoll.register(self._wake_read, select.EPOLLIN)
+        try:
+            # It polls as exceptional when a mount comes or goes in this namespace (proc(5)).
+            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            self._epoll.register(self._mounts, select.EPOLLPRI)
+        except OSError:
+            self._mounts = -1
 
     def close(self) -> None:
         for name in list(self._pidfds):
             self.unwatch(name)
         self.drop_inotify()
         self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        for fd in (self._wake_read, self._wake_write, self._mounts):
+            if fd >= 0:
+                os.close(fd)
 
     def wake(self) -> None:
         """Make `wait` return; from any thread and from a signal handler."""
@@ -248,6 +257,7 @@ class Triggers:
             except BlockingIOError:
                 pass
         happened.observer = self._observer in ready
+        happened.mounts = self._mounts in ready
         if self._deaths is not None and self._deaths.fd in ready:
             self.read_events(happened)
         if self._changes is not None and self._changes.fd in ready and self._heeding:
