@@ -15,8 +15,7 @@ from devices import CF, CORBA, MB, Channel, device, manager, start, struct  # no
 from gppshm import heapfile
 from watching import gone
 
-import CosEventChannelAdmin__POA  # isort: skip
-from ossie.cf import ExtendedEvent__POA  # isort: skip
+from gppshm.redhawk.corba import CosEventChannelAdmin__POA, ExtendedEvent__POA  # isort: skip
 
 pytestmark = pytest.mark.corba
 

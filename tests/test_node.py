@@ -9,14 +9,13 @@ import sys
 
 import pytest
 
+from client import CF, STANDIN
 from conftest import HEAPWRITER, wait_for
 from nodes import domain, filled, sdr  # noqa: F401
-from plugins import NAME, STANDIN, client, lives
+from plugins import NAME, client, lives
 from watching import gone
 
-import CosNaming  # isort: skip
-from omniORB import CORBA  # isort: skip
-from ossie.cf import CF  # isort: skip
+from gppshm.redhawk.corba import CORBA, CosNaming  # isort: skip
 
 pytestmark = pytest.mark.corba
 

@@ -3,24 +3,22 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 omniORB = pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for this Python")
-STANDIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "standin")
-if STANDIN not in sys.path:
-    sys.path.insert(0, STANDIN)
 
 from omniORB import CORBA  # noqa: E402
 
-import channel  # noqa: E402
 import client  # noqa: E402
-import wire  # noqa: E402
 from client import wait_for  # noqa: E402
 from conftest import stays  # noqa: E402
-from ossie.cf import CF, ExtendedEvent, StandIn  # noqa: E402
+from gppshm.redhawk.corba import CF, ExtendedEvent  # noqa: E402
+
+import channel  # isort: skip # noqa: E402
+import wire  # isort: skip # noqa: E402
+from stubs import StandIn  # isort: skip # noqa: E402
 
 pytestmark = pytest.mark.corba
 
