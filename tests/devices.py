@@ -47,12 +47,24 @@ class FileSystem(CF__POA.FileSystem):
 
 
 class DomainManager(CF__POA.DomainManager):
-    """Says what version of REDHAWK it is of."""
+    """Says what version of REDHAWK it is of; of none if that is "".
+
+    calls  what it was called for
+    """
 
     def __init__(self, version):
         self.version = version
+        self.calls = []
+
+    def registerDevice(self, device, manager):
+        self.calls.append("registerDevice")
+
+    def unregisterDevice(self, device):
+        self.calls.append("unregisterDevice")
 
     def query(self, wanted):
+        if not self.version:
+            raise CF.UnknownProperties(wanted)
         return [CF.DataType(each.id, anys.to_any(self.version)) for each in wanted]
 
 

@@ -293,6 +293,39 @@ def test_it_can_be_registered_again_and_again_in_one_process_and_nothing_of_it_s
     assert descriptors < 20
 
 
+OTHERWISE = """
+import devices
+from gppshm.redhawk import logs, metrics, presence
+from gppshm.redhawk.cleaning import Cleaning, Orders
+
+manager = devices.DeviceManager(launches=False)
+manager.domain = domain = devices.DomainManager(sys.argv[2])
+work = Cleaning(sys.argv[1], Orders(), os.getppid())
+here = presence.Presence(
+    devices.orb(),
+    devices.default_arguments(manager),
+    work,
+    work.orders,
+    metrics.Metrics({}),
+    logs.start("FATAL", 2),
+    lambda: None,
+)
+here.register(launched=False)
+is_started = here.device._get_started()
+here.retire(5)
+print("ready", manager.calls, domain.calls, is_started, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("version", ["", "2.0.3", "2.3.2", "3.0.1", "3.1.0"])
+def test_beside_a_gpp_only_a_manager_of_3_or_later_is_told_of_it(spawn, shm_root, version):
+    """Whose version is not known may be a manager that dies of it."""
+    both = "['registerDevice', 'unregisterDevice']"
+    told = spawn.python(OTHERWISE, shm_root, version).name
+    assert told == (f"{both} [] False" if version[:1] == "3" else f"[] {both} True")
+
+
 class SandboxManager(DeviceManager):
     """The sandbox's: it has no domain and no list, and initialises a device after it was registered."""
 

@@ -97,8 +97,10 @@ class Presence:
                 self.device.initialize()
             self.device.watch_states(self._orb, self.parameters.get("IDM_CHANNEL_IOR"), self._domain)
             if launched or (self._version and not versions.is_2(self._version)):
+                whom = "DeviceManager"
                 self._register_with_manager()
             else:
+                whom = "DomainManager"
                 self._register_with_domain()
         except (CORBA.Exception, UnicodeError) as error:
             self._abandon()
@@ -107,7 +109,7 @@ class Presence:
             self._abandon()
             raise
         self.device.on_tick = self.check
-        _log.info("registered with its DeviceManager as %s", plain(self.parameters["DEVICE_LABEL"]))
+        _log.info("registered with its %s as %s", whom, plain(self.parameters["DEVICE_LABEL"]))
 
     def retire(self, seconds: float) -> None:
         """Unregister and stop, in so many seconds at most; nothing if it was released before."""
