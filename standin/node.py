@@ -166,7 +166,7 @@ class DeviceManager(CF__POA.DeviceManager):
             argv = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', folder, profile.program, *words]
             with self.lock:
                 self.pending.append(
-                    Device(self.children.spawn(argv, own_group=True, setsigmask=()), instance)
+                    Device(self.children.spawn(argv, own_group=True, unblocked=True), instance)
                 )
 
     def logging(self):

@@ -4,7 +4,7 @@ import threading
 import time
 import uuid
 
-from gppshm.redhawk.corba import CF, CORBA, named, omniORB
+from gppshm.redhawk.corba import CF, CORBA, named
 from gppshm.redhawk.runtime.ports import consumer_of
 from gppshm.redhawk.runtime.properties import now
 from gppshm.redhawk.text import plain
@@ -27,7 +27,7 @@ class _Listener:
         self.ids = ids
         self.interval = interval
         self.due = time.monotonic()
-        self.told: Dict[str, bytes] = {}
+        self.told: Dict[str, object] = {}
         self.failures = 0
 
 
@@ -57,7 +57,7 @@ class Listeners:
         except CORBA.Exception as error:
             raise ValueError(f"it does not answer: {named(error)}") from None
         added = _Listener(send, ids, max(LEAST, interval) if interval == interval else LEAST)
-        added.told = {id_: self._shown(item) for id_, item in self._items(ids).items()}
+        added.told = {id_: _comparable(item) for id_, item in self._items(ids).items()}
         with self._changed:
             self._listeners[identifier] = added
             if self._thread is None:
@@ -79,13 +79,6 @@ class Listeners:
     def _items(self, ids: "List[str]") -> "Dict[str, Any]":
         return {id_: self._resource.item(id_) for id_ in ids}
 
-    @staticmethod
-    def _shown(item: "Any") -> bytes:
-        try:
-            return bytes(omniORB.cdrMarshal(CF._tc_DataType, item))
-        except CORBA.Exception:
-            return b""
-
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -102,7 +95,7 @@ class Listeners:
 
     def _report(self, identifier: str, listener: _Listener) -> None:
         items = self._items(listener.ids)
-        shown = {id_: self._shown(item) for id_, item in items.items()}
+        shown = {id_: _comparable(item) for id_, item in items.items()}
         news = [id_ for id_ in listener.ids if shown[id_] != listener.told.get(id_)]
         if not news:
             return
@@ -126,3 +119,16 @@ class Listeners:
                 )
                 with self._changed:
                     self._listeners.pop(identifier, None)
+
+
+def _comparable(value: "Any") -> object:
+    """Equal for equal values.  As bytes they are not: what pads these may be anything (omniORB 4.2)."""
+    if isinstance(value, CORBA.Any):
+        return str(value.typecode().kind()), _comparable(value.value())
+    if isinstance(value, (list, tuple)):
+        return tuple(_comparable(item) for item in value)
+    if isinstance(value, CF.DataType):
+        return value.id, _comparable(value.value)
+    if isinstance(value, CF.UTCTime):
+        return value.tcstatus, value.twsec, value.tfsec
+    return repr(value)
