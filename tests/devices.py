@@ -47,7 +47,7 @@ class FileSystem(CF__POA.FileSystem):
 
 
 class DomainManager(CF__POA.DomainManager):
-    """Says what version of REDHAWK it is of; of none if that is "".
+    """Says what version of REDHAWK it is of; of none if that is "", and None: it cannot be asked.
 
     calls  what it was called for
     """
@@ -56,6 +56,9 @@ class DomainManager(CF__POA.DomainManager):
         self.version = version
         self.calls = []
 
+    def _get_eventChannelMgr(self):
+        return None
+
     def registerDevice(self, device, manager):
         self.calls.append("registerDevice")
 
@@ -63,6 +66,8 @@ class DomainManager(CF__POA.DomainManager):
         self.calls.append("unregisterDevice")
 
     def query(self, wanted):
+        if self.version is None:
+            raise CORBA.NO_RESOURCES(0, CORBA.COMPLETED_NO)
         if not self.version:
             raise CF.UnknownProperties(wanted)
         return [CF.DataType(each.id, anys.to_any(self.version)) for each in wanted]

@@ -310,6 +310,14 @@ here = presence.Presence(
     logs.start("FATAL", 2),
     lambda: None,
 )
+if sys.argv[2] == "silent":
+    domain.version = None
+    try:
+        here.register(launched=False)
+    except presence.NotRegistered as failure:
+        assert failure.later
+        print("ready", failure, manager.calls, domain.calls, flush=True)
+        sys.exit()
 here.register(launched=False)
 is_started = here.device._get_started()
 here.retire(5)
@@ -324,6 +332,11 @@ def test_beside_a_gpp_only_a_manager_of_3_or_later_is_told_of_it(spawn, shm_root
     both = "['registerDevice', 'unregisterDevice']"
     told = spawn.python(OTHERWISE, shm_root, version).name
     assert told == (f"{both} [] False" if version[:1] == "3" else f"[] {both} True")
+
+
+def test_beside_a_gpp_it_is_told_to_nobody_while_the_domain_cannot_be_asked(spawn, shm_root):
+    told = spawn.python(OTHERWISE, shm_root, "silent").name
+    assert told == "the DomainManager cannot be asked: NO_RESOURCES (0) [] []"
 
 
 class SandboxManager(DeviceManager):

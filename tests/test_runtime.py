@@ -319,6 +319,8 @@ def test_an_event_channel_may_be_a_property_listener_and_nothing_else(probe):
         wait_for(lambda: listener.heard)
         assert "probe::count" in [item.id for item in listener.heard[0].value().properties]
         probe.unregisterPropertyListener(key)
+    for interval in (-1.0, float("nan"), float("inf")):
+        probe.registerPropertyListener(Reports()._this(), [], interval)
     for wrong in (probe, None):
         with pytest.raises(CF.InvalidObjectReference):
             probe.registerPropertyListener(wrong, [], 1.0)
@@ -473,7 +475,7 @@ log4j.rootLogger = DEBUG, FILE, ELSEWHERE
 log4j.appender.FILE = org.apache.log4j.FileAppender
 log4j.appender.FILE.File = {folder}/@@@DOMAIN.NAME@@@.@@@DEVICE_MANAGER.NAME@@@.@@@DEVICE.NAME@@@.log
 log4j.appender.FILE.layout = org.apache.log4j.PatternLayout
-log4j.appender.FILE.layout.ConversionPattern = %-5p|%c{{1}}|%d{{yyyy-MM-dd}}|\\
+log4j.appender.FILE.layout.ConversionPattern = %-5p|%c{{1}}|%d{{yyyyMMdd'T'}}|\\
     %m%n
 log4j.appender.ELSEWHERE = org.ossie.logging.RH_LogEventAppender
 log4j.category.Probe_1.ports = ERROR
@@ -507,7 +509,7 @@ def test_a_logging_configuration_is_read_wherever_it_lies(start, config, tmp_pat
     _, probe = logging_by(start, "sca:///mgr/log.cfg" if scheme == "sca" else "file://" + config, version)
     with open(str(tmp_path / "REDHAWK_DEV.node.Probe_1.log")) as stream:
         lines = stream.read().splitlines()
-    assert f"INFO |child|{time.strftime('%Y-%m-%d')}|constructed Probe_1" in lines
+    assert f"INFO |child|{time.strftime('%Y%m%dT')}|constructed Probe_1" in lines
     assert any("log4j.appender.ELSEWHERE: there is no RH_LogEventAppender here" in line for line in lines)
     assert "FILE" in probe.getLogConfig() and "@@@" not in probe.getLogConfig()
     assert probe.getLogLevel("Probe_1.user.child") == CF.LogLevels.DEBUG

@@ -248,10 +248,13 @@ class Domain:
             return Failure(f"what is named {plain(self.name)} is no DomainManager")
         try:
             managers = domain._get_deviceManagers()
-            self._is_2 = versions.is_2(versions.of_domain(domain))
-            return managers
         except CORBA.Exception as error:
             return self._silent(error)
+        try:
+            self._is_2 = versions.is_2(versions.of_domain(domain))
+        except CORBA.SystemException:
+            pass  # as before, or 3.0
+        return managers
 
     def _silent(self, error: "Any") -> Failure:
         return Failure(

@@ -88,7 +88,7 @@ class Presence:
         """
         try:
             self._manager = self._find_manager()
-            self._find_domain()
+            self._find_domain(launched)
             if not launched:
                 self._ask_before()
             self._make()
@@ -137,13 +137,15 @@ class Presence:
         omniORB.setClientCallTimeout(manager, REGISTRATION_TIME)
         return manager
 
-    def _find_domain(self) -> None:
+    def _find_domain(self, launched: bool) -> None:
         """The DomainManager and its version, if there is one: the sandbox has none."""
         try:
             self._domain = self._manager._get_domMgr()
-        except CORBA.Exception as error:
-            _log.debug("the DeviceManager names no DomainManager: %s", named(error))
-        self._version = versions.of_domain(self._domain)
+            self._version = versions.of_domain(self._domain)
+        except CORBA.SystemException as error:
+            if not launched:
+                raise NotRegistered(f"the DomainManager cannot be asked: {named(error)}") from None
+            _log.warning("the DomainManager cannot be asked for its version: %s", named(error))
         _log.debug("REDHAWK's version is %s", plain(self._version or "not known"))
 
     def _ask_before(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEAST = 0.1
 """Seconds between two reports to a listener."""
+MOST = 86400.0
 PATIENCE = 5
 """Reports in a row that may fail; then the listener is forgotten."""
 
@@ -56,7 +57,8 @@ class Listeners:
 
         except CORBA.Exception as error:
             raise ValueError(f"it does not answer: {named(error)}") from None
-        added = _Listener(send, ids, max(LEAST, interval) if interval == interval else LEAST)
+        # What is no number is the least.
+        added = _Listener(send, ids, min(MOST, max(LEAST, interval)))
         added.told = {id_: _comparable(item) for id_, item in self._items(ids).items()}
         with self._changed:
             self._listeners[identifier] = added

@@ -60,10 +60,21 @@ class Pattern(logging.Formatter):
     """log4j's PatternLayout: %d{...} %p %c{n} %m %n %L %F %M %t %r, with widths; any other is empty."""
 
     _CONVERSION = re.compile(r"%(-?)(\d*)(?:\.(\d+))?([a-zA-Z%])(?:\{([^}]*)\})?")
-    _DATES = (
-        ("yyyy", "%Y"), ("yy", "%y"), ("MMM", "%b"), ("MM", "%m"), ("dd", "%d"), ("HH", "%H"), ("hh", "%I"),
-        ("mm", "%M"), ("ss", "%S"), ("EEE", "%a"), ("a", "%p"), ("Z", "%z"),
-    )  # fmt: skip
+    _DATE = re.compile(r"'([^']*)'|([a-zA-Z])\2*")
+    _DATES = {
+        "yyyy": "%Y",
+        "yy": "%y",
+        "MMM": "%b",
+        "MM": "%m",
+        "dd": "%d",
+        "EEE": "%a",
+        "HH": "%H",
+        "hh": "%I",
+        "mm": "%M",
+        "ss": "%S",
+        "a": "%p",
+        "Z": "%z",
+    }
 
     def __init__(self, pattern: str) -> None:
         super().__init__()
@@ -105,12 +116,21 @@ class Pattern(logging.Formatter):
         return values.get(letter, "")
 
     def _date(self, record: logging.LogRecord, option: str) -> str:
-        form = option if option not in ("", "ISO8601") else "yyyy-MM-dd HH:mm:ss,SSS"
-        form = form.replace("SSS", "%03d" % record.msecs)
-        if "%" not in form:
-            for java, python in self._DATES:
-                form = re.sub("(?<![%%a-zA-Z])%s(?![a-zA-Z])" % java, python, form)
-        return time.strftime(form, time.localtime(record.created))
+        """By Java's letters, as in yyyy-MM-dd; an option with a % is one of strftime."""
+        when = time.localtime(record.created)
+        if "%" in option:
+            return time.strftime(option, when)
+
+        def part(found: "re.Match[str]") -> str:
+            letters = found.group()
+            if letters == "SSS":
+                return "%03d" % record.msecs
+            if letters in self._DATES:
+                return time.strftime(self._DATES[letters], when)
+            return letters.strip("'")
+
+        whole = option if option not in ("", "ISO8601") else "yyyy-MM-dd HH:mm:ss,SSS"
+        return self._DATE.sub(part, whole)
 
 
 class Loggers:

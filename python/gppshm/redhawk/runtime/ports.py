@@ -134,9 +134,9 @@ class Watchers:
             self._log.warning("changes of state are not told to the domain: %s", plain(repr(error)))
 
     def _registered(self, domain: "Any") -> "Any":
-        if domain is None:
+        manager = domain and domain._get_eventChannelMgr()
+        if manager is None:
             return None
-        manager = domain._get_eventChannelMgr()
         wanted = CF.EventChannelManager.EventRegistration(self.NAME, "")
         registered = manager.registerResource(wanted)
         self._leave = lambda: manager.unregister(registered.reg)

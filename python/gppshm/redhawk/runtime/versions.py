@@ -11,13 +11,16 @@ CHUNK = 65536
 
 
 def of_domain(domain: "Any") -> str:
-    """REDHAWK's version as its DomainManager says it, 2.3.2; "" if it does not, or there is none."""
+    """REDHAWK's version as its DomainManager says it, 2.3.2; "" if it has none, or there is none.
+
+    CORBA.SystemException if it cannot be asked.
+    """
     if domain is None:
         return ""
     try:
         (item,) = domain.query([CF.DataType("REDHAWK_VERSION", NULL)])
         return str(item.value.value() or "")
-    except (CORBA.Exception, ValueError):
+    except (CF.UnknownProperties, ValueError):
         return ""
 
 
