@@ -1,10 +1,10 @@
 """What GppShmPlugin.prf.xml and GppShmPlugin.scd.xml declare, as a class to derive the device from.
 
-Keep them in step (tests/test_descriptors.py tells).  A number, text or time without a value in the PRF is
-0, empty, or a time that is not valid: so that whatever nobody has set yet can be sent.
+Keep them in step (tests/test_descriptors.py tells).  A number or text without a value in the PRF is 0 or
+empty: so that whatever nobody has set yet can be sent.
 """
 
-from gppshm.redhawk.corba import CF, CF__POA
+from gppshm.redhawk.corba import CF__POA
 from gppshm.redhawk.runtime.device import Device
 from gppshm.redhawk.runtime.ports import MessagePort, PropertyEventPort
 from gppshm.redhawk.runtime.properties import (
@@ -28,7 +28,6 @@ _UNSET = {
     "string": "",
     "ulong": 0,
     "ulonglong": 0,
-    "utctime": CF.UTCTime(0, 0.0, 0.0),
 }
 
 
@@ -147,6 +146,32 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         kinds=("property", "event", "allocation"),
     )
 
+    class Overview(_Struct):
+        ID = "shm::overview"
+        summary = _member("shm::overview::summary", "string")
+        heap_count = _member("shm::overview::heap_count", "ulong")
+        alive = _member("shm::overview::alive", "ulong")
+        orphaned = _member("shm::overview::orphaned", "ulong")
+        orphaned_attached = _member("shm::overview::orphaned_attached", "ulong")
+        unknown = _member("shm::overview::unknown", "ulong")
+        unreadable = _member("shm::overview::unreadable", "ulong")
+        total_mb = _member("shm::overview::total_mb", "double", units="MB")
+        free_mb = _member("shm::overview::free_mb", "double", units="MB")
+        heaps_mb = _member("shm::overview::heaps_mb", "double", units="MB")
+        orphaned_mb = _member("shm::overview::orphaned_mb", "double", units="MB")
+        held_mb = _member("shm::overview::held_mb", "double", units="MB")
+        other_mb = _member("shm::overview::other_mb", "double", units="MB")
+        reserved_mb = _member("shm::overview::reserved_mb", "double", units="MB")
+        capacity_mb = _member("shm::overview::capacity_mb", "double", units="MB")
+
+    shm_overview = struct_property(
+        id_="shm::overview",
+        name="shm_overview",
+        structdef=Overview,
+        mode="readonly",
+        configurationkind=("property",),
+    )
+
     class Usage(_Struct):
         ID = "shm::usage"
         path = _member("shm::usage::path", "string")
@@ -164,7 +189,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         name="shm_usage",
         structdef=Usage,
         mode="readonly",
-        configurationkind=("property", "event"),
+        configurationkind=("property", "configure", "event"),
     )
 
     class Heap(_Struct):
@@ -222,7 +247,8 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         last_creator = _member("shm::cleanup_status::last_creator", "long")
         last_command = _member("shm::cleanup_status::last_command", "string")
         last_reason = _member("shm::cleanup_status::last_reason", "string")
-        last_time = _member("shm::cleanup_status::last_time", "utctime")
+        last_time = _member("shm::cleanup_status::last_time", "double", units="s")
+        last_time_iso = _member("shm::cleanup_status::last_time_iso", "string")
         last_latency_ms = _member("shm::cleanup_status::last_latency_ms", "double", units="ms")
 
     shm_cleanup_status = struct_property(
@@ -246,7 +272,8 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         evidence = _member("shm::recent::evidence", "string")
         trigger = _member("shm::recent::trigger", "string")
         attached = _member("shm::recent::attached", "ulong")
-        time = _member("shm::recent::time", "utctime")
+        time = _member("shm::recent::time", "double", units="s")
+        time_iso = _member("shm::recent::time_iso", "string")
         latency_ms = _member("shm::recent::latency_ms", "double", units="ms")
 
     shm_recent = structseq_property(
@@ -287,7 +314,8 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         evidence = _member("shm::heap_removed::evidence", "string")
         trigger = _member("shm::heap_removed::trigger", "string")
         attached = _member("shm::heap_removed::attached", "ulong")
-        time = _member("shm::heap_removed::time", "utctime")
+        time = _member("shm::heap_removed::time", "double", units="s")
+        time_iso = _member("shm::heap_removed::time_iso", "string")
         latency_ms = _member("shm::heap_removed::latency_ms", "double", units="ms")
 
     shm_heap_removed = struct_property(
@@ -306,7 +334,8 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         total = _member("shm::threshold_crossed::total", "ulonglong", units="B")
         threshold = _member("shm::threshold_crossed::threshold", "string")
         reason = _member("shm::threshold_crossed::reason", "string")
-        time = _member("shm::threshold_crossed::time", "utctime")
+        time = _member("shm::threshold_crossed::time", "double", units="s")
+        time_iso = _member("shm::threshold_crossed::time_iso", "string")
 
     shm_threshold_crossed = struct_property(
         id_="shm::threshold_crossed",

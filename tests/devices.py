@@ -1,6 +1,5 @@
 """What the tests of the device share: a DeviceManager in this process, and the device in another one."""
 
-import math
 import os
 import signal
 import subprocess
@@ -242,11 +241,6 @@ def capacity(megabytes, typecode=CORBA.TC_longlong):
 
 def host_name(name):
     return CF.DataType("shm::host_name", CORBA.Any(CORBA.TC_string, name))
-
-
-def seconds(time):
-    """A CF::UTCTime as seconds since 1970; NaN if it is not valid."""
-    return time.twsec + time.tfsec if time.tcstatus == 1 else math.nan
 
 
 CHANNEL = """

@@ -44,6 +44,7 @@ ORDER = {
 
 # What tells how many, and so has no unit.
 COUNTS = ["superblocks", "refcount", "attached", "removed", "fifos", "failures", "watched"]
+COUNTS += ["heap_count", "alive", "orphaned", "orphaned_attached", "unknown", "unreadable"]
 
 
 def parse(path):
@@ -62,10 +63,7 @@ SPD, SCD, PRF = (parse(path) for path in DESCRIPTORS)
 
 
 def value_of(type_, text):
-    """A PRF's value; what has none is 0, empty, or no valid time."""
-    if type_ == "utctime":
-        assert text is None
-        return (0, 0.0, 0.0)
+    """A PRF's value; what has none is 0 or empty."""
     if type_ == "boolean":
         return {"true": True, "false": False, None: False}[text]
     if type_ == "string":
@@ -106,14 +104,11 @@ def in_prf(element):
 
 
 def simple_in_class(declared):
-    value = declared.defvalue
-    if declared.type_ == "utctime":
-        value = (value.tcstatus, value.twsec, value.tfsec)
     return {
         "id": declared.id_,
         "name": declared.name,
         "type": declared.type_,
-        "value": value,
+        "value": declared.defvalue,
         "units": declared.units,
     }
 
@@ -286,6 +281,7 @@ def test_the_properties_are_those_that_are_promised():
         MODEL: "readonly",
         CAPACITY: "readonly",
         "shm::host_name": "readonly",
+        "shm::overview": "readonly",
         "shm::usage": "readonly",
         "shm::heaps": "readonly",
         "shm::cleanup": "readwrite",
@@ -317,6 +313,7 @@ def test_everything_is_described_and_every_quantity_has_its_unit():
             assert units in ("MB", "B", "s", "ms", "%"), simple.get("id")
             assert (units == "ms") == name.endswith("_ms")
             assert (units == "%") == name.endswith("_percent")
+            assert (units == "s") == (name.endswith("time") or name == "rescan")
         else:
             assert units is None, simple.get("id")
 
@@ -432,10 +429,11 @@ def test_one_node_leaves_the_device_to_the_plugin_and_one_has_it_itself():
 
 
 @pytest.mark.parametrize(("path", "name"), list(zip(SADS, WAVEFORMS)))
-def test_a_waveform_is_named_as_its_file_and_needs_only_what_every_redhawk_has(path, name):
+def test_a_waveform_is_named_as_its_file_and_says_what_it_needs(path, name):
     root = parse(path)
     assert root.get("name") == name
     assert programs(root) == ["/components/rh/SigGen/SigGen.spd.xml"]
+    assert "package rh.SigGen" in root.findtext("description")
     instance = root.find(".//componentinstantiation")
     assert root.find("assemblycontroller/componentinstantiationref").get("refid") == instance.get("id")
     naming = instance.find("findcomponent/namingservice")
@@ -471,17 +469,3 @@ def test_one_waveform_runs_where_it_reserved():
         references = [each.get("refid") for each in root.iter("usesdeviceref")]
         devices = [each.get("id") for each in root.iter("usesdevice")]
         assert references == (devices if path == SADS[1] else [])
-
-
-# The IDE
-
-
-def test_the_ide_takes_the_checkout_as_a_python_device_and_writes_nothing_into_it():
-    project = parse(".project")
-    assert project.findtext("name") == NAME
-    natures = {each.text for each in project.find("natures")}
-    assert {"gov.redhawk.ide.natures.sca.device", "org.python.pydev.pythonNature"} < natures
-    builders = {each.text for each in project.iterfind("buildSpec/buildCommand/name")}
-    # These two only mark errors; others of REDHAWK's would write a build.sh and a spec file.
-    assert builders == {"org.python.pydev.PyDevBuilder", "gov.redhawk.ide.builders.scaproject"}
-    assert [each.text for each in parse(".pydevproject").iter("path")] == [f"/{NAME}/python"]

@@ -2,7 +2,10 @@
 
 # ruff: noqa: F811 (pytest finds fixtures by name: they are imported, and are arguments)
 
+import calendar
+import json
 import os
+import re
 import signal
 import socket
 import time
@@ -60,6 +63,7 @@ def test_all_of_its_properties_can_be_queried(device):
         "DCE:0f99b2e4-9903-4631-9846-ff349d18ecfb",
         "shm::capacity",
         "shm::host_name",
+        "shm::overview",
         "shm::usage",
         "shm::heaps",
         "shm::cleanup",
@@ -82,7 +86,7 @@ def test_the_file_system_is_shown_as_it_is(device, shm_root):
     assert usage["total"] == status.f_blocks * status.f_frsize
     assert abs(usage["free"] - status.f_bfree * status.f_frsize) < 64 * MB
     assert usage["used"] == usage["total"] - usage["free"]
-    assert usage["free_percent"] == pytest.approx(100.0 * usage["free"] / usage["total"])
+    assert usage["free_percent"] == round(100.0 * usage["free"] / usage["total"], 2)
 
 
 def test_a_heap_is_shown_with_each_of_its_figures_typed(device, spawn, shm_root):
@@ -113,6 +117,79 @@ def test_component_and_application_are_told_by_the_command_line(device, spawn, s
     assert (removal["component"], removal["application"]) == ("fir_1", "wave_1")
 
 
+def seconds_of(iso):
+    """Of 2026-01-31T23:59:59.125Z, since 1970."""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", iso)
+    whole = calendar.timegm(time.strptime(iso[:19], "%Y-%m-%dT%H:%M:%S"))
+    return whole + int(iso[20:23]) / 1000
+
+
+def test_who_looks_at_the_overview_sees_how_things_are(device, spawn, shm_root):
+    device.configure("shm::cleanup", cleanup(enabled=False))
+    alive, dead, attached = (spawn.owner(shm_root) for _ in range(3))
+    spawn.peer(shm_root, attached)
+    with open(os.path.join(shm_root, f"heap-{alive.pid}-copy"), "wb"):
+        pass
+    wait_for(lambda: device.query("shm::overview")["alive"] == 3)
+    dead.kill()
+    attached.kill()
+    seen = wait_for(
+        lambda: device.query("shm::overview")["orphaned_attached"] == 1 and device.query("shm::overview")
+    )
+    assert [seen[name] for name in ("heap_count", "alive", "orphaned")] == [3, 1, 1]
+    assert (seen["unknown"], seen["unreadable"]) == (0, 0)
+    usage = device.query("shm::usage")
+    for name in ("total", "free", "heaps", "held", "other", "reserved"):
+        assert abs(seen[name + "_mb"] - usage[name] / MB) < 64
+    assert seen["total_mb"] == round(usage["total"] / MB, 1)
+    assert abs(seen["capacity_mb"] - device.query("shm::capacity")) < 64
+    size = sum(os.stat(os.path.join(shm_root, owner.name)).st_size for owner in (dead, attached))
+    assert seen["orphaned_mb"] == round(size / MB, 1)
+    assert seen["summary"].startswith(f"cleaning is off; {seen['free_mb']} MB of {seen['total_mb']} MB")
+    assert "; 3 heaps (1 orphaned, 1 orphaned, attached, 1 alive); " in seen["summary"]
+    assert seen["summary"].endswith("; 0 removed")
+    device.configure("shm::cleanup", cleanup())
+    wait_for(lambda: device.query("shm::overview")["heap_count"] == 1)
+    status = device.query("shm::cleanup_status")
+    last = f"; 2 removed, the last {status['last_heap']} at {status['last_time_iso']}"
+    assert device.query("shm::overview")["summary"].endswith(last)
+
+
+def test_orphans_come_before_all_other_heaps(device, spawn, shm_root):
+    device.configure("shm::cleanup", cleanup(enabled=False))
+    owners = [spawn.owner(shm_root) for _ in range(6)]
+    wait_for(lambda: len(device.query("shm::heaps")) == 6)
+    for owner in owners[1::2]:
+        owner.kill()
+    wait_for(lambda: device.query("shm::overview")["orphaned"] == 3)
+    assert [each["state"] for each in device.query("shm::heaps")] == ["orphaned"] * 3 + ["alive"] * 3
+
+
+def test_all_that_it_shows_and_tells_is_numbers_and_texts(device, spawn, shm_root):
+    """A REST gateway cannot write a CF::UTCTime as JSON, and answers 500 for the whole device."""
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "tests")
+    owner = spawn.owner(shm_root)
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    device.configure("shm::threshold", struct("shm::threshold", free="100%", headroom="off"))
+    owner.kill()
+    gone(shm_root, owner)
+    spawn.owner(shm_root)
+    wait_for(lambda: channel.messages("shm::heap_removed") and channel.messages("shm::threshold_crossed"))
+    shown = {item.id: devices.plain(item.value) for item in device.ref.query([])}
+    assert shown["shm::recent"] and shown["shm::heaps"]
+    for kind in ("shm::heap_removed", "shm::threshold_crossed"):
+        (shown[kind],) = (
+            {name: devices.plain(value) for name, value in message.items()}
+            for message in channel.messages(kind)[:1]
+        )
+        assert shown[kind][f"{kind}::time"] == seconds_of(shown[kind][f"{kind}::time_iso"])
+    assert json.loads(json.dumps(shown)) == shown
+    for struct_ in [shown["shm::usage"], shown["shm::cleanup_status"], *shown["shm::recent"]]:
+        for name, value in struct_.items():
+            assert not isinstance(value, float) or value == round(value, 3), name
+
+
 def test_a_crash_is_cleaned_and_told_in_every_place(device, spawn, shm_root):
     channel = Channel()
     device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "tests")
@@ -128,16 +205,16 @@ def test_a_crash_is_cleaned_and_told_in_every_place(device, spawn, shm_root):
     assert (status["bytes"], status["failures"], status["watched"]) == (size, 0, 0)
     assert (status["last_heap"], status["last_creator"]) == (owner.name, owner.pid)
     assert "heapwriter" in status["last_command"] and f"process {owner.pid}" in status["last_reason"]
-    assert before - 1 < devices.seconds(status["last_time"]) < time.time() + 1
+    assert before - 1 < status["last_time"] < time.time() + 1
+    assert seconds_of(status["last_time_iso"]) == status["last_time"]
     assert 0 <= status["last_latency_ms"] < 1000
     (removal,) = device.query("shm::recent")
     assert (removal["name"], removal["bytes"], removal["evidence"]) == (owner.name, size, "lease")
     message = wait_for(lambda: channel.messages("shm::heap_removed"))[0]
     told = {key.rpartition("::")[2]: value.value() for key, value in message.items()}
     assert told.pop("host_name") == socket.gethostname()
-    told_time, removal_time = told.pop("time"), removal.pop("time")
-    assert devices.seconds(told_time) == devices.seconds(removal_time)
     assert told == removal
+    assert (told["time"], told["time_iso"]) == (status["last_time"], status["last_time_iso"])
 
 
 def test_the_last_fifty_removals_are_shown_and_no_more(device, spawn, shm_root):
@@ -146,7 +223,12 @@ def test_the_last_fifty_removals_are_shown_and_no_more(device, spawn, shm_root):
             pass
     device.configure("shm::cleanup", cleanup(rescan=0.2))
     wait_for(lambda: device.query("shm::cleanup_status")["removed"] == 53)
-    assert len(device.query("shm::recent")) == 50
+    recent = device.query("shm::recent")
+    assert len(recent) == 50
+    times = [removal["time"] for removal in recent]
+    assert times == sorted(times, reverse=True)
+    status = device.query("shm::cleanup_status")
+    assert (status["last_heap"], status["last_time"]) == (recent[0]["name"], recent[0]["time"])
 
 
 def cleanup(enabled=True, scope="host", rescan=30.0, fifos=False, dry_run=False):
@@ -181,46 +263,119 @@ def test_cleaning_is_configured_while_it_works(device, spawn, shm_root):
     wait_for(lambda: not os.path.exists(os.path.join(shm_root, owner.name)))
 
 
+def refusal(device, *wanted):
+    """What the caller is told of a configure that is refused; the log has to say it, too."""
+    with pytest.raises(CF.PropertySet.InvalidConfiguration) as refused:
+        device.ref.configure([CF.DataType(identifier, value) for identifier, value in wanted])
+    wait_for(lambda: refused.value.msg in device.told())
+    return refused.value.msg, [item.id for item in refused.value.invalidProperties]
+
+
+NULL = CORBA.Any(CORBA.TC_null, None)
+
+
 @pytest.mark.parametrize(
-    "bad",
+    "bad, why",
     [
-        {"scope": "everybody"},
-        {"scope": ""},
-        {"rescan": 0.0},
-        {"rescan": -1.0},
-        {"rescan": float("nan")},
-        {"rescan": float("inf")},
-        {"rescan": 86400.0},
+        ({"scope": "everybody"}, "scope: 'everybody' is neither host nor children"),
+        ({"scope": ""}, "scope: '' is neither"),
+        ({"rescan": 0.0}, "rescan: 0 s is not between 0.1 and 3600 s"),
+        ({"rescan": -1.0}, "rescan: -1 s is not"),
+        ({"rescan": float("nan")}, "rescan: nan s is not"),
+        ({"rescan": float("inf")}, "rescan: inf s is not"),
+        ({"rescan": 86400.0}, "rescan: 86400 s is not"),
     ],
     ids=str,
 )
-def test_a_bad_order_is_refused_as_a_whole(device, bad):
+def test_a_bad_order_is_refused_as_a_whole_and_the_caller_is_told_why(device, bad, why):
     before = device.query("shm::cleanup")
-    with pytest.raises(CF.PropertySet.InvalidConfiguration):
-        device.configure("shm::cleanup", cleanup(**dict({"enabled": False, "fifos": True}, **bad)))
+    order = cleanup(**dict({"enabled": False, "fifos": True}, **bad))
+    told, items = refusal(device, ("shm::cleanup", order))
+    assert told.startswith("shm::cleanup::" + why) and items == ["shm::cleanup"]
     assert device.query("shm::cleanup") == before
 
 
-def test_an_order_with_a_null_or_missing_member_changes_nothing(device):
+def test_every_bad_member_of_every_bad_property_is_named_and_nothing_is_changed(device):
+    before = device.ref.query([])
+    told, items = refusal(
+        device,
+        ("shm::cleanup", cleanup(dry_run=True, scope="x", rescan=0.0)),
+        ("shm::threshold", struct("shm::threshold", free="64", headroom="lots\x1b")),
+        ("shm::nothing", CORBA.Any(STRINGS, "")),
+        ("shm::capacity", CORBA.Any(CORBA.TC_longlong, 1)),
+        ("shm::heap_removed", struct("shm::heap_removed")),
+    )
+    for word in (
+        "shm::cleanup::scope: 'x' is",
+        "shm::cleanup::rescan: 0 s is",
+        "shm::threshold::headroom: 'lots\\x1b': it is no threshold: write it as 64, 64 MB",
+        "shm::nothing: there is no such property",
+        "shm::capacity: it is readonly",
+        "shm::heap_removed: it is a message",
+    ):
+        assert word in told
+    assert len(items) == 5
+    told, items = refusal(
+        device,
+        ("shm::cleanup", cleanup(dry_run=True)),
+        ("shm::threshold", struct("shm::threshold", free="", headroom="5%")),
+    )
+    assert items == ["shm::threshold"]
+    after = {item.id: devices.plain(item.value) for item in device.ref.query([])}
+    for item in before:
+        if item.id in ("shm::cleanup", "shm::threshold"):
+            assert after[item.id] == devices.plain(item.value)
+
+
+@pytest.mark.parametrize(
+    "value, why",
+    [
+        (struct("shm::cleanup", scope="children"), "shm::cleanup::enabled: it is missing"),
+        (
+            struct("shm::cleanup", enabled=NULL, scope="host", rescan=1.0, fifos=NULL, dry_run=NULL),
+            "shm::cleanup::dry_run: it has no value",
+        ),
+        (
+            struct("shm::cleanup", enabled="nope", scope="host", rescan=1.0, fifos=2, dry_run=False),
+            "shm::cleanup::enabled: a boolean is expected, not 'nope'; shm::cleanup::fifos: a boolean",
+        ),
+        (
+            struct("shm::cleanup", enabled=True, scope="host", rescan="soon", fifos=0, dry_run=0),
+            "shm::cleanup::rescan: a double is expected, not 'soon'",
+        ),
+        (
+            struct("shm::cleanup", enabled=True, scope="host", rescan=1, fifos=0, dry_run=0, dry=True),
+            "shm::cleanup::dry: shm::cleanup has no such member",
+        ),
+        (CORBA.Any(CORBA.TC_string, "off"), "shm::cleanup: a struct (CF::Properties) is expected"),
+        (NULL, "shm::cleanup: a struct (CF::Properties) is expected"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_what_is_no_order_changes_nothing_and_the_caller_is_told_why(device, value, why):
     before = device.query("shm::cleanup")
-    null = CORBA.Any(CORBA.TC_null, None)
-    bad = [
-        struct("shm::cleanup", enabled=null, scope="host", rescan=1.0, fifos=null, dry_run=null),
-        struct("shm::cleanup", scope="children"),
-        CORBA.Any(CORBA.TC_string, "off"),
-        null,
-    ]
-    for value in bad:
-        with pytest.raises(CF.PropertySet.InvalidConfiguration):
-            device.configure("shm::cleanup", value)
+    assert why in refusal(device, ("shm::cleanup", value))[0]
     assert device.query("shm::cleanup") == before
 
 
-@pytest.mark.parametrize("identifier", ["shm::capacity", "shm::host_name", "shm::usage", "shm::heaps"])
-def test_what_is_readonly_cannot_be_configured(device, identifier):
-    value = device.ref.query([CF.DataType(identifier, CORBA.Any(CORBA.TC_null, None))])[0].value
-    with pytest.raises(CF.PropertySet.InvalidConfiguration):
-        device.configure(identifier, value)
+def test_what_clients_without_types_send_is_understood(device):
+    order = struct("shm::cleanup", enabled="FALSE", scope="children", rescan="12.5", fifos=1, dry_run=0)
+    device.configure("shm::cleanup", order)
+    assert device.query("shm::cleanup") == {
+        "enabled": False,
+        "scope": "children",
+        "rescan": 12.5,
+        "fifos": True,
+        "dry_run": False,
+    }
+
+
+def test_whatever_is_readonly_cannot_be_configured(device):
+    readonly = [item for item in device.ref.query([]) if item.id not in ("shm::cleanup", "shm::threshold")]
+    assert len(readonly) >= 8
+    for item in readonly:
+        told, items = refusal(device, (item.id, item.value))
+        assert told == f"{item.id}: it is readonly" and items == [item.id]
 
 
 def test_an_unknown_property_is_named(device):

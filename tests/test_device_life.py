@@ -349,13 +349,18 @@ class SandboxManager(DeviceManager):
         self.devices.append(device)
 
 
-def test_the_sandbox_launches_it_without_a_domain(start, spawn, shm_root):
+def in_sandbox(start):
+    """Started as the Python sandbox does, not yet initialised."""
     manager = SandboxManager()
     arguments = devices.default_arguments(manager)
     for name in ("DOM_PATH", "DEBUG_LEVEL"):
         del arguments[name]
     arguments.update(PROFILE_NAME="/somewhere/GppShmPlugin.spd.xml", DEVICE_ID="DCE:sandbox")
-    device = start(manager=manager, arguments=arguments)
+    return start(manager=manager, arguments=arguments)
+
+
+def test_the_sandbox_launches_it_without_a_domain(start, spawn, shm_root, capfd):
+    device = in_sandbox(start)
     device.ref.initializeProperties([])
     device.ref.initialize()
     device.ref.start()
@@ -366,6 +371,8 @@ def test_the_sandbox_launches_it_without_a_domain(start, spawn, shm_root):
     device.ref.releaseObject()
     assert device.process.wait(5) == 0
     assert complaints(device) == []
+    # omniORB would print there that the sandbox's manager cannot answer.
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_the_domain_configures_is_in_force_before_anything_is_removed(start, spawn, shm_root):
@@ -385,6 +392,97 @@ def test_what_the_domain_configures_is_in_force_before_anything_is_removed(start
     wait_for(lambda: device.query("shm::heaps"))
     assert device.query("shm::cleanup_status")["removed"] == 0
     assert len(os.listdir(shm_root)) == 1
+
+
+BAD_START = devices.struct(
+    "shm::cleanup",
+    enabled=CORBA.Any(CORBA.TC_boolean, True),
+    scope="children of mine",
+    rescan=CORBA.Any(CORBA.TC_double, 0.2),
+    fifos=CORBA.Any(CORBA.TC_boolean, False),
+    dry_run=CORBA.Any(CORBA.TC_boolean, False),
+)
+GOOD_START = devices.struct(
+    "shm::cleanup",
+    enabled=CORBA.Any(CORBA.TC_boolean, True),
+    scope="host",
+    rescan=CORBA.Any(CORBA.TC_double, 0.2),
+    fifos=CORBA.Any(CORBA.TC_boolean, False),
+    dry_run=CORBA.Any(CORBA.TC_boolean, False),
+)
+BAD_THRESHOLD = devices.struct("shm::threshold", free="10 MB", headroom="plenty")
+REFUSED_STARTS = [
+    ([CF.DataType("shm::cleanup", BAD_START)], "shm::cleanup::scope: 'children of mine'"),
+    (
+        [CF.DataType("shm::cleanup", GOOD_START), CF.DataType("shm::threshold", BAD_THRESHOLD)],
+        "shm::threshold::headroom: 'plenty'",
+    ),
+    (
+        [CF.DataType("DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d", CORBA.Any(CORBA.TC_null, None))],
+        "DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d: it has no value",
+    ),
+]
+
+
+def cleans_nothing_and_says_why(device, shm_root, why):
+    (line,) = [line for line in device.told().splitlines() if " ERROR " in line]
+    assert why in line and "nothing is cleaned" in line
+    wait_for(lambda: device.query("shm::heaps"))
+    assert not device.query("shm::cleanup")["enabled"]
+    assert device.ref._get_operationalState() == CF.Device.DISABLED
+    summary = device.query("shm::overview")["summary"]
+    assert summary.startswith("NOTHING IS CLEANED: ") and why in summary
+    with pytest.raises(CF.Device.InvalidState):
+        device.ref.allocateCapacity([devices.capacity(1)])
+    assert device.query("shm::cleanup_status")["removed"] == 0 and len(os.listdir(shm_root)) == 1
+    device.configure("shm::cleanup", GOOD_START)
+    wait_for(lambda: os.listdir(shm_root) == [])
+    assert device.ref._get_operationalState() == CF.Device.ENABLED
+    assert why not in device.query("shm::overview")["summary"]
+    assert device.ref.allocateCapacity([devices.capacity(1)])
+
+
+@pytest.mark.parametrize("values, why", REFUSED_STARTS, ids=["order", "threshold", "kind"])
+def test_with_a_start_value_that_is_refused_it_stands_in_the_node_and_cleans_nothing(
+    start, spawn, shm_root, values, why
+):
+    with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
+        pass
+    cleans_nothing_and_says_why(start(manager=DeviceManager(values)), shm_root, why)
+
+
+@pytest.mark.parametrize("values, why", REFUSED_STARTS, ids=["order", "threshold", "kind"])
+def test_with_a_start_value_that_is_refused_it_tells_the_sandbox_and_cleans_nothing(
+    start, spawn, shm_root, values, why
+):
+    with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
+        pass
+    device = in_sandbox(start)
+    with pytest.raises(CF.PropertySet.InvalidConfiguration) as refused:
+        device.ref.initializeProperties(values)
+    assert why in refused.value.msg
+    with pytest.raises(CF.PropertyEmitter.AlreadyInitialized):
+        device.ref.initializeProperties([])
+    device.ref.initialize()  # the sandbox goes on with it
+    cleans_nothing_and_says_why(device, shm_root, why)
+
+
+def test_without_start_values_it_cleans_nothing(start, spawn, shm_root):
+    """The sandbox goes on where its user gave one that it could not convert, and sends none at all."""
+    with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
+        pass
+    device = in_sandbox(start)
+    device.ref.initialize()
+    cleans_nothing_and_says_why(device, shm_root, "no start values came")
+
+
+def test_a_start_value_of_what_is_measured_is_never_shown(start):
+    values = [
+        CF.DataType("shm::capacity", CORBA.Any(CORBA.TC_longlong, 7)),
+        CF.DataType("shm::usage", CORBA.Any(CORBA.TC_null, None)),
+    ]
+    device = start(manager=DeviceManager(values))
+    assert device.query("shm::cleanup")["enabled"] and device.query("shm::capacity") != 7
 
 
 def test_it_registers_soon_and_stays_small(start):

@@ -334,6 +334,26 @@ def test_the_examples_are_there(whole):
     assert sorted(os.listdir(whole)) == ["dev", "dom"]
 
 
+def test_it_says_that_a_copied_example_needs_an_id_of_its_own(installed_once):
+    assert "give the copy a name and an id\n  of its own" in installed_once[1]
+
+
+def test_it_says_what_the_examples_need_and_is_not_there(whole):
+    gpp, sine = "dev/devices/GPP/GPP.spd.xml", "dom/components/rh/SigGen/SigGen.spd.xml"
+    nodes, waveforms = "GppShmDeviceNode, GppShmNode", "shm_reserve, shm_reserve_collocated, shm_reserve_host"
+    lines = {
+        path: f"note: there is no {os.path.join(whole, path)} yet, which these need: {names}\n"
+        for path, names in ((gpp, nodes), (sine, waveforms))
+    }
+    said = done_install(whole)
+    assert all(line in said for line in lines.values()) and said.count("which these need") == 2
+    write("", whole, sine)
+    said = done_install(whole)
+    assert lines[gpp] in said and lines[sine] not in said
+    write("", whole, gpp)
+    assert "which these need" not in done_install(whole)
+
+
 def test_a_second_install_with_the_device_changes_nothing(whole):
     before = everything(whole)
     done_install(whole)

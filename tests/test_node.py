@@ -59,7 +59,33 @@ def test_it_stands_in_the_node_is_started_cleans_and_shows(domain, sdr, shm_root
     wait_for(device._get_started)
     assert device._get_softwareProfile() == "/devices/GppShmPlugin/GppShmPlugin.spd.xml"
     pid = crash(running, device, shm_root)
-    assert client.query(device, "shm::recent")[-1]["creator"] == pid
+    assert client.query(device, "shm::recent")[0]["creator"] == pid
+
+
+REFUSED = """<componentproperties><structref refid="shm::cleanup">
+  <simpleref refid="shm::cleanup::scope" value="everybody"/>
+</structref></componentproperties>"""
+
+
+def test_a_dcd_with_a_value_that_is_refused_gets_a_device_that_cleans_nothing_and_says_why(
+    domain, sdr, shm_root, spawn
+):
+    sdr.settings(dry_run="yes", device="no")  # the plugin would clean
+    path = os.path.join(sdr.path, "dev", "nodes", IN_DCD, "DeviceManager.dcd.xml")
+    with open(path) as stream:
+        text = stream.read()
+    label = "<usagename>GppShmPlugin_1</usagename>"
+    with open(path, "w") as stream:
+        stream.write(text.replace(label, label + REFUSED))
+    orphan = os.path.join(shm_root, f"heap-{spawn.dead_pid()}")
+    open(orphan, "wb").close()
+    running = domain(IN_DCD)
+    device = running.device(DEVICE[IN_DCD])
+    wait_for(lambda: "shm::cleanup::scope: 'everybody' is neither host nor children" in running.told())
+    assert not client.query(device, "shm::cleanup")["enabled"] and os.path.exists(orphan)
+    assert device._get_operationalState() == CF.Device.DISABLED
+    client.configure(device, "shm::cleanup", {"enabled": True, "scope": "host", "dry_run": False})
+    wait_for(lambda: not os.path.exists(orphan))
 
 
 def test_beside_the_gpp_it_is_the_plugin_itself(domain, shm_root):

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from conftest import wait_for
+from conftest import needs_root, wait_for
 from gppshm import __version__
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -132,6 +132,49 @@ def test_no_file_knows_where_it_was_built(plain, tmp_path):
             with open(os.path.join(path, name), "rb") as stream:
                 content = stream.read()
             assert b"BUILDROOT" not in content and ROOT.encode() + b"/" not in content, name
+
+
+SDR = "/var/redhawk/sdr"
+
+
+def test_the_device_is_packed_as_redhawks_own_are(plain):
+    fields = "%{URL} %{VENDOR} [%{PREFIXES}]"
+    assert asked(plain[0], "--queryformat", fields) == [
+        f"https://redhawksdr.org The GppShmPlugin developers {SDR}"
+    ]
+    owners = asked(plain[0], "--queryformat", "[%{FILENAMES} %{FILEUSERNAME}:%{FILEGROUPNAME}\n]")
+    assert owners
+    for line in owners:
+        name, owner = line.split(" ")
+        assert owner == ("redhawk:redhawk" if name.startswith(SDR) else "root:root"), name
+    owners = asked(plain[1], "--queryformat", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\n]")
+    assert set(owners) == {"root:root"}
+
+
+@needs_root
+def test_it_is_installed_into_another_sdrroot_works_there_and_leaves_nothing(plain, tmp_path):
+    root = tmp_path / "root"
+    (root / "dev").mkdir(parents=True)
+    rpm_ = ["rpm", "--root", str(root), "--nodeps"]
+    # There is no shell in that root to run scripts with: the one of removal is run by hand below.
+    run(*rpm_, "--install", "--ignorearch", "--ignoreos", "--noscripts", "--prefix", "/opt/sdr", *plain)
+    assert (root / "usr" / "bin" / "redhawk-shminfo").exists()
+    assert not (root / "var" / "redhawk").exists()
+    sdr = root / "opt" / "sdr"
+    for program in (
+        "dev/devices/GPP/plugins/GppShmPlugin/GppShmPlugin",
+        "dev/devices/GppShmPlugin/python/GppShmPlugin.py",
+    ):
+        (library,) = [name for name in os.listdir(str((sdr / program).parent)) if name.startswith("lib-")]
+        checked = run(sys.executable, "-I", sdr / program, "--check", env={"PATH": os.environ["PATH"]})
+        assert checked.startswith(f"GppShmPlugin {__version__}: Python ")
+        (sdr / program).parent.joinpath(library, "gppshm", "__pycache__", "x.pyc").write_bytes(b"")
+    lines = asked(plain[0], "--scripts")
+    removal = lines[lines.index("preuninstall scriptlet (using /bin/sh):") + 1 :]
+    run("sh", "-euc", "\n".join(removal), "sh", "0", env=dict(os.environ, RPM_INSTALL_PREFIX=str(sdr)))
+    run(*rpm_, "--erase", "--noscripts", "GppShmPlugin")
+    left = [os.path.join(path, name) for path, _, names in os.walk(str(sdr)) for name in names]
+    assert left == []
 
 
 def unpack(package, folder):

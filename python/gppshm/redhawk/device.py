@@ -3,7 +3,6 @@
 Only the thread that tells others waits for them.
 """
 
-import math
 import queue
 import socket
 import threading
@@ -11,7 +10,7 @@ import time
 import uuid
 
 from gppshm import capacity, watch
-from gppshm.redhawk import figures, logs, metrics, thresholds
+from gppshm.redhawk import figures, logs, metrics, overview, settable, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA
 from gppshm.redhawk.runtime.properties import TYPES
@@ -33,6 +32,8 @@ HEADROOM = "5%"
 """Of the file system: never granted, unless the property says otherwise."""
 LAST_WORDS = 0.05
 """Seconds for what has to be told when the device is released."""
+ONE_QUERY = 0.1
+"""Seconds in which properties may be asked for by the same query: they share a look at the heaps."""
 BACKLOG = 500
 """Messages and events that may wait for slow consumers; what comes then is dropped."""
 
@@ -107,6 +108,9 @@ class Device(GppShmPlugin_base):
     on_release  called when the device has been released
     on_tick     called after each measurement, in a thread that may not wait: every few seconds at least
     leaving     its release has begun
+    launched    by a manager or a sandbox, which then give it start values
+    in_node     by a manager
+    refusal     why it neither cleans nor allocates: a start value was refused; "" if none was
     The rest is what the runtime's Resource wants.
     """
 
@@ -128,13 +132,17 @@ class Device(GppShmPlugin_base):
         self._on_release = on_release
         self.on_tick: Callable[[], None] = lambda: None
         self.leaving = False
+        self.launched = self.in_node = False
+        self.refusal = ""
         self._headroom = thresholds.parse(HEADROOM)
         self._host = socket.gethostname()
         self._alarm = thresholds.Alarm(below=True)
         self._low = False
         self._told: Optional[figures.Usage] = None
         self._told_capacity = -1
+        self._heaps_asked = 0.0
         self._removals_seen = work.journal.removed
+        self._has_start_values = False
         # Until the first look, which may be asked for its capacity.
         self.figures = figures.Figures(
             work, self._reserved, self._measured, lambda heaps: _structs(self.Heap, heaps)
@@ -158,6 +166,12 @@ class Device(GppShmPlugin_base):
         self.figures.start()
         self._work.journal.listeners.append(self._something_happened)
         self._board.listeners.append(self.figures.wake)
+
+    def initialize(self) -> None:
+        if self.launched and not self._is_initialized and not self._has_start_values:
+            # As the Python sandbox does (3.0.1) when it cannot convert one that its user gave.
+            self._refuse_to_work("no start values came: whoever launched the device says why")
+        GppShmPlugin_base.initialize(self)
 
     def releaseObject(self) -> None:
         """Leave the DeviceManager; what was granted is gone with the device."""
@@ -187,6 +201,23 @@ class Device(GppShmPlugin_base):
     def query_prop_shm_host_name(self) -> str:
         return plain(self._host)
 
+    def query_prop_shm_overview(self) -> "Any":
+        if time.monotonic() - self._heaps_asked > ONE_QUERY:
+            self.figures.heaps()  # looks anew where that takes little time
+        try:
+            usage = self.figures.usage()
+        except OSError:
+            return self.shm_overview
+        found = overview.Overview(
+            self.figures.census,
+            usage,
+            self._available(),
+            self._work.journal,
+            self._work.orders,
+            self.refusal,
+        )
+        return self.Overview(**vars(found))
+
     def query_prop_shm_usage(self) -> "Any":
         try:
             return _usage(self.figures.usage())
@@ -194,6 +225,7 @@ class Device(GppShmPlugin_base):
             return self.shm_usage
 
     def query_prop_shm_heaps(self) -> "Any":
+        self._heaps_asked = time.monotonic()
         return self.figures.heaps()
 
     def query_prop_shm_cleanup(self) -> "Any":
@@ -210,36 +242,63 @@ class Device(GppShmPlugin_base):
             last = recent[-1]
             status.last_heap, status.last_creator = plain(last.name), _long(last.creator)
             status.last_command, status.last_reason = plain(last.command), plain(last.reason)
-            status.last_time, status.last_latency_ms = _utc(last.time), last.latency * 1000.0
+            status.last_time, status.last_time_iso = overview.seconds(last.time), overview.iso(last.time)
+            status.last_latency_ms = _milliseconds(last.latency)
         return status
 
     def query_prop_shm_recent(self) -> "Any":
-        return _structs(self.Removal, [_Removal(event) for event in list(self._work.journal.recent)])
+        return _structs(
+            self.Removal, [_Removal(event) for event in reversed(list(self._work.journal.recent))]
+        )
 
     def query_prop_shm_threshold(self) -> "Any":
         return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
 
-    def validate_prop_shm_cleanup(self, value: "Any") -> bool:
-        """All of it or nothing."""
-        switches = (value.enabled, value.fifos, value.dry_run)
+    def initializeProperties(self, properties: "Sequence[Any]") -> None:
+        """Start values.  Where one is refused nothing is cleaned until `shm::cleanup` is configured.
+
+        A sandbox gets InvalidConfiguration with the reason, shows it and goes on.  A DeviceManager would drop
+        the device and keep the reason to itself: it gets a device that is DISABLED.
+        """
+        declared = self.declared
+        wanted = [item for item in properties if not self._is_measured(declared.get(item.id))]
+        refused = settable.refusals(wanted, declared, starting=True)
+        bad = [item for item, _ in refused]
+        GppShmPlugin_base.initializeProperties(
+            self, [item for item in wanted if not any(item is each for each in bad)]
+        )
+        self._has_start_values = True
+        if refused:
+            self._refuse_to_work(f"a start value is refused: {settable.sentence(refused)}")
+            if not self.in_node:
+                raise CF.PropertySet.InvalidConfiguration(self.refusal, bad)
+
+    def _refuse_to_work(self, why: str) -> None:
+        self.refusal = why
+        self.set_operational_state(CF.Device.DISABLED)
+        _log.error("%s; nothing is cleaned or allocated until shm::cleanup is configured", why)
+
+    def _is_measured(self, declared: "Any") -> bool:
+        """Its value is asked for at each query: one that others give it would never be seen."""
         return (
-            all(isinstance(switch, (bool, int)) for switch in switches)
-            and value.scope in watch.SCOPES
-            and isinstance(value.rescan, (int, float))
-            and math.isfinite(value.rescan)
-            and 0.1 <= value.rescan <= 3600
+            declared is not None
+            and declared.mode == "readonly"
+            and hasattr(self, f"query_prop_{declared.name}")
         )
 
-    def validate_prop_shm_threshold(self, value: "Any") -> bool:
-        try:
-            thresholds.parse(value.free)
-            thresholds.parse(value.headroom)
-        except (ValueError, AttributeError) as error:
-            _log.warning("shm::threshold is refused: %s", plain(error))
-            return False
-        return True
+    def configure(self, properties: "Sequence[Any]") -> None:
+        """All of it, or InvalidConfiguration with the reason, and nothing is changed."""
+        refused = settable.refusals(properties, self.declared)
+        if refused:
+            why = settable.sentence(refused)
+            _log.warning("nothing is configured, for a value is refused: %s", why)
+            raise CF.PropertySet.InvalidConfiguration(why, [item for item, _ in refused])
+        GppShmPlugin_base.configure(self, properties)
 
     def _cleanup_configured(self, identifier: str, old: "Any", new: "Any") -> None:
+        if self.refusal:
+            self.refusal = ""
+            self.set_operational_state(CF.Device.ENABLED)
         self._obey(new)
 
     def _threshold_configured(self, identifier: str, old: "Any", new: "Any") -> None:
@@ -247,7 +306,11 @@ class Device(GppShmPlugin_base):
 
     def _obey(self, value: "Any") -> None:
         orders = Orders(
-            bool(value.enabled), value.scope, float(value.rescan), bool(value.fifos), bool(value.dry_run)
+            bool(value.enabled) and not self.refusal,
+            value.scope,
+            float(value.rescan),
+            bool(value.fifos),
+            bool(value.dry_run),
         )
         self._work.obey(orders)
         _log.info(
@@ -442,8 +505,8 @@ class _Removal:
         self.evidence = plain(event.evidence)
         self.trigger = plain(event.trigger)
         self.attached = len(event.attached)
-        self.time = _utc(event.time)
-        self.latency_ms = event.latency * 1000.0
+        self.time, self.time_iso = overview.seconds(event.time), overview.iso(event.time)
+        self.latency_ms = _milliseconds(event.latency)
 
 
 class _Crossing:
@@ -454,7 +517,8 @@ class _Crossing:
         self.low, self.free, self.total, self.threshold = low, usage.free, usage.total, threshold
         self.reason = f"{free} of {total} of shared memory are free, "
         self.reason += f"less than {threshold}" if low else f"enough again (threshold {threshold})"
-        self.time = _utc(time.time())
+        now = time.time()
+        self.time, self.time_iso = overview.seconds(now), overview.iso(now)
 
 
 def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
@@ -477,6 +541,7 @@ def _usage(usage: figures.Usage) -> "Any":
     for name, member in value.declared():
         if name != "path":
             member.set(value, getattr(usage, name))
+    value.free_percent = round(usage.free_percent, 2)
     return value
 
 
@@ -490,9 +555,9 @@ def _cleanup(orders: Orders) -> "Any":
     )
 
 
-def _utc(seconds: float) -> "Any":
-    fraction, whole = math.modf(seconds)
-    return CF.UTCTime(1, whole, fraction)
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond: some displays show every digit of a double."""
+    return round(seconds * 1000.0, 3)
 
 
 def _long(number: int) -> int:

@@ -365,11 +365,9 @@ def _told(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]
 
 
 def value(held: "Any") -> "Any":
-    """What an any holds: a struct as a dict by the last words of its ids, a CF::UTCTime as seconds."""
+    """What an any holds: a struct as a dict by the last words of its ids."""
     if isinstance(held, CORBA.Any):
         return value(held.value())
-    if isinstance(held, CF.UTCTime):
-        return held.twsec + held.tfsec
     if isinstance(held, (list, tuple)):
         if held and all(isinstance(item, CF.DataType) for item in held):
             return {item.id.rpartition("::")[2]: value(item.value) for item in held}

@@ -13,7 +13,7 @@ import threading
 import time
 
 from gppshm import capacity, kernel, procfs, shmfs, snapshot
-from gppshm.redhawk import logs, metrics
+from gppshm.redhawk import logs, metrics, overview
 from gppshm.redhawk.cleaning import Cleaning
 from gppshm.roles import role
 
@@ -70,7 +70,7 @@ class HeapFigure:
         header = seen.header
         self.name = seen.name
         self.creator = header.creator if header is not None else _as_long(seen.name_pid)
-        self.state = str(verdict.state) if verdict is not None else "unreadable"
+        self.state = str(verdict.state) if verdict is not None else overview.UNREADABLE
         self.reason = verdict.reason if verdict is not None else seen.error
         self.file_size = seen.status.st_size
         # Sums of what the heap itself says, which may be anything.
@@ -129,7 +129,9 @@ class Figures(threading.Thread):
     """Looks at the heaps, and measures the file system when it may have changed.
 
     on_measure  called with the Usage after each measurement
-    on_look     called with the heaps after each look, in this thread; what it returns `heaps` gives
+    on_look     called with the heaps after each look, worst first, in this thread; what it returns `heaps`
+                gives
+    census      of the same look
     OSError if the directory cannot be opened.
     """
 
@@ -150,6 +152,7 @@ class Figures(threading.Thread):
         self._heap_bytes: Dict[str, int] = {}
         self._held = 0
         self._shown: object = on_look([])
+        self.census = overview.Census()
         self._looked = -STALE
         self._took = 0.0
         self._wanted = False
@@ -281,13 +284,13 @@ class Figures(threading.Thread):
         shot = snapshot.take(self._directory, brief=True)
         entries = [entry for entry in shot.entries if _is_heap(entry)]
         holders = _holders(shot.processes) if entries else {}
-        found = [self._figure(entry, holders) for entry in entries]
+        found = overview.worst_first([self._figure(entry, holders) for entry in entries])
         shown = self._on_look(found)
         self._heap_bytes = {entry.sighting.name: entry.sighting.status.st_blocks * 512 for entry in entries}
         state = self._gauge.measure(self._cleaning.living(), True)
         self._held = sum(file.bytes for file in state.held)
         with self._changed:
-            self._shown, self._looked = shown, started
+            self._shown, self._looked, self.census = shown, started, overview.Census(found)
             self._took = time.monotonic() - started
             self._changed.notify_all()
 

@@ -179,9 +179,14 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         more = ""
     print(f"what to do next: restart the GPP (its node): it starts the plugin by itself{more}")
     if device in installed:
-        print("or launch one of the example nodes; to change them, copy them:")
+        print(
+            "or launch one of the example nodes; to change one, copy it, and give the copy a name and an id"
+        )
+        print("  of its own (DCE: and what uuidgen prints): the IDE takes two with the same id for an error")
         for folder in sorted({os.path.dirname(name) for name in example_files()}):
             print(f"  {os.path.join(sdrroot, folder)}")
+        for profile, names in missing_profiles(sdrroot).items():
+            print(f"note: there is no {profile} yet, which these need: {', '.join(names)}")
     print("settings, if any shall differ:")
     for program in installed:
         print(f"  cp {shlex.quote(program.settings + '.example')} {shlex.quote(program.settings)}")
@@ -411,6 +416,19 @@ def example_files() -> "Dict[str, bytes]":
                     below = os.path.relpath(file, os.path.join(PROJECT, source))
                     files[os.path.join(folder, below)] = _content(file)
     return files
+
+
+def missing_profiles(sdrroot: str) -> "Dict[str, List[str]]":
+    """The paths of the devices and components that are not there, each with the examples that need it."""
+    found: Dict[str, List[str]] = {}
+    for name, content in sorted(example_files().items()):
+        tree = os.path.join(sdrroot, name.partition("/")[0])
+        for profile in re.findall(r'<localfile name="/([^"]+)"', content.decode("utf-8")):
+            path = os.path.join(tree, profile)
+            # REDHAWK's own package brings the manager with itself.
+            if not profile.startswith("mgr/") and not os.path.exists(path):
+                found.setdefault(path, []).append(os.path.basename(os.path.dirname(name)))
+    return found
 
 
 def put_examples(sdrroot: str) -> "Dict[str, str]":

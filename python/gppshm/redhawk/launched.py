@@ -1,4 +1,4 @@
-"""The device as a program of its own: started by a DeviceManager, by the sandbox or on the Chalkboard.
+"""The device as a program of its own: started by a DeviceManager, or in a sandbox (Python, IDE).
 
     GppShmPlugin.py DEVICE_MGR_IOR ior DEVICE_ID id DEVICE_LABEL label PROFILE_NAME path [NAME VALUE ...]
 

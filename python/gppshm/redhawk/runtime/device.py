@@ -84,6 +84,11 @@ class Device(Resource):
             old, self._admin_state = self._admin_state, state
             self._state_changed("ADMINISTRATIVE", old, state)
 
+    def set_operational_state(self, state: "Any") -> None:
+        with self._states:
+            old, self._operational_state = self._operational_state, state
+            self._state_changed("OPERATIONAL", old, state)
+
     def _state_changed(self, category: str, old: "Any", new: "Any") -> None:
         if old != new:
             event = versions.state_change(self.version, self._id, category, old, new)

@@ -132,9 +132,9 @@ class Resource(Logging):
         self._change_listeners: Dict[str, Callable[[str, Any, Any], None]] = {}
         self._listeners = listening.Listeners(self)
         kinds = [getattr(type(self), name) for name in dir(type(self))]
-        self._declared = {each.id_: each for each in kinds if isinstance(each, Declared)}
+        self.declared = {each.id_: each for each in kinds if isinstance(each, Declared)}
         self._ports = {each.name: each for each in kinds if isinstance(each, usesport)}
-        for declared in self._declared.values():
+        for declared in self.declared.values():
             declared.set(self, declared.initial())
 
     # -- CF::LifeCycle, CF::TestableObject -----------------------------------------------------------
@@ -204,7 +204,7 @@ class Resource(Logging):
     def query(self, configProperties: "Sequence[Any]") -> "List[Any]":
         """What cannot be told at the moment is a null any, and logged."""
         if not configProperties:
-            ids = [id_ for id_, declared in self._declared.items() if declared.is_queryable]
+            ids = [id_ for id_, declared in self.declared.items() if declared.is_queryable]
             return [self.item(id_) for id_ in ids]
         unknown = [item for item in configProperties if not self.can_be_queried(item.id)]
         if unknown:
@@ -212,14 +212,14 @@ class Resource(Logging):
         return [self.item(item.id) for item in configProperties]
 
     def can_be_queried(self, identifier: str) -> bool:
-        declared = self._declared.get(identifier)
+        declared = self.declared.get(identifier)
         return identifier == "QUERY_TIMESTAMP" or (declared is not None and declared.is_queryable)
 
     def item(self, identifier: str) -> "Any":
         """A property's CF::DataType now."""
         if identifier == "QUERY_TIMESTAMP":
             return CF.DataType(identifier, CORBA.Any(CF._tc_UTCTime, now()))
-        declared = self._declared[identifier]
+        declared = self.declared[identifier]
         try:
             callback = getattr(self, "query_prop_" + declared.name, None)
             value = declared.get(self) if callback is None else callback()
@@ -253,7 +253,7 @@ class Resource(Logging):
         bad: List[Any] = []
         reasons: List[str] = []
         for item in items:
-            declared = self._declared.get(item.id)
+            declared = self.declared.get(item.id)
             try:
                 if declared is None:
                     raise Refused("there is no such property")
@@ -298,7 +298,7 @@ class Resource(Logging):
         """To be overridden: tell that a property of kind event has changed."""
 
     def registerPropertyListener(self, obj: "Any", prop_ids: "Sequence[str]", interval: float) -> str:
-        ids = list(prop_ids) or [id_ for id_, declared in self._declared.items() if declared.is_queryable]
+        ids = list(prop_ids) or [id_ for id_, declared in self.declared.items() if declared.is_queryable]
         unknown = [CF.DataType(id_, NULL) for id_ in ids if not self.can_be_queried(id_)]
         if unknown:
             raise CF.UnknownProperties(unknown)

@@ -1,0 +1,111 @@
+"""What a person wants to see first: heaps counted by state, sizes in MB, and one line that says it all."""
+
+import time
+
+from gppshm import capacity, creator
+from gppshm.redhawk.text import megabytes, plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Sequence
+
+    from gppshm.redhawk.cleaning import Orders
+    from gppshm.redhawk.figures import HeapFigure, Usage
+    from gppshm.redhawk.journal import Journal
+
+UNREADABLE = "unreadable"
+STATES = (str(creator.ORPHANED), str(creator.ATTACHED), UNREADABLE, str(creator.UNKNOWN), str(creator.ALIVE))
+"""Those that somebody may have to do something about come first."""
+
+_RANK = {state: rank for rank, state in enumerate(STATES)}
+
+
+def worst_first(heaps: "Sequence[HeapFigure]") -> "List[HeapFigure]":
+    """By state; those of the same state as they come."""
+    return sorted(heaps, key=lambda heap: _RANK.get(heap.state, len(STATES)))
+
+
+class Census:
+    """How many heaps of each state there are, and how many bytes the orphaned ones take."""
+
+    def __init__(self, heaps: "Sequence[HeapFigure]" = ()) -> None:
+        self.count = len(heaps)
+        self.states: Dict[str, int] = dict.fromkeys(STATES, 0)
+        self.orphaned_size = 0
+        for heap in heaps:
+            self.states[heap.state] = self.states.get(heap.state, 0) + 1
+            if heap.state in creator.ORPHANS:
+                self.orphaned_size += heap.file_size
+
+
+class Overview:
+    """The members of shm::overview."""
+
+    def __init__(
+        self,
+        census: Census,
+        usage: "Usage",
+        available: int,
+        journal: "Journal",
+        orders: "Orders",
+        refusal: str,
+    ) -> None:
+        states = census.states
+        self.heap_count = census.count
+        self.alive = states[creator.ALIVE]
+        self.orphaned = states[creator.ORPHANED]
+        self.orphaned_attached = states[creator.ATTACHED]
+        self.unknown = states[creator.UNKNOWN]
+        self.unreadable = states[UNREADABLE]
+        self.total_mb = _mb(usage.total)
+        self.free_mb = _mb(usage.free)
+        self.heaps_mb = _mb(usage.heaps)
+        self.orphaned_mb = _mb(census.orphaned_size)
+        self.held_mb = _mb(usage.held)
+        self.other_mb = _mb(usage.other)
+        self.reserved_mb = _mb(usage.reserved)
+        self.capacity_mb = _mb(available)
+        self.summary = plain("; ".join(_phrases(census, usage, available, journal, orders, refusal)))
+
+
+def _phrases(
+    census: Census, usage: "Usage", available: int, journal: "Journal", orders: "Orders", refusal: str
+) -> "List[str]":
+    found = []
+    if refusal:
+        found.append(f"NOTHING IS CLEANED: {refusal}")
+    elif not orders.enabled:
+        found.append("cleaning is off")
+    elif orders.dry_run:
+        found.append("dry run: nothing is removed")
+    found.append(f"{megabytes(usage.free)} of {megabytes(usage.total)} are free")
+    counted = [f"{number} {state}" for state, number in census.states.items() if number]
+    found.append(f"{census.count} heaps" + (f" ({', '.join(counted)})" if counted else ""))
+    if census.orphaned_size:
+        found.append(f"{megabytes(census.orphaned_size)} are orphaned")
+    if usage.held:
+        found.append(f"{megabytes(usage.held)} are unlinked but held")
+    if usage.reserved:
+        found.append(f"{megabytes(usage.reserved)} are reserved")
+    found.append(f"{megabytes(available)} can be allocated")
+    removed = f"{journal.removed} removed"
+    recent = list(journal.recent)
+    if recent:
+        removed += f", the last {recent[-1].name} at {iso(recent[-1].time)}"
+    found.append(removed)
+    return found
+
+
+def _mb(size: int) -> float:
+    return round(size / capacity.MB, 1)
+
+
+def seconds(moment: float) -> float:
+    """Since 1970, as it is shown: to the millisecond."""
+    return round(moment, 3)
+
+
+def iso(moment: float) -> str:
+    """The same as a date and a time, in UTC: 2026-01-31T23:59:59.125Z."""
+    whole, milliseconds = divmod(round(moment * 1000), 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + ".%03dZ" % milliseconds

@@ -1,0 +1,119 @@
+"""Whether values may be set, and if not, why: one sentence for each property or member.
+
+The runtime takes properties one by one, and stops at the first fault of each.  Here all are judged before any
+is taken.
+"""
+
+from gppshm import watch
+from gppshm.redhawk import thresholds
+from gppshm.redhawk.corba import CF
+from gppshm.redhawk.text import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+LEAST_RESCAN, MOST_RESCAN = 0.1, 3600.0
+
+
+def refusals(
+    wanted: "Sequence[Any]", declared: "Dict[str, Any]", starting: bool = False
+) -> "List[Tuple[Any, str]]":
+    """Each of the CF::DataTypes `wanted` that may not be set, and why.
+
+    declared  the properties by id
+    starting  as start values, which a readonly property may have, too
+    """
+    found = []
+    for item in wanted:
+        why = list(_faults(item, declared.get(item.id), starting))
+        if why:
+            found.append((item, "; ".join(why)))
+    return found
+
+
+def sentence(refused: "Sequence[Tuple[Any, str]]") -> str:
+    return plain("; ".join(why for _, why in refused))
+
+
+def _faults(item: "Any", declared: "Any", starting: bool) -> "List[str]":
+    name = plain(item.id, 80)
+    if declared is None:
+        return [f"{name}: there is no such property"]
+    if "message" in declared.kinds:
+        return [f"{name}: it is a message, and no property that can be set"]
+    if declared.mode == "readonly" and not starting:
+        return [f"{name}: it is readonly"]
+    if hasattr(declared, "structdef"):
+        return _faults_of_members(item, declared.structdef)
+    return _faults_of_value(item.id, declared.type_, item.value)
+
+
+def _faults_of_members(item: "Any", structdef: "Any") -> "List[str]":
+    if not item.value.typecode().equivalent(CF._tc_Properties):
+        return [f"{item.id}: a struct (CF::Properties) is expected"]
+    types = {member.id_: member.type_ for _, member in structdef.declared()}
+    given = {member.id: member.value for member in item.value.value()}
+    found = [f"{plain(id_, 80)}: {item.id} has no such member" for id_ in given if id_ not in types]
+    for id_, type_ in types.items():
+        if id_ in given:
+            found += _faults_of_value(id_, type_, given[id_])
+        else:
+            found.append(f"{id_}: it is missing, and a struct is set as a whole")
+    return found
+
+
+def _faults_of_value(id_: str, type_: str, value: "Any") -> "List[str]":
+    held = value.value()
+    try:
+        if held is None:
+            raise ValueError("it has no value")
+        read = _as(type_, held)
+        if id_ in _CHECKS:
+            _CHECKS[id_](read)
+    except ValueError as error:
+        return [f"{id_}: {plain(error)}"]
+    return []
+
+
+def _as(type_: str, held: "Any") -> "Any":
+    """What clients send for this type, as it; ValueError, with a sentence, for all else."""
+    try:
+        if isinstance(held, (bool, int, float, str)):
+            return _READERS[type_](held)
+    except (KeyError, OverflowError, ValueError):
+        pass
+    raise ValueError(f"a {type_} is expected, not {plain(repr(held), 60)}")
+
+
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+_READERS: "Dict[str, Callable[[Any], Any]]" = {
+    "boolean": lambda held: _SWITCH[str(held).strip().lower()],
+    "double": float,
+    "string": str,
+}
+
+
+def _check_scope(value: str) -> None:
+    if value not in watch.SCOPES:
+        raise ValueError(f"{plain(repr(value), 60)} is neither {' nor '.join(watch.SCOPES)}")
+
+
+def _check_rescan(value: float) -> None:
+    if not LEAST_RESCAN <= value <= MOST_RESCAN:
+        raise ValueError(f"{value:g} s is not between {LEAST_RESCAN:g} and {MOST_RESCAN:g} s")
+
+
+def _check_threshold(value: str) -> None:
+    try:
+        thresholds.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{plain(repr(value), 60)}: {error}") from None
+
+
+_CHECKS: "Dict[str, Callable[[Any], None]]" = {
+    "shm::cleanup::scope": _check_scope,
+    "shm::cleanup::rescan": _check_rescan,
+    "shm::threshold::free": _check_threshold,
+    "shm::threshold::headroom": _check_threshold,
+}
