@@ -245,6 +245,12 @@ class Presence:
         self.device.start()
 
     def _leave_domain(self) -> None:
+        try:
+            self._domain.unregisterDevice(self._reference)
+        finally:
+            self._unbind()
+
+    def _unbind(self) -> None:
         name, _ = self._name()
         try:
             names = self._names()
@@ -252,7 +258,6 @@ class Presence:
                 names.unbind(name)
         except (CORBA.Exception, AttributeError):
             pass  # the node has ended, and its names with it
-        self._domain.unregisterDevice(self._reference)
 
     # -- after ---------------------------------------------------------------------------------------
 
