@@ -2,8 +2,7 @@
 
     bench/device.py [HEAPS]
 
-The node's DCD has the device; its GPP has no plugin. Exit status 1 if a target is missed. Needs omniORB. With
-another `ossie` than the stand-in's on PYTHONPATH the device uses that: OSSIE=DIR.
+The node's DCD has the device; its GPP has no plugin. Exit status 1 if a target is missed. Needs omniORB.
 """
 
 import os
@@ -16,12 +15,10 @@ import time
 
 from nursery import HERE, Nursery, resident
 
-ROOT = os.path.dirname(HERE)
-STANDIN = os.path.join(ROOT, "standin")
-sys.path.insert(0, STANDIN)
+import client  # isort: skip
+import installing  # isort: skip
 
-import client  # noqa: E402
-import installing  # noqa: E402
+ROOT = os.path.dirname(HERE)
 
 NOBODY = "import time; print('ready', flush=True); time.sleep(100000)"
 NAME, NODE, LABEL = "GppShmPlugin", "GppShmDeviceNode", "GppShmPlugin_1"
@@ -34,8 +31,7 @@ def install(sdrroot, root):
     installing.gpp(sdrroot)
     installer = os.path.join(ROOT, "python", "gppshm", "redhawk", "install.py")
     subprocess.check_output(
-        [sys.executable, installer, "install", "--sdrroot", sdrroot, "--python", sys.executable],
-        env=dict(os.environ, PYTHONPATH=os.environ.get("OSSIE", STANDIN)),
+        [sys.executable, installer, "install", "--sdrroot", sdrroot, "--python", sys.executable]
     )
     shutil.rmtree(os.path.join(sdrroot, "dev", "devices", "GPP", "plugins"))
     with open(os.path.join(sdrroot, "dev", "devices", NAME, "python", NAME + ".ini"), "w") as stream:

@@ -16,10 +16,9 @@ import time
 
 from nursery import HERE, Nursery, resident
 
-ROOT = os.path.dirname(HERE)
-sys.path.insert(0, os.path.join(ROOT, "standin"))
+import client  # isort: skip
 
-import client  # noqa: E402
+ROOT = os.path.dirname(HERE)
 
 NOBODY = "import time; print('ready', flush=True); time.sleep(100000)"
 PLUGIN = "GppShmPlugin"
