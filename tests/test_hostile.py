@@ -76,6 +76,8 @@ def test_a_new_process_with_the_dead_ones_pid_keeps_its_heaps_name(shm_root, pee
         with directory.open(name) as file:
             seen = file.sighting
             if peers and not attached.get(seen.file_id):
+                for before in attached.values():
+                    before.close()
                 attached.clear()
                 attached[seen.file_id] = open(path, "r+b")  # noqa: SIM115
                 return False
