@@ -415,6 +415,30 @@ def test_no_interleaving_loses_a_living_creators_heap_and_every_orphan_can_be_cl
     live([("create", 0, True)] + script)
 
 
+moves_of_one = st.sampled_from(
+    [
+        ("create", 0, True),
+        ("attach", 0),
+        ("die", 0, True),
+        ("die", 0, False),
+        ("exit", 0),
+        ("bystander", 0),
+        *[("contain", 0)] * 2,
+        ("leave_container", 0),
+        ("identify", 0, 0),
+        *[("judge_by_identity", 0, 0)] * 3,
+        ("reopen", 0),
+        ("unlink", 0),
+    ]
+)
+
+
+@settings(max_examples=250, deadline=None, database=None)
+@given(st.lists(moves_of_one, min_size=3, max_size=16))
+def test_no_interleaving_with_what_was_established_before_loses_a_living_creators_heap(script):
+    live([("create", 0, True), ("identify", 0, 0)] + script)
+
+
 BORN, DEAD = ("create", 0, True), ("die", 0, True)
 
 
