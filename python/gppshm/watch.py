@@ -427,7 +427,7 @@ class Watcher:
                     names.append(name)
         for name in happened.closed:
             each = self._known.get(name)
-            if each is not None and each.removed:
+            if each is not None and each.removed and name not in happened.removed:
                 each.let_go = True
             if each is not None and each.creator:
                 each.follow("close", since)
