@@ -303,7 +303,12 @@ def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
 def main() -> None:
     os.closerange(3, 4096)
     os.chdir("/")
-    serve(Wire(socket.socket(fileno=os.dup(0))))
+    sock = socket.socket(fileno=os.dup(0))
+    # A child that hangs must not keep it open: its end tells who asked that this process has ended.
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    serve(Wire(sock))
     os._exit(0)  # waits for no child
 
 

@@ -426,7 +426,7 @@ class Watcher:
                     names.append(name)
         for name in happened.closed:
             heap = self._known.get(name)
-            if heap is not None and heap.removed:
+            if heap is not None and heap.removed and name not in happened.removed:
                 heap.let_go = True
             if heap is not None and heap.creator:
                 heap.follow("close", since)
