@@ -80,6 +80,7 @@ class Processes:
         self._processes: Dict[int, Process] = {}
         self._pids: Optional[List[int]] = None
         self._innermost: Dict[int, int] = {}
+        self._namesakes: Optional[Dict[int, List[int]]] = None
         self._threads: Dict[int, Dict[int, int]] = {}
         self._all: Optional[List[Process]] = None
         self._blind_spot: Optional[str] = None
@@ -141,7 +142,12 @@ class Processes:
 
         One readlink() for each process of the host: 3 us, where its maps and status take 90 (measured, 6.18).
         """
-        return [self.process(each) for each in self.pids() if self.innermost_pid(each) in (pid, 0)]
+        if self._namesakes is None:
+            self._namesakes = {}
+            for each in self.pids():
+                self._namesakes.setdefault(self.innermost_pid(each), []).append(each)
+        same, unknown = self._namesakes.get(pid, ()), self._namesakes.get(0, ())
+        return [self.process(each) for each in (*same, *unknown)]
 
     def mapping(self, file_id: "FileId") -> "List[int]":
         """The pids of all processes that map the file, as far as can be seen."""
