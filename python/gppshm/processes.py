@@ -89,7 +89,7 @@ def user_name(uid: int) -> str:
     """The name of a user; the number, where nobody knows it."""
     import pwd
 
-    if not procfs.may_read(-1 - uid):
+    if not procfs.may_read(procfs.user_key(uid)):
         return str(uid)
     try:
         return pwd.getpwuid(uid).pw_name

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DEADLINE = 0.1
 """Seconds for which a child may sleep over one process."""
 CHECKED_EVERY = 0.02
+ELSEWHERE = 5.0
+"""The same over what is no process: a heap that comes back from swap, a directory service."""
 LONGEST = 20.0
 """Seconds that one process may take in all, in whatever state."""
 TRIES = 8
@@ -78,8 +80,8 @@ class _Child:
 class Pool:
     """Does pieces of work in children; `collect` gives their answers.
 
-    passed_over  pid -> start of each process that blocked whoever looked into it; a negative number n stands
-                 for the user id -1 - n, whose name nobody told
+    passed_over  pid -> start of each process that blocked whoever looked into it; a negative number is of a
+                 user or a group, whose name nobody told (see `procfs.user_key`)
     """
 
     def __init__(self, in_child: "Callable[[], None]" = lambda: None) -> None:
@@ -219,7 +221,8 @@ class Pool:
         if (steps, ticks) != child.seen or state == b"R":
             child.moved = now
         child.seen = (steps, ticks)
-        if now - child.moved < child.deadline and now - child.stepped < max(LONGEST, child.deadline):
+        patience = child.deadline if pid > 0 else max(child.deadline, ELSEWHERE)
+        if now - child.moved < patience and now - child.stepped < max(LONGEST, child.deadline):
             return None
         self._stop(child)
         if pid:
