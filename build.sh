@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds, runs and tests this checkout. Everything goes into its own folders; `./build.sh help` tells.
 set -euo pipefail
+# Others shall run what is made here: the user of a GPP, whoever calls a command.
+umask 022
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=${VENV:-.venv}

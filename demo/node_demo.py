@@ -152,7 +152,7 @@ class Node:
 
     def show_properties(self) -> None:
         usage, cleanup = self.query("shm::usage"), self.query("shm::cleanup")
-        sizes = {name: text.size_auto(size) for name, size in usage.items() if name != "path"}
+        sizes = {name: text.size_auto(size) for name, size in usage.items() if name not in ("path", "limit")}
         picture = bar(usage["used"], usage["total"], 20)
         say(f"   shm::usage     {{free}} free of {{total}} in {usage['path']}".format(**sizes) + picture)
         say(

@@ -189,6 +189,9 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         held = _member("shm::usage::held", "ulonglong", units="B")
         reserved = _member("shm::usage::reserved", "ulonglong", units="B")
         free_percent = _member("shm::usage::free_percent", "double", units="%")
+        limit = _member("shm::usage::limit", "string")
+        inodes = _member("shm::usage::inodes", "ulonglong")
+        free_inodes = _member("shm::usage::free_inodes", "ulonglong")
 
     shm_usage = struct_property(
         id_="shm::usage",

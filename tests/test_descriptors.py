@@ -44,7 +44,17 @@ ORDER = {
 }
 
 # What tells how many, and so has no unit.
-COUNTS = ["superblocks", "refcount", "attached", "removed", "fifos", "failures", "watched"]
+COUNTS = [
+    "superblocks",
+    "refcount",
+    "attached",
+    "removed",
+    "fifos",
+    "failures",
+    "watched",
+    "inodes",
+    "free_inodes",
+]
 COUNTS += ["heap_count", "alive", "orphaned", "orphaned_attached", "unknown", "unreadable"]
 
 

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -168,6 +169,53 @@ def test_uninstall_removes_what_install_made_and_nothing_else(sdrroot):
         assert done.returncode == 0
         assert everything(sdrroot) == before
         assert not os.path.exists(folder(sdrroot))
+
+
+def test_uninstall_leaves_no_empty_folder_that_install_made(sdrroot):
+    for arguments in ({}, {"ossie": OSSIE}):
+        done_install(sdrroot, **arguments)
+        assert install("uninstall", "--sdrroot", sdrroot).returncode == 0
+        assert os.listdir(sdrroot) == []
+
+
+def test_uninstall_leaves_empty_folders_that_were_there_before(sdrroot):
+    there = ["dev/nodes", "dom/waveforms", "dev/devices/GPP/cpp"]
+    for name in there:
+        os.makedirs(os.path.join(sdrroot, name))
+    for _ in range(2):  # an update forgets nothing
+        done_install(sdrroot, OSSIE)
+    assert install("uninstall", "--sdrroot", sdrroot).returncode == 0
+    left = [os.path.relpath(place, sdrroot) for place, folders, _ in os.walk(sdrroot) if not folders]
+    assert sorted(left) == sorted(there)
+
+
+@pytest.fixture
+def public(tmp_path):
+    """A folder that everybody can reach."""
+    folder = tempfile.mkdtemp(prefix="gppshm-test-", dir="/tmp")
+    os.chmod(folder, 0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("closed", [0o700, 0o750])
+def test_an_interpreter_that_others_cannot_run_is_refused_where_they_can_reach_the_sdrroot(public, closed):
+    home, sdrroot = os.path.join(public, "home"), os.path.join(public, "sdr")
+    for folder_ in (home, sdrroot):
+        os.mkdir(folder_)
+    python = os.path.join(home, "python")
+    with open(python, "w") as stream:
+        stream.write(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    os.chmod(python, 0o755)
+    os.chmod(home, closed)
+    done = install("install", "--sdrroot", sdrroot, "--python", python, env=dict(os.environ, PYTHONPATH=""))
+    assert done.returncode == 1 and os.listdir(sdrroot) == []
+    assert f"{home} (mode {closed:o}) is closed to other users, who can reach {sdrroot}" in done.stderr
+    assert "--python FILE" in done.stderr and done.stderr.count("\n") == 1
+    # What only its own user can reach needs an interpreter for that one only.
+    os.chmod(sdrroot, 0o700)
+    done = install("install", "--sdrroot", sdrroot, "--python", python, env=dict(os.environ, PYTHONPATH=""))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_plugin_of_somebody_elses_by_that_name_is_not_touched(sdrroot):
@@ -342,7 +390,7 @@ def test_uninstall_leaves_no_file_of_device_and_examples(whole):
         assert list(everything(whole)) == [os.path.relpath(mine, whole)]
     for path in EXAMPLES:
         assert not os.path.exists(os.path.dirname(os.path.join(whole, path)))
-    assert os.listdir(os.path.join(whole, "dev", "devices")) == ["GPP"]
+    assert os.listdir(os.path.join(whole, "dev")) == ["nodes"]
 
 
 def old_version(sdrroot):

@@ -214,7 +214,7 @@ def _judge_by_pids(
     """The second evidence, when neither the pid in the name nor that in the header maps the heap."""
     writer = "a process has it open or mapped for writing" if sighting.answer is lease.REFUSED else ""
     if not sighting.on_tmpfs:
-        return Verdict(UNKNOWN, "it is not on a tmpfs, where neither leases nor memory maps prove anything")
+        return Verdict(UNKNOWN, "it is not known to be on a tmpfs, where alone memory maps prove something")
     first = writer or "the kernel grants no lease on it"
     blind = processes.blind_spot()
     if blind:

@@ -127,9 +127,12 @@ class Observer:
 
     def _reap(self) -> None:
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)  # with its children, of whom one may be waiting for ever
         except OSError:
-            return
+            try:
+                os.kill(self.pid, signal.SIGKILL)  # a fork that has no group of its own yet
+            except OSError:
+                return
         for _ in range(50):  # it has nothing to wait for, so this is a matter of microseconds
             try:
                 if os.waitpid(self.pid, os.WNOHANG)[0]:

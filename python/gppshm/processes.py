@@ -4,7 +4,7 @@ psutil is imported at the first question; without it, or where a process is gone
 is UNKNOWN.  The command line is read here, for it may have gigabytes.
 """
 
-from gppshm import procfs, sitepackages
+from gppshm import commands, procfs, sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
-MOST = 65536
+MOST = 16384
 """So many bytes of a command line are read at most."""
 
 
 class Description:
-    """`user`, the `words` of the command line, and `command`: these in one, or the name of who has none.
+    """`user`, the `words` of the command line, and `command`: these in short, or the name of who has none.
 
     uid  of the user; -1 if it is not known
     """
@@ -51,7 +51,7 @@ def describe(pid: int, names: bool = True) -> Description:
             words = _words(pid)
             uid = process.uids().real
             user = user_name(uid) if names else UNKNOWN
-            return Description(user, " ".join(words) or process.name(), words, uid)
+            return Description(user, commands.short(words) or process.name(), words, uid)
     except (psutil.Error, ValueError, OSError):
         return Description()
 

@@ -73,7 +73,7 @@ class Triggers:
         self._names: Dict[int, str] = {}
         self._deaths: Optional[kernel.Inotify] = None
         self._changes: Optional[kernel.Inotify] = None
-        self._listening = self._heeding = False
+        self._listening = self._heeding = self._changes_lost = False
         self._resume = 0.0
         self._observer = -1
         self._epoll = select.epoll()
@@ -132,6 +132,7 @@ class Triggers:
             if each is not None:
                 each.close()
         self._deaths = self._changes = None
+        self._changes_lost = False
 
     def listen(self, listen: bool) -> None:
         """Whether `wait` returns for events of the directory; those that come meanwhile gather."""
@@ -140,8 +141,11 @@ class Triggers:
             self._epoll.modify(self._deaths.fd, select.EPOLLIN if listen else 0)
 
     def changes(self) -> "Optional[Set[str]]":
-        """Names of all files that were changed since the last call; None if that is not known."""
-        if self._changes is None:
+        """Names of all files that were changed since the last call; None if that is not known.
+
+        A watch that the kernel took away stays silent: from then on nothing is known until `add_inotify`.
+        """
+        if self._changes is None or self._changes_lost:
             return None
         found: Set[str] = set()
         whole = True
@@ -151,6 +155,7 @@ class Triggers:
                 return found if whole else None
             for mask, name in events:
                 whole = whole and not mask & _LOST
+                self._changes_lost = self._changes_lost or bool(mask & _LOST & ~kernel.IN_Q_OVERFLOW)
                 found.add(name)
         return None
 

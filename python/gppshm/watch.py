@@ -538,9 +538,8 @@ class Watcher:
         return names
 
     def _start(self) -> None:
-        if not self.directory.on_tmpfs:
-            words = f"{self.root} is no tmpfs: nothing can be proven there, and all is kept"
-            self._account.trouble("root", words)
+        if self.directory.doubt:
+            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; all is kept there")
         elif not self.directory.leases:
             words = "leases could not be shown to prove anything here: only pids do"
             self._account.trouble("root", words)
@@ -796,7 +795,8 @@ class Watcher:
                 self._try(name)
             elif verdict.state is not creator.ALIVE:
                 self._record(self._remove(answer.seen, verdict))
-            elif verdict.creator and verdict.creator != heap.creator:
+            # Another process, be it one that was given the pid of the dead one.
+            elif verdict.creator and (verdict.creator != heap.creator or heap.stage is ENDED):
                 heap.forget_the_creator()
                 self._triggers.unwatch(name)
                 self._inquiry.portray(name, heap.uid)

@@ -184,10 +184,7 @@ class Run:
     def _sweep(self, directory: shmfs.ShmDirectory) -> None:
         if not directory.on_tmpfs:
             root = text.escaped(directory.root)
-            self._fail(
-                f"{COMMAND}: {root} is not on a tmpfs, where neither leases nor memory maps prove a creator's"
-                " death: nothing is removed; name the files and use -f to force removal"
-            )
+            self._fail(f"{COMMAND}: {root}: {directory.doubt}: nothing is removed")
             return
         with self._reaper(directory) as cleaner:
             for outcome in settled(cleaner, directory.names(), self._judge):
@@ -231,7 +228,8 @@ class Run:
         elif outcome.result is reaper.KEPT:
             self._fail(f"{name} is in use, {FORCE}")
         elif outcome.result is reaper.UNSURE:
-            self._fail(f"{name} may be in use ({reason}), {FORCE}")
+            # No word of force: that proof is missing proves nothing.
+            self._fail(f"{name} may be in use ({reason}): it is kept")
         elif outcome.result is reaper.NO_HEAP:
             if _is_directory(outcome.sighting):
                 self._fail(f"{name} could not be opened: {os.strerror(errno.EISDIR)}")

@@ -265,7 +265,14 @@ def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
 def usage_lines(shot: snapshot.Snapshot, size: "Callable[[int], str]") -> str:
     usage = shot.usage
     free = f"{size(usage.free)} ({text.percent(usage.free, usage.size)}%)"
-    return f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+    lines = f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+    return lines + (f"  inodes: {scarce_inodes(usage)}\n" if usage.inodes_are_scarce else "")
+
+
+def scarce_inodes(usage: shmfs.Usage) -> str:
+    """How many are left, and what that means."""
+    share = text.percent(usage.free_inodes, usage.inodes)
+    return f"{usage.free_inodes} of {usage.inodes} free ({share}%): a new heap, or other file, needs one"
 
 
 def show_plain(

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 
-from gppshm import capacity, events
+from gppshm import capacity, claims, events, memory
 from gppshm.redhawk import figures, logs, metrics, overview, settable, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA, CosEventChannelAdmin
@@ -136,14 +136,15 @@ class Request:
     """What one allocation asks for.
 
     megabytes  0 if it names no capacity
-    host       True if it names a host, which then is this one
+    host       True if it names this host
+    elsewhere  True if it names another one
     """
 
-    __slots__ = ("host", "megabytes")
+    __slots__ = ("elsewhere", "host", "megabytes")
 
     def __init__(self) -> None:
         self.megabytes = 0
-        self.host = False
+        self.host = self.elsewhere = False
 
     @property
     def terms(self) -> "Tuple[int, bool]":
@@ -201,7 +202,13 @@ class Device(GppShmPlugin_base):
         self.figures = figures.Figures(
             work, self._reserved, self._measured, lambda heaps: _structs(self.Heap, heaps)
         )
-        self.ledger = capacity.Ledger(self.figures.room, self._headroom_bytes)
+        self.ledger = capacity.Ledger(
+            self.figures.room,
+            self._headroom_bytes,
+            claims.Claims(work.root),
+            memory.Memory().limits,
+            lambda sentence: _log.warning("%s", plain(sentence)),
+        )
         GppShmPlugin_base.__init__(self, manager, identifier, label, profile, None, execparams)
         self.port_propEvent = _PropertyEventPort(self)
         self.port_MessageEvent_out = _MessagePort()
@@ -262,7 +269,7 @@ class Device(GppShmPlugin_base):
         finally:
             self.figures.stop()
             self.teller.end()
-            self.ledger.give_back_all()
+            self.ledger.close()
             self._on_release()
 
     # -- properties ----------------------------------------------------------------------------------
@@ -292,7 +299,9 @@ class Device(GppShmPlugin_base):
 
     def query_prop_shm_usage(self) -> "Any":
         try:
-            return _usage(self.figures.usage())
+            usage = self.figures.usage()
+            usage.limit = self.ledger.room().limit
+            return _usage(usage)
         except OSError:
             return self.shm_usage
 
@@ -400,19 +409,23 @@ class Device(GppShmPlugin_base):
     # -- capacity ------------------------------------------------------------------------------------
 
     def allocateCapacity(self, capacities: "Sequence[Any]") -> bool:
-        """SCA's way: whole, or an exception that says why.  Given back on the same terms."""
-        self._grant(capacities, True)
-        return True
+        """SCA's way: whole, or an exception that says why.  Given back on the same terms.
+
+        False is for another host's name: a domain asks every device, and says nothing of those.
+        """
+        return bool(self._grant(capacities, True))
 
     def allocate(self, capacities: "Sequence[Any]") -> "List[Any]":
-        """REDHAWK 3.0's way: given back by the id."""
+        """REDHAWK 3.0's way: given back by the id; likewise, and nothing for another host's name."""
         key = self._grant(capacities, False)
-        return [CF.Device.Allocation(self._this(), [], [], capacities, key)]
+        return [CF.Device.Allocation(self._this(), [], [], capacities, key)] if key else []
 
     def deallocateCapacity(self, capacities: "Sequence[Any]") -> None:
         self._must_be(CF.Device.UNLOCKED, CF.Device.SHUTTING_DOWN)
         request = self._request(capacities)
         try:
+            if request.elsewhere:
+                raise capacity.NotGranted()
             self.ledger.give_back_alike(request.terms)
         except capacity.NotGranted:
             left = [grant.size // capacity.MB for grant in self.ledger.grants() if grant.terms]
@@ -444,8 +457,18 @@ class Device(GppShmPlugin_base):
         return CF.Device.ACTIVE if self.ledger.grants() else CF.Device.IDLE
 
     def _grant(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
-        self._must_be(CF.Device.UNLOCKED)
+        """The key of what was granted; "" if it is meant for another host.  What is refused is logged."""
+        try:
+            return self._granted_key(capacities, by_terms)
+        except (CF.Device.InvalidCapacity, CF.Device.InsufficientCapacity, CF.Device.InvalidState) as refusal:
+            _log.warning("refused: %s", refusal.msg)
+            raise
+
+    def _granted_key(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
         request = self._request(capacities)
+        if request.elsewhere:
+            return ""
+        self._must_be(CF.Device.UNLOCKED)
         key = str(uuid.uuid4())
         asked = f"{CAPACITY}: {request.megabytes} MB were asked for"
         if self._low:
@@ -456,9 +479,8 @@ class Device(GppShmPlugin_base):
         try:
             self.ledger.grant(key, request.megabytes * capacity.MB, request.terms if by_terms else None)
         except capacity.Insufficient as refusal:
-            there = refusal.available // capacity.MB
             raise CF.Device.InsufficientCapacity(
-                capacities, f"{asked}, and {there} MB can be allocated on {plain(self._host)}"
+                capacities, f"{asked}, and {_there_is(refusal.room, plain(self._host))}"
             ) from None
         except OSError as error:
             raise CF.Device.InvalidState(f"the shared memory cannot be measured: {error.strerror}") from None
@@ -484,15 +506,18 @@ class Device(GppShmPlugin_base):
             elif item.id == HOST_NAME:
                 if kind != CORBA.tk_string:
                     why = "a string is expected"
-                elif item.value.value().lower() != self._host.lower():
-                    why = f"this host is {plain(self._host)}, not {plain(item.value.value(), 80)}"
+                elif not item.value.value():
+                    why = f"the name of a host is expected: this one is {plain(self._host)}"
                 else:
-                    request.host = True
+                    request.host = item.value.value().lower() == self._host.lower()
+                    request.elsewhere = not request.host
             else:
                 why = f"only {CAPACITY} and {HOST_NAME} can be allocated here"
             if why:
                 raise CF.Device.InvalidCapacity(f"{plain(item.id, 80)}: {why}", [item])
             seen.add(item.id)
+        if not seen:
+            raise CF.Device.InvalidCapacity(f"nothing was asked for: {CAPACITY} can be allocated here", [])
         return request
 
     def _must_be(self, *states: "Any") -> None:
@@ -515,7 +540,7 @@ class Device(GppShmPlugin_base):
             return 0
 
     def _reserved(self) -> int:
-        return self.ledger.reserved
+        return self.ledger.reserved_on_host()
 
     def _headroom_bytes(self, size: int) -> int:
         return self._headroom.limit(size) or 0
@@ -539,7 +564,9 @@ class Device(GppShmPlugin_base):
             self._low = low
             crossing = _Crossing(usage, low, threshold.text)
             self.teller.tell(lambda: self._send(self.ThresholdCrossed(), crossing))
-        available = self._available() // capacity.MB
+        room = self.ledger.room()
+        usage.limit = room.limit
+        available = room.available // capacity.MB
         if available != self._told_capacity:
             self._told_capacity = self.shm_capacity = available
             self._property_event(CAPACITY)
@@ -608,10 +635,18 @@ def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
     return CORBA.Any(CORBA._tc_AnySeq, sequence)
 
 
+def _there_is(room: capacity.Room, host: str) -> str:
+    """How much can be allocated, and what leaves no more."""
+    words = f"{room.available // capacity.MB} MB can be allocated on {host} (limit: {plain(room.limit, 200)}"
+    if room.others:
+        words += f"; other devices of this host have granted {room.others // capacity.MB} MB"
+    return words + ")"
+
+
 def _usage(usage: figures.Usage) -> "Any":
-    value = GppShmPlugin_base.Usage(path=plain(usage.path))
+    value = GppShmPlugin_base.Usage(path=plain(usage.path), limit=plain(usage.limit))
     for name, member in value.declared():
-        if name != "path":
+        if name not in ("path", "limit"):
             member.set(value, getattr(usage, name))
     value.free_percent = round(usage.free_percent, 2)
     return value

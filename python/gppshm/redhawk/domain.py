@@ -8,6 +8,7 @@ may hang; what has not answered in time is reported as that, and delays nobody. 
 import functools
 import math
 import os
+import socket
 import threading
 import time
 
@@ -44,7 +45,7 @@ class Host:
     name      of the host; "" if it did not answer
     device, node  their labels
     error     why there is nothing else; ""
-    usage     path, total, free, used, heaps, other, held, reserved, free_percent
+    usage     path, total, free, used, heaps, other, held, reserved, free_percent, inodes, free_inodes
     capacity  MB that can be allocated
     cleanup, status  as shm::cleanup and shm::cleanup_status (docs/device.md), by the last words of the ids
     heaps, recent    likewise lists, of shm::heaps and shm::recent
@@ -79,6 +80,8 @@ class Host:
         if min(usage.values()) < 0 or max(usage["free"], usage["used"]) > usage["total"]:
             raise ValueError("sizes that cannot be")
         usage.update(path=str(values["shm::usage"]["path"]), free_percent=0.0)
+        for name in INODES:
+            usage[name] = max(0, int(values["shm::usage"].get(name) or 0))
         if usage["total"]:
             usage["free_percent"] = 100.0 * usage["free"] / usage["total"]
         capacity, name = int(values["shm::capacity"]), str(values["shm::host_name"])
@@ -91,6 +94,7 @@ class Host:
         self.heaps, self.recent, self.cleanup, self.status = heaps, recent, cleanup, status
 
 
+INODES = ("inodes", "free_inodes")
 SIZES = ("total", "free", "used", "heaps", "other", "held", "reserved")
 MISTAKES = (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError)
 
@@ -395,4 +399,10 @@ def _bindings(context: "Any") -> "List[Tuple[str, bool]]":
 def _url(nameservice: str) -> str:
     if nameservice.lower().startswith(("corbaloc:", "corbaname:", "ior:")):
         return nameservice
+    try:
+        # As people write an IPv6 address; with a port it has to be in brackets.
+        socket.inet_pton(socket.AF_INET6, nameservice.partition("%")[0])
+        nameservice = f"[{nameservice}]"
+    except (OSError, ValueError):
+        pass
     return f"corbaloc::{nameservice}/NameService"

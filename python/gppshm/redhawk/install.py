@@ -29,6 +29,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -51,7 +52,11 @@ PLUGIN = "dev/devices/GPP/plugins/" + NAME
 DEVICE = "dev/devices/" + NAME
 DESCRIPTORS = tuple(f"{NAME}.{kind}.xml" for kind in ("spd", "scd", "prf"))
 EXAMPLES = (("nodes", "dev/nodes"), ("waveforms", "dom/waveforms"))
+FOLDERS = ("dev/nodes", "dom/waveforms", "dom")
+"""Folders of the examples that REDHAWK has, too: they are removed only where an install made them."""
 RECORD = DEVICE + "/installed.sha256"
+_MADE = "# folder "
+"""Begins a line of RECORD that sha256sum passes over."""
 
 BODY = """\
 # GppShmPlugin, written by gppshm.redhawk.install: an update writes it anew.
@@ -72,7 +77,7 @@ PROBE = """\
 import json, os, sys
 if not sys.flags.isolated:
     del sys.path[0]
-found = {"version": list(sys.version_info[:3])}
+found = {"version": list(sys.version_info[:3]), "prefixes": [sys.prefix, sys.base_prefix]}
 for name, module in (("omniORB", "omniORB"), ("ossie", "ossie.cf"), ("psutil", "psutil")):
     try:
         __import__(module)
@@ -147,6 +152,12 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
     if not os.path.isdir(gpp):
         print(f"note: there is no GPP in {gpp} yet")
     python, paths = choose_interpreter(python)
+    closed = closed_to_others(python, paths, sdrroot)
+    if closed:
+        raise Failure(
+            f"{closed}, who can reach {sdrroot}: the plugin would not start for them; name an interpreter for"
+            " everybody with --python FILE (/usr/bin/python3, say), or open that folder or file to them"
+        )
     files = package_files()
     said, without = plugin.prepare(files, python, paths), ""
     found = re.search(r"^no device: (.*)$", said, re.MULTILINE)
@@ -215,6 +226,8 @@ def uninstall(sdrroot: str) -> None:
         if program.remove():
             print(f"a running {program.what} still uses its files: stop it and run this again")
         left += program.left()
+    for program in ours:
+        program.remove_parents(sdrroot)
     if left:
         print("left:\n  " + "\n  ".join(left))
     if strangers:
@@ -312,6 +325,13 @@ class Program:
             _remove_if_empty(folder)
         return kept
 
+    def remove_parents(self, sdrroot: str) -> None:
+        """Remove the folders above it that are empty now: in an SDRROOT that is in use there is none."""
+        folder = os.path.dirname(self.top)
+        while folder != sdrroot:
+            _remove_if_empty(folder)
+            folder = os.path.dirname(folder)
+
     def left(self) -> "List[str]":
         """What is there, each library as one."""
         found = []
@@ -377,6 +397,8 @@ def choose_interpreter(wanted: "Optional[str]") -> "tuple[str, List[str]]":
 def _judged(python: str, theirs: bool) -> "tuple[str, List[str]]":
     alone = _probe(python, isolated=True)
     wide = _probe(python, isolated=False) if theirs else alone
+    if not alone and os.path.exists(python) and not os.access(python, os.X_OK):
+        raise Failure(f"{python} is not executable for you: give --python FILE")
     if not alone:
         raise Failure(f"{python} does not run: give --python FILE")
     if alone["version"] < [3, 6]:
@@ -388,6 +410,35 @@ def _judged(python: str, theirs: bool) -> "tuple[str, List[str]]":
         if name in wide and name not in alone and wide[name] not in paths:
             paths.append(wide[name])
     return python, paths
+
+
+def closed_to_others(python: str, paths: "List[str]", sdrroot: str) -> str:
+    """Who cannot run the interpreter, and why, as the beginning of a sentence; "" if all can who need to.
+
+    Those are all users, or those of SDRROOT's group, if they can reach SDRROOT.
+    """
+    needed = [python, *_probe(python, isolated=True).get("prefixes", ()), *paths]
+    for gid, who in ((None, "other users"), (os.stat(sdrroot).st_gid, "users of its group")):
+        if not _obstacle(sdrroot, gid):
+            for path in needed:
+                obstacle = _obstacle(path, gid)
+                if obstacle:
+                    return f"{obstacle} is closed to {who}"
+    return ""
+
+
+def _obstacle(path: str, gid: "Optional[int]") -> str:
+    """The first folder on the way to `path`, links followed, or itself, that is closed to them; ""."""
+    for place in {path: 1, os.path.realpath(path): 1}:
+        steps = [place]
+        while steps[-1] != os.path.dirname(steps[-1]):
+            steps.append(os.path.dirname(steps[-1]))
+        for step in reversed(steps):
+            status = os.stat(step)
+            mode = status.st_mode >> 3 if status.st_gid == gid else status.st_mode
+            if not mode & 1 or (step == place and stat.S_ISDIR(status.st_mode) and not mode & 4):
+                return f"{step} (mode {status.st_mode & 0o777:o})"
+    return ""
 
 
 def _probe(python: str, isolated: bool) -> "dict":
@@ -433,6 +484,11 @@ def missing_profiles(sdrroot: str) -> "Dict[str, List[str]]":
 def put_examples(sdrroot: str) -> "Dict[str, str]":
     """Put them there; the paths of those that were changed, each with that of ours, put beside it, or ""."""
     before = _read_record(sdrroot)
+    made = [
+        folder
+        for folder in FOLDERS
+        if folder in _made_folders(sdrroot) or not os.path.isdir(os.path.join(sdrroot, folder))
+    ]
     now: Dict[str, str] = {}
     changed: Dict[str, str] = {}
     for name, content in sorted(example_files().items()):
@@ -451,7 +507,8 @@ def put_examples(sdrroot: str) -> "Dict[str, str]":
                 now[target] = before[target]
             changed[os.path.join(sdrroot, name)] = ""
     _remove_unchanged(sdrroot, {name: digest for name, digest in before.items() if name not in now})
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(now.items())]
+    lines = [f"{_MADE}{folder}\n" for folder in made]
+    lines += [f"{digest}  {name}\n" for name, digest in sorted(now.items())]
     _put(os.path.join(sdrroot, RECORD), "".join(lines).encode("ascii"))
     return changed
 
@@ -459,6 +516,8 @@ def put_examples(sdrroot: str) -> "Dict[str, str]":
 def remove_examples(sdrroot: str) -> "List[str]":
     """Remove those that are as they were installed; the paths of the others."""
     left = _remove_unchanged(sdrroot, _read_record(sdrroot))
+    for folder in _made_folders(sdrroot):
+        _remove_if_empty(os.path.join(sdrroot, folder))
     record = os.path.join(sdrroot, RECORD)
     if os.path.lexists(record):
         os.unlink(record)
@@ -477,6 +536,15 @@ def _remove_unchanged(sdrroot: str, names: "Dict[str, str]") -> "List[str]":
         elif there:
             left.append(path)
     return left
+
+
+def _made_folders(sdrroot: str) -> "List[str]":
+    """Those of FOLDERS that were not there before the first install."""
+    try:
+        lines = _content(os.path.join(sdrroot, RECORD)).decode("ascii", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [folder for folder in FOLDERS if _MADE + folder in lines]
 
 
 def _read_record(sdrroot: str) -> "Dict[str, str]":
