@@ -8,7 +8,7 @@ from gppshm import commands, procfs, sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence, Tuple
+    from typing import Any, Dict, Iterable, Sequence, Tuple
 
 UNKNOWN = "unknown"
 
@@ -54,6 +54,12 @@ def describe(pid: int, names: bool = True) -> Description:
             return Description(user, commands.short(words) or process.name(), words, uid)
     except (psutil.Error, ValueError, OSError):
         return Description()
+
+
+def described(pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
+    """User and command of each process, by its pid."""
+    found = ((pid, describe(pid)) for pid in pids)
+    return {pid: (who.user, who.command) for pid, who in found}
 
 
 def ancestors(pid: int) -> "Tuple[int, ...]":

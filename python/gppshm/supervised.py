@@ -170,6 +170,10 @@ class Pool:
         """In the child: do it, and write the answer."""
         for fd in (child.fd, *self._working):
             os.close(fd)
+        # Whoever reads what the command says must see its end, though this may hang for ever.
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
         self._in_child()
         if child.kind == TELLING:
             try:
@@ -263,12 +267,15 @@ def _state(pid: int) -> "Tuple[bytes, int]":
     return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else (b"X", 0)
 
 
-def call(act: "Callable[[], Any]") -> "Tuple[Any, List[int]]":
+def call(act: "Callable[[], Any]", passed_over: "Optional[Dict[int, int]]" = None) -> "Tuple[Any, List[int]]":
     """What `act` returns, and the pids of processes that had to be passed over; for a command.
 
+    passed_over  by earlier calls, and by this one; see Pool
     Failed if it cannot be done.
     """
     pool = Pool()
+    if passed_over is not None:
+        pool.passed_over = passed_over
     try:
         pool.submit(0, act)
         while True:

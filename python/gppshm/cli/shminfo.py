@@ -139,8 +139,9 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 def _listing(options: "Options", output: text.Output) -> int:
     """Have a child make the listing, which may meet a process that blocks for ever; write it."""
 
+    record = text.Record(COMMAND)
+
     def make() -> "Tuple[int, List[Tuple[bool, str]]]":
-        record = text.Record(COMMAND)
         status = _run(options, record)
         record.flush()
         return status, record.pieces
@@ -155,7 +156,7 @@ def _listing(options: "Options", output: text.Output) -> int:
     return 1 if passed_over else status
 
 
-def _run(options: "Options", output: text.Output) -> int:
+def _run(options: "Options", output: text.Record) -> int:
     names = [options.blocks] if options.blocks is not None else options.names or None
     try:
         with shmfs.ShmDirectory(options.root) as directory:

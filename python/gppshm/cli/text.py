@@ -195,11 +195,19 @@ class Output:
 
 
 class Record(Output):
-    """Keeps what would be written, for another process to write it: (whether on stderr, text)."""
+    """Keeps what would be written, for another process to write it.
+
+    pieces   (whether on stderr, text)
+    columns  of the terminal that stdout is; 80 if it is none
+    """
 
     def __init__(self, command: str) -> None:
         super().__init__(command)
         self.pieces: List[Tuple[bool, str]] = []
+        try:
+            self.columns = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        except (OSError, AttributeError, ValueError):
+            self.columns = 80
 
     def flush(self) -> None:
         if self._pending:
