@@ -389,6 +389,9 @@ def test_a_process_that_cannot_be_read_may_hold_the_lock(shm_root):
         def blind_spot(self):
             return ""
 
+        def no_such_process(self, pid):
+            return False
+
         def all(self):
             return [procfs.Process(77, procfs.UNREADABLE)]
 
@@ -419,6 +422,9 @@ def test_however_many_locks_a_heap_has_each_process_is_asked_for_its_threads_onc
         def threads(self, pid):
             asked.append(pid)
             return {pid: pid}
+
+        def no_such_process(self, pid):
+            return False
 
         def blind_spot(self):
             return ""

@@ -26,8 +26,8 @@ RESTART = 1.0
 class Observer:
     """Asks; `step`, when `fileno()` is readable, calls back with what was answered.
 
-    passed_over  pids of processes that do not answer whoever looks into them; a negative number n stands for
-                 the user id -1 - n, whose name nobody told
+    passed_over  pids of processes that do not answer whoever looks into them; a negative number is of a user
+                 or a group, whose name nobody told (see `procfs.user_key`)
     on_restart   called when the observer was started anew: `fileno()` is another one
     For one thread.  OSError if it cannot be started.
     """

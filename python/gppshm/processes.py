@@ -8,7 +8,7 @@ from gppshm import commands, procfs, sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence, Tuple
+    from typing import Any, Dict, Iterable, Sequence, Tuple
 
 UNKNOWN = "unknown"
 
@@ -56,6 +56,12 @@ def describe(pid: int, names: bool = True) -> Description:
         return Description()
 
 
+def described(pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
+    """User and command of each process, by its pid."""
+    found = ((pid, describe(pid)) for pid in pids)
+    return {pid: (who.user, who.command) for pid, who in found}
+
+
 def ancestors(pid: int) -> "Tuple[int, ...]":
     """The pids of a process' parent, its parent, and so on; empty if they cannot be known."""
     psutil = _psutil()
@@ -89,7 +95,7 @@ def user_name(uid: int) -> str:
     """The name of a user; the number, where nobody knows it."""
     import pwd
 
-    if not procfs.may_read(-1 - uid):
+    if not procfs.may_read(procfs.user_key(uid)):
         return str(uid)
     try:
         return pwd.getpwuid(uid).pw_name

@@ -44,6 +44,16 @@ def may_read(pid: int) -> bool:
     return _guard(pid)
 
 
+def user_key(uid: int) -> int:
+    """What stands for a user where `may_read` has a pid: a directory service may never tell the name."""
+    return -1 - uid
+
+
+def group_key(gid: int) -> int:
+    """The same for a group."""
+    return -1 - (1 << 32) - gid
+
+
 class Existence(str):
     """What is known of a pid."""
 
@@ -195,7 +205,7 @@ class Processes:
                 same = os.readlink(f"{self.proc_root}/{pid}/ns/pid") == INITIAL_PID_NAMESPACE
             except OSError:
                 same = False
-            numbers = () if same else self._status(str(pid)).get(b"NSpid", b"").split()
+            numbers = () if same or not may_read(pid) else self._status(str(pid)).get(b"NSpid", b"").split()
             self._innermost[pid] = pid if same else int(numbers[-1]) if numbers else 0
         return self._innermost[pid]
 
@@ -207,13 +217,13 @@ class Processes:
         return self._threads[pid]
 
     def _read_process(self, pid: int) -> Process:
+        if not may_read(pid):
+            return Process(pid, UNREADABLE)
         status = self._status(str(pid))
         if b"Tgid" not in status:
             return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
         if status[b"Tgid"] != b"%d" % pid:
             return Process(pid, GONE)  # a thread of another process: a creator is a whole process
-        if not may_read(pid):
-            return Process(pid, UNREADABLE)
         maps = self._read(f"{pid}/maps")
         if not maps:
             fields = self._stat(str(pid))
@@ -271,6 +281,15 @@ def pulse(pid: int, proc_root: str = "/proc") -> "Tuple[int, bool]":
 def _fields(text: bytes) -> "List[bytes]":
     """The fields of stat from the third on (0 state, 6 flags, 17 threads): the second may hold blanks."""
     return text.rpartition(b")")[2].split()
+
+
+def named(key: int) -> str:
+    """The process, by its pid and its name, the user or the group that `may_read` was asked for."""
+    if key >= 0:
+        name = (read(f"/proc/{key}/stat") or b"").partition(b"(")[2].rpartition(b")")[0]
+        return f"process {key} ({os.fsdecode(name)})" if name else f"process {key}"
+    user = -1 - key
+    return f"user {user}" if user < 1 << 32 else f"group {user - (1 << 32)}"
 
 
 def read(path: str) -> "Optional[bytes]":

@@ -260,6 +260,8 @@ def _read(path: str) -> bytes:
 
 def maps_of(pid: int, proc_root: str = "/proc") -> "Optional[bytes]":
     """The text of a process' maps, by another thread where its first has ended; None if there is none."""
+    if not procfs.may_read(pid):
+        return None
     try:
         tids = [""] + ["/task/" + tid for tid in os.listdir(f"{proc_root}/{pid}/task")]
     except OSError:
@@ -304,11 +306,17 @@ def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc"
     By their descriptors, or, where they have none left, by what they map (that needs CAP_SYS_ADMIN or
     CAP_CHECKPOINT_RESTORE).  OSError if none of them leads to it: the first refusal, or ENOENT.
     """
+    return open_regular(way_to(file_id, pids, proc_root), file_id)
+
+
+def way_to(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> str:
+    """The path by which `open_held` reaches the file; all that looks into processes, and may block, is here."""
     refusal: Optional[OSError] = None
     for pid in pids:
         for path in _ways_to(file_id, pid, proc_root):
             try:
-                return _open_regular(path, file_id)
+                os.close(open_regular(path, file_id))
+                return path
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -317,6 +325,8 @@ def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc"
 
 
 def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
+    if not procfs.may_read(pid):
+        return
     for path in procfs.descriptors(pid, proc_root) or ():
         try:
             status = os.stat(path)
@@ -332,7 +342,7 @@ def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
             yield f"{proc_root}/{pid}/map_files/{int(start, 16):x}-{int(end, 16):x}"
 
 
-def _open_regular(path: str, file_id: "FileId") -> int:
+def open_regular(path: str, file_id: "FileId") -> int:
     """Open what the link leads to, if it is that file; O_PATH first, which opens no FIFO and no device."""
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
