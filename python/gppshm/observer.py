@@ -104,11 +104,14 @@ class Observer:
         except OSError:
             pass  # `step` finds out
 
-    def _start(self) -> None:
-        self._started = time.monotonic()
+    def _start(self, soon: bool = True) -> None:
+        self._started = time.monotonic() + (0 if soon else RESTART)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             command = [sys.executable, "-IS", observing.__file__]
+            if not soon:
+                # What is asked meanwhile waits in the socket, and nobody here waits.
+                command = ["/bin/sh", "-c", f'sleep {RESTART:g}; exec "$0" "$@"', *command]
             self.pid = start(command, observing.main, theirs.fileno())
         except BaseException:
             ours.close()
@@ -116,16 +119,17 @@ class Observer:
         finally:
             theirs.close()
         self._wire = observing.Wire(ours)
-        self._wire.put(([path for path in sys.path if path], self._proc_root))
+        try:
+            self._wire.put(([path for path in sys.path if path], self._proc_root))
+        except OSError:
+            pass  # it has ended already: `step` finds out
 
     def _restart(self) -> None:
         """Its end was seen; what was asked is asked again, once."""
         self._wire.sock.close()
         self._reap()
         asked, self._asked = self._asked, {}
-        if time.monotonic() - self._started < RESTART:
-            time.sleep(0.01)
-        self._start()
+        self._start(soon=time.monotonic() - self._started > RESTART)
         self._on_restart()
         for question, answered in asked.values():
             self.ask(*question, answered)
