@@ -12,8 +12,10 @@ import time
 import pytest
 
 from conftest import needs_root, run_command
+from scraping import free_port, scrape
 from test_blocked import blocked as blocked
-from test_blocked import fifo, over
+from test_blocked import ENDING, fifo, over
+from watching import Shmwatch
 
 pytestmark = needs_root
 
@@ -23,7 +25,7 @@ ENDS = 8.0
 
 @pytest.fixture
 def run(shm_root, tmp_path):
-    """run(child, kind, module, *arguments): a command that finds `child` in its way; what it said, its end."""
+    """run(child, kind, module, *arguments): a command that finds `child` in its way, to its end."""
 
     def start(child, kind, module, *arguments):
         prefix = over((fifo(tmp_path / "fifo"), f"/proc/{child.pid}/maps")) if "maps" in kind else ()
@@ -118,3 +120,21 @@ def test_fifos_of_the_dead_are_removed_though_maps_block(shm_root, tmp_path, spa
     done = run(child, "maps", "shmclean", f"--root={shm_root}", "--fifos", f"--fifo-root={fifos}")
     assert is_named(child, done)
     assert os.listdir(str(fifos)) == [f"fifo-{child.pid}-ab12"]
+
+
+@pytest.mark.parametrize("kind", ["maps", "descriptor"])
+def test_metrics_are_scraped_and_the_watcher_ends_though_a_process_blocks(
+    shm_root, tmp_path, spawn, blocked, kind
+):
+    spawn.owner(shm_root)
+    child, port = blocked(kind), free_port()
+    prefix = over((fifo(tmp_path / "fifo"), f"/proc/{child.pid}/maps")) if kind == "maps" else ()
+    with Shmwatch(shm_root, f"--metrics={port}", prefix=prefix) as watching:
+        started = time.monotonic()
+        figures = scrape(port)
+        assert time.monotonic() - started < ENDS
+        assert figures["scan_success"] == 1
+        assert figures["heaps{state=alive}"] == figures["heaps{state=unknown}"] == 1
+        started = time.monotonic()
+        watching.end()
+        assert time.monotonic() - started < ENDING

@@ -280,8 +280,17 @@ def serve(wire: Wire) -> None:
             pool.forget_the_gone()
 
 
+def _import(module: str) -> None:
+    try:
+        __import__(module)
+    except Exception:
+        pass  # the child tells
+
+
 def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
     key, kind, job, argument = message
+    if job == "call" and argument[0] == "gppshm.asking":
+        _import(argument[2][0].partition(":")[0])  # once, and not in each child
     deadline = NAME_DEADLINE if kind == supervised.NAMES else supervised.DEADLINE
     pool.submit(key, lambda: _perform(job, argument, proc_root), kind, deadline)
 
