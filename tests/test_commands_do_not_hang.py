@@ -13,8 +13,8 @@ import pytest
 
 from conftest import needs_root, run_command
 from scraping import free_port, scrape
-from test_blocked import blocked as blocked
 from test_blocked import ENDING, fifo, over
+from test_blocked import blocked as blocked
 from watching import Shmwatch
 
 pytestmark = needs_root
@@ -138,3 +138,11 @@ def test_metrics_are_scraped_and_the_watcher_ends_though_a_process_blocks(
         started = time.monotonic()
         watching.end()
         assert time.monotonic() - started < ENDING
+
+
+@pytest.mark.parametrize("kind", ["maps", "command line", "descriptor"])
+def test_a_frame_of_shmtop_is_printed_though_a_process_blocks(shm_root, spawn, blocked, run, kind):
+    owner, child = spawn.owner(shm_root), blocked(kind)
+    done = run(child, kind, "shmtop", f"--root={shm_root}", "--once")
+    assert is_named(child, done)
+    assert owner.name in done.stdout and child.heap in done.stdout

@@ -9,11 +9,13 @@ import os
 import select
 import threading
 
-from gppshm import observer
+from gppshm import creator, held, observer, observing, processes, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+    from gppshm import shmfs
 
 SOON, TELLING = observer.SOON, observer.TELLING
 
@@ -22,10 +24,16 @@ class Asker:
     """For any number of threads."""
 
     def __init__(self) -> None:
+        self._observer: Optional[observer.Observer] = None
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
         self._questions: List[Tuple[str, Any, _Answer]] = []
         self._read = self._write = -1
+
+    @property
+    def passed_over(self) -> "Tuple[int, ...]":
+        """As of an Observer."""
+        return self._observer.passed_over if self._observer is not None else ()
 
     def call(self, function: str, arguments: "Sequence[Any]", seconds: float, kind: str = SOON) -> "Any":
         """What `function` ("module:name", of this package) returns, in a child of the observer.
@@ -55,8 +63,8 @@ class Asker:
         return told
 
     def _run(self) -> None:
-        watched: Optional[observer.Observer] = None
         while True:
+            watched = self._observer
             poll = select.poll()
             poll.register(self._read, select.POLLIN)
             if watched is not None:
@@ -69,7 +77,7 @@ class Asker:
             with self._lock:
                 questions, self._questions = self._questions, []
             try:
-                watched = watched or observer.Observer()
+                watched = self._observer = watched or observer.Observer()
                 watched.step()
             except OSError as error:  # it cannot be started
                 for _, _, answer in questions:
@@ -101,6 +109,44 @@ class _Answer:
 
 shared = Asker()
 """The one of this process."""
+
+LOOKS = 5.0
+"""Seconds for a look at processes."""
+
+
+def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
+    """A verdict on each; UNKNOWN where processes cannot be looked at."""
+    plain = [(observing.plain_sighting(each), 0) for each in seen]
+    try:
+        found = shared.call("gppshm.observing:look", [plain, "/proc"], LOOKS)
+    except OSError as error:
+        why = f"the processes of this host cannot be looked at: {error.strerror}"
+        return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
+    return [creator.verdict_of(each) for each in found]
+
+
+def survey(root: str) -> held.Survey:
+    """Who holds the files of a directory's file system.  OSError if that cannot be seen."""
+    return held.survey_of(shared.call("gppshm.held:look", [root], LOOKS))
+
+
+def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
+    """User and command of each process, as far as they are known."""
+    unknown = dict.fromkeys(pids, (processes.UNKNOWN, processes.UNKNOWN))
+    try:
+        return dict(shared.call("gppshm.processes:described", [list(pids)], LOOKS)) if pids else {}
+    except OSError:
+        return unknown
+
+
+def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
+    """Whether a process maps a file, as far as that can be seen."""
+    if procfs.pulse(pid)[1]:
+        return False
+    try:
+        return bool(shared.call("gppshm.observing:mapped", [[(pid, file_id)], "/proc"], LOOKS)[0])
+    except OSError:
+        return False
 
 
 def answer(function: str, arguments: "Sequence[Any]") -> "Tuple[bool, Any]":
