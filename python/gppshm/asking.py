@@ -125,9 +125,18 @@ def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
     return [creator.verdict_of(each) for each in found]
 
 
-def survey(root: str) -> held.Survey:
+def judge_and_map(
+    seen: "Sequence[shmfs.Sighting]",
+) -> "Tuple[List[creator.Verdict], Dict[Tuple[int, int], List[int]]]":
+    """A verdict on each, and the pids of all who map each file.  OSError if that cannot be seen."""
+    plain = [observing.plain_sighting(each) for each in seen]
+    verdicts, mapping = shared.call("gppshm.observing:look_at_all", [plain, "/proc"], LOOKS)
+    return [creator.verdict_of(each) for each in verdicts], {tuple(key): pids for key, pids in mapping}
+
+
+def survey(root: str, proc_root: str = "/proc") -> held.Survey:
     """Who holds the files of a directory's file system.  OSError if that cannot be seen."""
-    return held.survey_of(shared.call("gppshm.held:look", [root], LOOKS))
+    return held.survey_of(shared.call("gppshm.held:look", [root, proc_root], LOOKS))
 
 
 def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":

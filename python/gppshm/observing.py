@@ -83,6 +83,19 @@ def look(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
     return [creator.judge(sighting, host, ended).plain() for sighting, ended in seen]
 
 
+def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], List[Any]]":
+    """A verdict on each sighting; and each file with the pids of all who map it."""
+    seen = [sighting_of(sighting) for sighting in plain]
+    host = procfs.Processes(proc_root)
+    verdicts = [creator.judge(sighting, host).plain() for sighting in seen]
+    mapping: Dict[Tuple[int, int], List[int]] = {sighting.file_id: [] for sighting in seen}
+    for process in host.all():
+        for file_id in process.files:
+            if file_id in mapping:
+                mapping[file_id].append(process.pid)
+    return verdicts, list(mapping.items())
+
+
 def portray(plain: "Sequence[Any]", parent: int, proc_root: str) -> "List[Any]":
     """What a Portrait is made of, for each sighting."""
     seen = [sighting_of(sighting) for sighting in plain]
