@@ -3,6 +3,8 @@
 What blocks is real: tests/silent.py, by FUSE, and a FIFO over its maps, as on kernels before 6.17.
 """
 
+# ruff: noqa: F811 (pytest finds fixtures by name: they are imported, and are arguments)
+
 import json
 import os
 import re
@@ -11,7 +13,8 @@ import time
 
 import pytest
 
-from conftest import needs_root, run_command
+from conftest import needs_root, run_command, wait_for
+from devices import manager, start  # noqa: F401
 from scraping import free_port, scrape
 from test_blocked import ENDING, fifo, over
 from test_blocked import blocked as blocked
@@ -146,3 +149,22 @@ def test_a_frame_of_shmtop_is_printed_though_a_process_blocks(shm_root, spawn, b
     done = run(child, kind, "shmtop", f"--root={shm_root}", "--once")
     assert is_named(child, done)
     assert owner.name in done.stdout and child.heap in done.stdout
+
+
+def test_the_device_shows_its_figures_and_ends_though_a_process_blocks(shm_root, spawn, blocked, start):
+    owner, child = spawn.owner(shm_root), blocked("descriptor")
+    device = start()
+
+    def shown():
+        return {heap["name"]: heap["state"] for heap in device.query("shm::heaps")}
+
+    wait_for(lambda: {owner.name, child.heap} <= set(shown()))
+    assert shown()[owner.name] == "alive"
+    later = spawn.owner(shm_root)
+    wait_for(lambda: later.name in shown(), 20)
+    later.kill()
+    wait_for(lambda: not os.path.exists(os.path.join(shm_root, later.name)))
+    assert device.query("shm::usage")["total"] > 0
+    started = time.monotonic()
+    assert device.end() == 0
+    assert time.monotonic() - started < ENDING
