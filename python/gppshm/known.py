@@ -33,6 +33,7 @@ class Known:
     identity  what was established of the creator, unless it is void
     version   grows when the file is changed, or may have been: what was asked before is void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
+    doubtful  a writer has let go of it since it was last looked at whether its creator still maps it
     asked     a question on it is under way
     attempts  so many tries in a row proved nothing
     since, trigger  when the death came that is being followed, and what told of it
@@ -48,6 +49,7 @@ class Known:
         "creator",
         "descends",
         "description",
+        "doubtful",
         "file_id",
         "identity",
         "let_go",
@@ -68,7 +70,7 @@ class Known:
         self.uid = -1
         self.version = 0
         self.attempts = 0
-        self.asked = False
+        self.asked = self.doubtful = False
         self.since = since
         self.trigger = trigger
         self.told = ""

@@ -107,7 +107,12 @@ def identity_of(status: os.stat_result) -> "Identity":
 
 
 def pid_of_name(name: str) -> int:
-    """The pid in a name of the form heap-[1-9][0-9]*, exactly; 0 for any other name."""
+    """The pid in a name of the form heap-[1-9][0-9]*, exactly; 0 for any other name.
+
+    Also in the name that such a file has while it is unlinked: where that was never done, and the name went
+    to another file, it is still the heap of that process.
+    """
+    name = living_name(name) or name
     digits = name[5:]
     if name[:5] != "heap-" or not digits or digits[0] == "0" or digits.strip("0123456789"):
         return 0
@@ -204,6 +209,11 @@ class ShmDirectory:
 
     def close(self) -> None:
         os.close(self.fd)
+
+    def is_current(self) -> bool:
+        """Whether this still is the directory that lies at the path; OSError if there is none."""
+        there, here = os.stat(self.root), os.fstat(self.fd)
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def usage(self) -> Usage:
         status = os.fstatvfs(self.fd)

@@ -25,6 +25,8 @@ HEADROOM = 16
 """So many descriptors are never spent on pidfds: judging and unlinking need some."""
 GATHER = 0.25
 """Seconds for which changes of files gather, once there was one."""
+SHORT = 0.002
+"""Seconds; a wait that is shorter is not rounded up."""
 MOST_BUFFERS = 64
 """So many buffers of events are read in one go; if more wait, what they tell counts as lost."""
 
@@ -42,10 +44,11 @@ class Happened:
     ended     names whose creators have ended, by their pidfds
     overflow  events were dropped
     gone      the directory is not watched any more
+    mounts    something was mounted or unmounted
     observer  the observer has an answer
     """
 
-    __slots__ = ("closed", "created", "ended", "gone", "observer", "overflow", "removed")
+    __slots__ = ("closed", "created", "ended", "gone", "mounts", "observer", "overflow", "removed")
 
     def __init__(self) -> None:
         self.closed: Dict[str, None] = {}
@@ -54,6 +57,7 @@ class Happened:
         self.ended: List[str] = []
         self.overflow = False
         self.gone = False
+        self.mounts = False
         self.observer = False
 
     @property
@@ -83,14 +87,21 @@ class Triggers:
             self._epoll.close()
             raise
         self._epoll.register(self._wake_read, select.EPOLLIN)
+        try:
+            # It polls as exceptional when a mount comes or goes in this namespace (proc(5)).
+            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            self._epoll.register(self._mounts, select.EPOLLPRI)
+        except OSError:
+            self._mounts = -1
 
     def close(self) -> None:
         for name in list(self._pidfds):
             self.unwatch(name)
         self.drop_inotify()
         self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        for fd in (self._wake_read, self._wake_write, self._mounts):
+            if fd >= 0:
+                os.close(fd)
 
     def wake(self) -> None:
         """Make `wait` return; from any thread and from a signal handler."""
@@ -241,6 +252,10 @@ class Triggers:
         Of a flood of changes only the first wakes; `resume` says when they are heeded again.
         """
         happened = Happened()
+        if 0 < seconds < SHORT:
+            # epoll_wait() counts whole milliseconds.
+            select.select([self._epoll.fileno()], [], [], seconds)
+            seconds = 0.0
         ready = {fd for fd, _ in self._epoll.poll(seconds)}
         if self._wake_read in ready:
             try:
@@ -248,6 +263,7 @@ class Triggers:
             except BlockingIOError:
                 pass
         happened.observer = self._observer in ready
+        happened.mounts = self._mounts in ready
         if self._deaths is not None and self._deaths.fd in ready:
             self.read_events(happened)
         if self._changes is not None and self._changes.fd in ready and self._heeding:

@@ -71,12 +71,14 @@ LOST_EVENTS_RESCAN = 1.0
 """Seconds between rescans that lost events call for."""
 SLOW_EXIT = 1.0
 """Seconds that a creator may take to exit after it unlinked its heap, before it is told as another's deed."""
-EXITING = 7
+EXITING = len(schedule.EXITS) + len(RETRIES)
 """So many tries follow an event on a heap whose creator, watched by no pidfd, has not ended yet."""
 LAST_WORDS = 0.25
 """Seconds for which the end waits for what is still to be told."""
 REST = 0.1
 """Seconds of rest after an exception, so that one that comes again and again costs little."""
+LARGE = 4 << 20
+"""Bytes from which on an unlinked file is let go elsewhere: the kernel frees 7 MB in a millisecond."""
 AT_ONCE = 0.0002
 """A wait of less seconds found something that had come before."""
 
@@ -120,6 +122,7 @@ class Watcher:
         self.root = root
         self.scope = scope
         self.parent = parent
+        self._parent_start = procfs.pulse(parent, proc_root)[0] if parent > 0 else 0
         self.rescan = rescan
         self._proc_root = proc_root
         self._dry_run = dry_run
@@ -146,7 +149,7 @@ class Watcher:
         except OSError:
             self._own_proc = False
         self.directory = shmfs.ShmDirectory(root, proc_root)
-        self._reaper = reaper.Reaper(self.directory, dry_run)
+        self._reaper = reaper.Reaper(self.directory, dry_run, large=LARGE)
         try:
             self._triggers = triggers.Triggers()
             try:
@@ -160,7 +163,8 @@ class Watcher:
             raise
         self._telling = telling.Telling(self._observer, on_event)
         self._account = account.Account(self._telling)
-        self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, parent)
+        ancestor = parent, self._parent_start
+        self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, ancestor)
         try:
             self._heed_observer()
             if also >= 0:
@@ -360,6 +364,8 @@ class Watcher:
             self._take_answers()
         if happened.overflow or happened.gone:
             self._events_lost(happened.overflow, now)
+        if happened.mounts and self._is_elsewhere():
+            self._next_rescan = now
         if self._strange:
             found = self._settle(self._take_strange()) or found
         if now >= self._next_rescan:
@@ -420,7 +426,7 @@ class Watcher:
                     names.append(name)
         for name in happened.closed:
             heap = self._known.get(name)
-            if heap is not None and heap.removed:
+            if heap is not None and heap.removed and name not in happened.removed:
                 heap.let_go = True
             if heap is not None and heap.creator:
                 heap.follow("close", since)
@@ -515,7 +521,9 @@ class Watcher:
         for name in first:
             heap = self._known[name]
             if heap.lives:
-                self._inquiry.renew(name)
+                if heap.doubtful or heap.identity is None:  # it may have exec'd another program
+                    heap.doubtful = False
+                    self._inquiry.renew(name)
                 if not self._triggers.watches(name) and not self._watch(name, heap):
                     self._timers.set(name, now)
         if self._remove_fifos and not self._fifos_asked:
@@ -554,11 +562,17 @@ class Watcher:
             return
         self._account.mended("inotify")
 
+    def _is_elsewhere(self) -> bool:
+        """Whether another directory lies at the path than the one that is watched."""
+        try:
+            return not self.directory.is_current()
+        except OSError:
+            return False
+
     def _follow_root(self) -> None:
         """Go over to another directory that lies at the path now, and try for inotify again."""
         try:
-            there, here = os.stat(self.root), os.fstat(self.directory.fd)
-            if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            if not self.directory.is_current():
                 directory = shmfs.ShmDirectory(self.root, self._proc_root)
                 for name in list(self._known):
                     self._forget(name)
@@ -566,7 +580,7 @@ class Watcher:
                 self._reaper.close()
                 self.directory.close()
                 self.directory = directory
-                self._reaper = reaper.Reaper(directory, self._dry_run)
+                self._reaper = reaper.Reaper(directory, self._dry_run, large=LARGE)
                 self._account.mended("root")
                 self._account.news(f"another directory lies at {self.root} now: that one is watched")
                 self._start()
@@ -595,6 +609,10 @@ class Watcher:
         heap = self._track(name, "rescan", self._last_rescan)
         self._see(heap, seen)
         if not heap.creator:
+            verdict = creator.beyond_proof(seen)
+            if verdict is not None:
+                heap.attempts = len(RETRIES)
+                return self._record(self._reaper.remove(seen, verdict))
             self._inquiry.portray(name, heap.uid)
             return False
         self._ask_its_number(name, heap)
@@ -667,9 +685,10 @@ class Watcher:
 
     def _still_alive(self, name: str, heap: Known) -> bool:
         """A writer has let go of the heap of a living creator: which it may be itself, just ending."""
-        heap.told = ""
+        heap.told, heap.doubtful = "", True
         if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < EXITING:
-            self._retry(name, heap)
+            self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
+            heap.attempts += 1
         else:
             heap.attempts = 0
         return False
@@ -698,6 +717,8 @@ class Watcher:
             pidfd = self._triggers.release(name)
             self._forget(name)
             self._account.removed(outcome, heap, pidfd)
+            if outcome.fd >= 0:
+                self._observer.let_go(outcome.fd)
             return True
         if result is reaper.WOULD_REMOVE:
             self._account.stays(WOULD_REMOVE, outcome, heap)
@@ -794,6 +815,8 @@ class Watcher:
             elif answer.void:
                 self._try(name)
             elif verdict.state is not creator.ALIVE:
+                if not heap.creator and _is_contradictory(answer.seen):
+                    heap.attempts = len(RETRIES)  # only a lease can prove more
                 self._record(self._remove(answer.seen, verdict))
             # Another process, be it one that was given the pid of the dead one.
             elif verdict.creator and (verdict.creator != heap.creator or heap.stage is ENDED):
@@ -863,6 +886,11 @@ class Watcher:
 def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:
     """Whether a file without a heap's magic is about to become one: it is named so, and somebody writes."""
     return seen is not None and seen.answer is lease.REFUSED and seen.name_pid > 0
+
+
+def _is_contradictory(seen: shmfs.Sighting) -> bool:
+    """Whether name and header say something else of who created a heap."""
+    return seen.header is not None and seen.header.creator != seen.name_pid
 
 
 def _passed_over(pid: int, proc_root: str) -> str:

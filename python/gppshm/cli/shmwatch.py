@@ -220,6 +220,8 @@ class Command:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._ask_for_state)
+        if os.getpid() == 1:  # of a container: whoever loses its parent there becomes our child
+            signal.signal(signal.SIGCHLD, self._child_ended)
         # A parent may have blocked them, and masks are inherited.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
 
@@ -232,6 +234,13 @@ class Command:
         self._show_state = True
         if self._watcher is not None:
             self._watcher.wake()
+
+    def _child_ended(self, number: int, frame: "Any") -> None:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
 
     def run(self) -> int:
         status = self._run()

@@ -13,6 +13,7 @@ import threading
 import time
 
 from gppshm.redhawk.corba import CF, CORBA, CosNaming, is_refused, named, omniORB
+from gppshm.redhawk.runtime import versions
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
@@ -136,6 +137,7 @@ class Domain:
 
     def __init__(self, name: str, nameservice: str = "", timeout: float = 2.0) -> None:
         self.name, self.timeout = name, timeout
+        self._is_2 = False
         arguments = ["gppshm"]
         # To a host that hangs a connection stays taken: another has to be made for the next.
         for option, value in (("maxGIOPConnectionPerServer", "1000"), ("traceLevel", "0")):
@@ -164,18 +166,20 @@ class Domain:
         asked = _Questions()
         bound: Optional[int] = None
         nodes = [asked.ask(functools.partial(_devices_of, manager)) for manager in managers]
-        asked.wait(nodes, time.monotonic() + FEW * self.timeout)
+        if self._is_2:
+            # Its DeviceManagers do not know the devices that are registered beside a GPP.
+            bound = asked.ask(self._bound_devices)
+        asked.wait(nodes + ([] if bound is None else [bound]), time.monotonic() + FEW * self.timeout)
         answers = [asked.answer(node) for node in nodes]
         devices = [(node, "", ref) for answer in answers if not _is_bad(answer) for node, ref in answer]
         hosts: List[Host] = []
         silent = [answer for answer in answers if _is_bad(answer)]
-        if silent:
+        if silent and bound is None:
             # Their devices may answer all the same.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], time.monotonic() + FEW * self.timeout)
-            known = {node for node, _, _ in devices}
-            hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
-            devices += [item for item in self._names_of(asked, bound) if item[0] not in known]
+        hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
+        devices += self._missing(asked, bound, devices)
         told = [asked.ask(functools.partial(_told, ref, detailed)) for _, _, ref in devices]
         asked.wait(told, began + 0.5 * self.timeout)
         if bound is None and any(_is_bad(asked.answer(key)) for key in told):
@@ -223,6 +227,11 @@ class Domain:
             raise answer
         return answer
 
+    def _missing(self, asked: "_Questions", bound: "Optional[int]", devices: "List[Any]") -> "List[Any]":
+        """Those that have a name, and that no DeviceManager told of."""
+        names = self._names_of(asked, bound)
+        return [item for item in names if not any(ref._is_equivalent(item[2]) for _, _, ref in devices)]
+
     def _managers(self) -> "Any":
         try:
             root = self._orb.resolve_initial_references("NameService")
@@ -242,9 +251,14 @@ class Domain:
         if domain is None:
             return Failure(f"what is named {plain(self.name)} is no DomainManager")
         try:
-            return domain._get_deviceManagers()
+            managers = domain._get_deviceManagers()
         except CORBA.Exception as error:
             return self._silent(error)
+        try:
+            self._is_2 = versions.is_2(versions.of_domain(domain))
+        except CORBA.SystemException:
+            pass  # as before, or 3.0
+        return managers
 
     def _silent(self, error: "Any") -> Failure:
         return Failure(

@@ -2,7 +2,7 @@
 
     install.py install   [--sdrroot DIR] [--python FILE]
     install.py uninstall [--sdrroot DIR]
-    install.py stage      --sdrroot DIR  --python FILE [--path DIR ...]
+    install.py stage      --sdrroot DIR  --python FILE
 
 In $SDRROOT are then
     dev/devices/GPP/plugins/GppShmPlugin/GppShmPlugin   the plugin: what the GPP starts
@@ -14,11 +14,12 @@ and beside each of the two programs
     GppShmPlugin.ini.example  the settings
     lib-<digest>/             the package; a running program locks the one it uses, which is then not removed
 Nothing else is touched.  A program is replaced in one step, after everything that it needs is there.  An
-example that was changed is neither replaced nor removed.  Where the interpreter has no ossie there is the
-plugin alone.
+example that was changed is neither replaced nor removed.
 
-`stage` lays the same out below the root of a package that is being built, for an interpreter of which nothing
-is known here but that it looks for omniORB and ossie in these folders, too; nothing is tried out.
+The interpreter needs omniORBpy, and nothing of REDHAWK's: what PATH, or the system, calls python3 is taken if
+it has that, and else the one of this build.
+
+`stage` lays the same out below the root of a package that is being built; nothing is tried out.
 """
 
 import argparse
@@ -78,14 +79,21 @@ import json, os, sys
 if not sys.flags.isolated:
     del sys.path[0]
 found = {"version": list(sys.version_info[:3]), "prefixes": [sys.prefix, sys.base_prefix]}
-for name, module in (("omniORB", "omniORB"), ("ossie", "ossie.cf"), ("psutil", "psutil")):
+for name in ("omniORB", "psutil"):
     try:
-        __import__(module)
+        __import__(name)
         found[name] = os.path.dirname(os.path.dirname(os.path.abspath(sys.modules[name].__file__)))
     except Exception:
         pass
 print(json.dumps(found))
 """
+
+
+OMNIORB = """\
+which plugin and device need: install omniORBpy for it, or give --python FILE
+  REDHAWK 3.0 brings it, for the system's Python 3, as python3-omniORB
+  REDHAWK 2.x brings it for Python 2 only
+  PyPI has it as jeteve-omniorb, for CPython 3.8 to 3.14 on x86_64; there `./build.sh` puts it into .venv"""
 
 
 class Failure(Exception):
@@ -104,12 +112,11 @@ def main(argv: "Optional[List[str]]" = None) -> int:
             sub.add_argument(
                 "--python",
                 metavar="FILE",
-                help="its interpreter (default: one that has REDHAWK's ossie, else that of this build)",
+                help="its interpreter (default: a python3 that has omniORBpy, else that of this build)",
             )
     sub = commands.add_parser("stage")
     sub.add_argument("--sdrroot", metavar="DIR", required=True)
     sub.add_argument("--python", metavar="FILE", required=True)
-    sub.add_argument("--path", metavar="DIR", action="append", default=[])
     options = parser.parse_args(argv)
     if not options.command:
         parser.error("install or uninstall?")
@@ -120,7 +127,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         if options.command == "install":
             install(sdrroot, options.python)
         elif options.command == "stage":
-            stage(sdrroot, options.python, options.path)
+            stage(sdrroot, options.python)
         else:
             uninstall(sdrroot)
     except Failure as failure:
@@ -159,15 +166,11 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
             " everybody with --python FILE (/usr/bin/python3, say), or open that folder or file to them"
         )
     files = package_files()
-    said, without = plugin.prepare(files, python, paths), ""
-    found = re.search(r"^no device: (.*)$", said, re.MULTILINE)
-    if found:
-        said, without = said.replace(found.group(), "").strip(), found.group(1)
-    elif not device.is_ours():
-        without = f"{device.top} has one that was not installed by this"
-    else:
+    said = plugin.prepare(files, python, paths)
+    installed = [plugin]
+    if device.is_ours():
         device.prepare(files, python, paths)
-    installed = [plugin] if without else [plugin, device]
+        installed.append(device)
     for program in installed:
         program.put()
         print(f"installed: {program.path}")
@@ -177,18 +180,16 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         kept = program.remove_libraries(program.lib)
         if kept:
             print(f"a running {program.what} still uses {', '.join(kept)}: the next install removes it")
-    if without:
-        print(f"the device, the example nodes and the waveforms are not installed: {without}")
-        if found:
-            print("  to have them, source REDHAWK's environment, or name its interpreter with --python FILE")
-        if os.path.lexists(device.path):
-            print(f"left as it was: {device.path}")
-    else:
+    if device in installed:
         for path, new in put_examples(sdrroot).items():
             print(f"kept, as it was changed: {path}" + (f"; ours is beside it: {new}" if new else ""))
-    more = "" if without else ", which registers the device beside it"
+        more = ", which registers the device beside it"
+    else:
+        print("the device, the example nodes and the waveforms are not installed:")
+        print(f"  {device.top} has a device that was not installed by this, and is left as it was")
+        more = ""
     print(f"what to do next: restart the GPP (its node): it starts the plugin by itself{more}")
-    if not without:
+    if device in installed:
         print(
             "or launch one of the example nodes; to change one, copy it, and give the copy a name and an id"
         )
@@ -202,11 +203,11 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         print(f"  cp {shlex.quote(program.settings + '.example')} {shlex.quote(program.settings)}")
 
 
-def stage(sdrroot: str, python: str, paths: "List[str]") -> None:
+def stage(sdrroot: str, python: str) -> None:
     """Lay everything out in an SDRROOT that is to be packed; what was changed rpm itself keeps."""
     files = package_files()
     for program in programs(sdrroot):
-        program.lay_out(files, python, paths)
+        program.lay_out(files, python, [])
         program.put()
     for name, content in example_files().items():
         _put(os.path.join(sdrroot, name), content)
@@ -389,7 +390,7 @@ def choose_interpreter(wanted: "Optional[str]") -> "tuple[str, List[str]]":
             raise Failure(f"{wanted} is no program: give --python FILE")
         return _judged(os.path.abspath(found), True)
     for candidate in (shutil.which("python3"), "/usr/bin/python3"):
-        if candidate and "ossie" in _probe(candidate, isolated=False):
+        if candidate and "omniORB" in _probe(candidate, isolated=False):
             return _judged(os.path.abspath(candidate), True)
     return _judged(sys.executable, False)
 
@@ -404,9 +405,9 @@ def _judged(python: str, theirs: bool) -> "tuple[str, List[str]]":
     if alone["version"] < [3, 6]:
         raise Failure(f"{python} is older than Python 3.6: give --python FILE")
     if "omniORB" not in wide:
-        raise Failure(f"{python} cannot import omniORB: install omniORBpy for it, or give --python FILE")
+        raise Failure(f"{python} cannot import omniORB, {OMNIORB}")
     paths = []
-    for name in ("omniORB", "ossie", "psutil"):
+    for name in ("omniORB", "psutil"):
         if name in wide and name not in alone and wide[name] not in paths:
             paths.append(wide[name])
     return python, paths
