@@ -369,7 +369,8 @@ def test_only_ones_own_user_can_hold_a_plugins_name(spawn):
     stranger = spawn.python(
         "import socket; os.setuid(65534)\n"
         "held = [socket.socket(socket.AF_UNIX) for _ in range(2)]\n"
-        "for i, each in enumerate(held): each.bind('\\0GppShmPlugin-%s-%d' % (sys.argv[1], i)); each.listen(1)\n"
+        "for i, each in enumerate(held):\n"
+        "    each.bind('\\0GppShmPlugin-%s-%d' % (sys.argv[1], i)); each.listen(1)\n"
         "print('ready', flush=True); sys.stdin.read()",
         digest,
     )
