@@ -22,7 +22,7 @@ from conftest import HEAPWRITER, wait_for  # noqa: E402
 
 INSTALL = os.path.join(ROOT, "python", "gppshm", "redhawk", "install.py")
 NAME = "GppShmPlugin"
-METRICS = {"shm_free", "shm_orphaned", "shm_held", "shm_removed"}
+METRICS = {"shm_free", "shm_orphaned", "shm_held", "shm_removed", "shm_reclaimed"}
 
 
 def install(*arguments, **options):

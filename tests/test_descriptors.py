@@ -44,7 +44,16 @@ ORDER = {
 }
 
 # What tells how many, and so has no unit.
-COUNTS = ["superblocks", "refcount", "attached", "removed", "fifos", "failures", "watched"]
+COUNTS = [
+    "superblocks",
+    "refcount",
+    "attached",
+    "removed",
+    "removed_by_others",
+    "fifos",
+    "failures",
+    "watched",
+]
 COUNTS += ["heap_count", "alive", "orphaned", "orphaned_attached", "unknown", "unreadable"]
 
 

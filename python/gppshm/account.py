@@ -8,6 +8,7 @@ from gppshm.events import (
     FAILED,
     REMOVED,
     RETURNED,
+    RETURNS,
     TROUBLE,
     UNLINKED,
     WOULD_REMOVE,
@@ -143,11 +144,7 @@ _OF_THE_REMOVAL = (
     "words",
     "user",
     "attached",
-    "given_back",
-    "given_back_later",
-    "in_use",
-    "left",
-    "not_given_back",
+    *RETURNS,
 )
 
 

@@ -99,6 +99,10 @@ class Event:
         self.not_given_back = ""
 
 
+RETURNS = ("given_back", "given_back_later", "in_use", "left", "not_given_back")
+"""Of an Event, what changes after the removal."""
+
+
 class Latencies:
     """How long removals took, from the death to the unlink.
 

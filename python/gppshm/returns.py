@@ -69,7 +69,8 @@ class Returns:
 
     counts     are kept up to date
     also       called with a descriptor; a step is due when it is readable
-    on_first   called with the event of a removal when it has the figures of the first look, or will get none
+    on_first   called with the event of a removal when it has the figures of the first look, or will get none;
+               False: it was told without them
     on_return  called with that event when there is more to tell: all that was in use has come back, or the
                last holder has gone
     changed    grows with every change of what `figures` tells
@@ -80,7 +81,7 @@ class Returns:
         asked: observer.Observer,
         counts: "Counts",
         also: "Callable[[int], None]",
-        on_first: "Callable[[Event], None]",
+        on_first: "Callable[[Event], bool]",
         on_return: "Callable[[Event], None]",
     ) -> None:
         self.changed = 0
@@ -208,7 +209,8 @@ class Returns:
     def _tell(self, heap: _Heap, all_came: bool) -> None:
         if not heap.told:
             heap.told = True
-            self._on_first(heap.event)
+            if not self._on_first(heap.event) and heap.event.given_back:
+                self._on_return(heap.event)
         elif all_came and heap.event.given_back_later > heap.later:
             heap.later = heap.event.given_back_later
             self._on_return(heap.event)

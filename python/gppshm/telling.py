@@ -18,7 +18,7 @@ HOLDERS = 10.0
 """Seconds for which an event waits to be told who is attached."""
 NAME = 0.25
 """Seconds for which it waits for the name of a user."""
-RETURNS = 1.0
+RETURNS = 2.0
 """Seconds for which it waits for what comes back at once."""
 END = 0.05
 """Seconds for which it waits for how the creator ended: the kernel knows when its parent has reaped it."""
@@ -97,11 +97,13 @@ class Telling:
         self._pending.append(pending)
         self.step(now)
 
-    def first_returned(self, event: "events.Event") -> None:
-        """The event has the figures of what came back at once, or why nothing does."""
+    def first_returned(self, event: "events.Event") -> bool:
+        """The event has the figures of what came back at once; False: it has been told already."""
         for pending in self._pending:
             if pending.event is event:
                 pending.returns = 0.0
+                return True
+        return False
 
     def name(self, uid: int) -> "Optional[str]":
         """The name of a user; None while it is not known.  Each user is looked up once."""

@@ -382,7 +382,7 @@ class Watcher:
         now = time.monotonic()
         since = now if now - before > AT_ONCE else self._waited
         self._waited = now
-        self.counts.wakeups += 1
+        self.counts.wakeups += left > 0
         removed = self.counts.removed
         if self._orders is not None:
             self._obey(now)
@@ -461,8 +461,8 @@ class Watcher:
                     names.append(name)
         for name in happened.closed:
             heap = self._known.get(name)
-            if heap is not None and heap.removed:
-                heap.let_go = True
+            if heap is not None and heap.removed and name not in happened.removed:
+                heap.let_go = True  # of what came in one go `removed` tells the order
             if heap is not None and heap.creator:
                 heap.follow("close", since)
                 names.append(name)

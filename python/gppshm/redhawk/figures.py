@@ -93,9 +93,21 @@ class Usage:
     held      unlinked, but still mapped or open
     other     all else that is used: other files, and what cannot be seen
     reserved  granted to waveforms, used by them or not
+    given_back, given_back_later, in_use  of removed heaps that processes are attached to; see events.Counts
     """
 
-    __slots__ = ("free", "heaps", "held", "other", "path", "reserved", "total")
+    __slots__ = (
+        "free",
+        "given_back",
+        "given_back_later",
+        "heaps",
+        "held",
+        "in_use",
+        "other",
+        "path",
+        "reserved",
+        "total",
+    )
 
     def __init__(self, path: str, room: shmfs.Usage, heaps: int, held: int, reserved: int) -> None:
         self.path = path
@@ -105,6 +117,7 @@ class Usage:
         self.held = held
         self.other = max(0, self.used - heaps - held)
         self.reserved = reserved
+        self.given_back = self.given_back_later = self.in_use = 0
 
     @property
     def used(self) -> int:
@@ -121,7 +134,17 @@ class Usage:
             return True
         return any(
             abs(getattr(self, name) - getattr(other, name)) >= capacity.MB
-            for name in ("total", "free", "heaps", "held", "other", "reserved")
+            for name in (
+                "total",
+                "free",
+                "heaps",
+                "held",
+                "other",
+                "reserved",
+                "given_back",
+                "given_back_later",
+                "in_use",
+            )
         )
 
 
@@ -176,7 +199,11 @@ class Figures(threading.Thread):
     def usage(self) -> Usage:
         """Measured now; what the heaps and the unlinked files take, at the last look."""
         heaps = sum(self._heap_bytes.values())
-        return Usage(self._cleaning.root, self.room(), heaps, self._held, self._reserved())
+        usage = Usage(self._cleaning.root, self.room(), heaps, self._held, self._reserved())
+        counts = self._cleaning.watcher.counts
+        usage.given_back, usage.given_back_later = counts.given_back, counts.given_back_later
+        usage.in_use = counts.in_use
+        return usage
 
     def room(self) -> shmfs.Usage:
         """Size and free space now; thread-safe.  OSError too if it has been stopped."""
