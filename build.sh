@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds, runs and tests this checkout. Everything goes into its own folders; `./build.sh help` tells.
 set -euo pipefail
+# Others shall run what is made here: the user of a GPP, whoever calls a command.
+umask 022
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=${VENV:-.venv}
@@ -17,9 +19,8 @@ usage: ./build.sh [COMMAND [ARGUMENT ...]]
   test [ARGUMENT ...] the tests; arguments go to pytest
   bench [ARGUMENT ..] the measurements (bench/bench.py)
   install [--sdrroot DIR] [--python FILE]
-                      into REDHAWK's $SDRROOT: the GPP plugin and, where the interpreter has
-                      REDHAWK's ossie, the device with example nodes and waveforms; again: an
-                      update, which keeps examples that were changed
+                      into REDHAWK's $SDRROOT: the GPP plugin, and the device with example nodes
+                      and waveforms; again: an update, which keeps examples that were changed
   uninstall [--sdrroot DIR]
   rpm [ARGUMENT ...]  packages, into dist; arguments go to rpmbuild
   lint                ruff, mypy and vermin
@@ -119,10 +120,10 @@ locked() (
     "$@" 9<&-
 )
 
-# What omniidl makes of the IDL: the plugin's own stubs, and the stand-in's ossie.cf. Neither depends on the Python.
+# What omniidl makes of the IDL: the stubs of REDHAWK's types, and the stand-in's own. Neither depends on the Python.
 idl=$here/python/gppshm/redhawk/idl
 stubs=$here/python/gppshm/redhawk/stubs
-standin_stubs=$here/standin/ossie/cf
+standin_stubs=$here/standin/standin_stubs
 
 stubs_are_made() {
     local made=''
@@ -133,7 +134,7 @@ stubs_are_made() {
 
 make_stubs() {
     stubs_are_made && return
-    local out=$here/build/idl
+    local out=$here/build/idl file
     rm -rf -- "$out"
     mkdir -p -- "$out"
     say "compiling the IDL"
@@ -141,11 +142,14 @@ make_stubs() {
     cd -- "$idl"
     # By PATH: omniidl starts the preprocessor that lies beside it through a shell, without quoting its path.
     set -- -bpython "-Yomnicpp -lang-c++ -undef" -I. -C "$out" -Wbextern=CosEventChannelAdmin
-    omniidl "$@" -Wbpackage=gppshm.redhawk.stubs gppshm_cf.idl gppshm_domain.idl
-    omniidl "$@" -Wbpackage=ossie.cf gppshm_cf.idl ../../../../standin/idl/*.idl
+    omniidl "$@" -Wbpackage=gppshm.redhawk.stubs ./*.idl
+    for file in *.idl; do
+        set -- "$@" "-Wbextern=${file%.idl}:gppshm.redhawk.stubs"
+    done
+    omniidl "$@" -Wbpackage=standin_stubs ../../../../standin/idl/standin.idl
     rm -rf -- "$stubs" "$standin_stubs"
     mv -- "$out/gppshm/redhawk/stubs" "$stubs"
-    mv -- "$out/ossie/cf" "$standin_stubs"
+    mv -- "$out/standin_stubs" "$standin_stubs"
     printf '%s\n' "$stubs_stamp" >"$out/made"
 }
 
@@ -189,7 +193,7 @@ make_rpm() {
     rpm_top=$(mktemp -d)
     trap 'rm -rf -- "$rpm_top"' EXIT
     mkdir -p -- "$rpm_top/SOURCES" "$rpm_top/SPECS" "$dist"
-    tar -C "$here" --exclude=__pycache__ --exclude=standin/ossie/cf --transform "s,^,$name/,S" \
+    tar -C "$here" --exclude=__pycache__ --exclude=standin/standin_stubs --transform "s,^,$name/,S" \
         -czf "$rpm_top/SOURCES/$name.tar.gz" -- COPYING LICENSE README.md CHANGELOG.md build.sh pyproject.toml \
         GppShmPlugin.{spec,spd.xml,scd.xml,prf.xml} bench demo docs monitoring nodes python standin systemd tests waveforms
     {

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-HELPERS = ("bench.py", "nursery.py")
+HELPERS = ("bench.py", "figures.py", "nursery.py", "stuck.py")
 
 
 def main(names):

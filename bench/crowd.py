@@ -6,14 +6,15 @@ The latter two run again and again in a process each. Exit status 1 if an orphan
 death in the median of the turns.
 """
 
+import contextlib
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
 
-from nursery import FOLDERS, SHMWATCH, Nursery
+from figures import Targets, milliseconds
+from nursery import FOLDERS, SHMWATCH, Nursery, beside, kill
 
 DEATHS, LEFT_AFTER = 300, 0.05
 AGAIN = (
@@ -23,51 +24,36 @@ AGAIN = (
 )
 
 
-def wait_for(done):
+def since(moment, done):
+    """Seconds from then until it is so."""
     while not done():
         time.sleep(0.001)
-    return time.monotonic()
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    return time.monotonic() - moment
 
 
 def main(arguments):
     turns = int(arguments[0]) if arguments else 5
-    delays, left, helpers = [], [], []
-    with Nursery(SHMWATCH) as nursery:
+    delays, left = [], []
+    with Nursery(SHMWATCH) as nursery, contextlib.ExitStack() as meanwhile:
         for code in (SHMWATCH, AGAIN.format("shmclean"), AGAIN.format("shminfo")):
             command = [sys.executable, "-Es", "-c", code, nursery.root]
-            null = subprocess.DEVNULL
-            process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
-            helpers.append(process.pid)
-        nursery.living += helpers
+            meanwhile.enter_context(beside(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         time.sleep(1.0)
         for _ in range(turns):
             pids = nursery.create(DEATHS)
             time.sleep(1.0)
-            nursery.living = [pid for pid in nursery.living if pid not in pids]
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            dead = wait_for(lambda: not any(map(alive, pids)))  # noqa: B023
-            wait_for(lambda: time.monotonic() - dead >= LEFT_AFTER)  # noqa: B023
+            nursery.forget(pids)
+            kill(pids)
+            dead = time.monotonic()
+            time.sleep(LEFT_AFTER)
             left.append(len(os.listdir(nursery.root)))
-            delays.append(1000 * (wait_for(lambda: not os.listdir(nursery.root)) - dead))
-        if not all(map(alive, helpers)):
-            sys.exit("a watcher, the shmclean or the shminfo has ended")
-    print(
-        "%d deaths at once, two watchers, a shmclean and a shminfo without rest, %d turns" % (DEATHS, turns)
-    )
+            delays.append(since(dead, lambda: not os.listdir(nursery.root)))
+    targets = Targets()
+    print("%d deaths at once, two watchers, a shmclean, a shminfo without rest, %d turns" % (DEATHS, turns))
     print("  left %.0f ms after the last death: %s" % (1000 * LEFT_AFTER, left))
-    print("  none left after: %s ms" % ", ".join(["%.0f" % delay for delay in delays]))
-    missed = statistics.median(left) > 0
-    print("target (none left) %s" % ("MISSED" if missed else "met"))
-    return int(missed)
+    print("  none left after: %s" % milliseconds(delays))
+    targets.below("left: median", statistics.median(left), 0)
+    return targets.end()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ flood of files that are no heaps delays an unlink by more than 20 ms: in the 99t
 is printed too), against that without a flood.
 """
 
-import statistics
-import subprocess
+import contextlib
 import sys
 import time
 
-from idle import processor_seconds
-from nursery import SHMWATCH, Nursery
+from figures import Targets, milliseconds, percentile
+from nursery import SHMWATCH, Nursery, beside, family, processor_seconds
 
 DELAY_MS = 20.0
 FLOODS = (
@@ -42,43 +41,36 @@ while True:
 """
 
 
+def flood(act, root, events):
+    """A process that does it so often that there are so many events a second."""
+    if not act:
+        return contextlib.nullcontext()
+    # A file that is created and closed makes two events; here most are only closed.
+    rate = events // 2 if "unlink" in act else events
+    return beside([sys.executable, "-c", FLOODER.format(act), root, str(rate)])
+
+
 def main(arguments):
     events = int(arguments[0]) if arguments else 10000
     deaths = int(arguments[1]) if arguments[1:] else 60
-    quiet = missed = None
+    targets, p99 = Targets(), {}
     print("death to unlink beside %d events a second, %d deaths" % (events, deaths))
     for name, act in FLOODS:
-        with Nursery(SHMWATCH) as nursery:
-            flooder = None
-            if act:
-                # A file that is created and closed makes two events; here most are only closed.
-                rate = events // 2 if "unlink" in act else events
-                code = FLOODER.format(act)
-                flooder = subprocess.Popen([sys.executable, "-c", code, nursery.root, str(rate)])
-            try:
-                time.sleep(0.3)
-                used, started, delays = processor_seconds(nursery.cleaner.pid), time.monotonic(), []
-                for _ in range(deaths):
-                    pids = nursery.create()
-                    time.sleep(0.04)
-                    delays += nursery.deaths(pids)
-                used = (processor_seconds(nursery.cleaner.pid) - used) / (time.monotonic() - started)
-            finally:
-                if flooder is not None:
-                    flooder.kill()
-                    flooder.wait()
-        delays = sorted(1000 * delay for delay in delays)
-        p99 = delays[-1 - len(delays) // 100]
-        print(
-            "  %-36s median %6.2f, p99 %6.2f, max %6.2f ms; %3.0f %% of a processor"
-            % (name, statistics.median(delays), p99, delays[-1], 100 * used)
-        )
-        if not act:
-            quiet = p99
-        elif missed is None:
-            missed = p99 - quiet > DELAY_MS
-    print("target (%.0f ms of delay, files that are no heaps) %s" % (DELAY_MS, "MISSED" if missed else "met"))
-    return int(missed)
+        delays = []
+        with Nursery(SHMWATCH) as nursery, flood(act, nursery.root, events):
+            time.sleep(0.3)
+            pids = family(nursery.cleaner.pid)
+            used, started = processor_seconds(pids), time.monotonic()
+            for _ in range(deaths):
+                creators = nursery.create()
+                time.sleep(0.04)
+                delays += nursery.deaths(creators)
+            used = (processor_seconds(pids) - used) / (time.monotonic() - started)
+        p99[name] = 1000 * percentile(delays)
+        print("  %-28s %s; %.0f %% of a core" % (name, milliseconds(delays), 100 * used), flush=True)
+    later = p99[FLOODS[1][0]] - p99[FLOODS[0][0]]
+    targets.below("files that are no heaps: p99 is later by", later, DELAY_MS, " ms")
+    return targets.end()
 
 
 if __name__ == "__main__":

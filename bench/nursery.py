@@ -1,6 +1,14 @@
-"""Cheap creators for the measurements: forks of this process, each with a small heap in one folder."""
+"""What the measurements share: cheap creators of heaps, their peers, crowds, a folder with a cleaner.
 
+Processes are forks of this process, made by `spawn`; none outlives it.
+"""
+
+import contextlib
 import ctypes
+import functools
+import gc
+import json
+import mmap
 import os
 import select
 import shutil
@@ -9,94 +17,207 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-FOLDERS = [os.path.join(os.path.dirname(HERE), folder) for folder in ("demo", "python")]
+ROOT = os.path.dirname(HERE)
+FOLDERS = [os.path.join(ROOT, folder) for folder in ("demo", "python")]
 sys.path[:0] = FOLDERS
 
 import heapwriter  # noqa: E402
 from gppshm import kernel  # noqa: E402
 
 SIZE = 65536
+"""Bytes of a creator's superblock."""
+MAPPINGS, LARGE = 20000, 5
+"""So many mappings have so many processes of a crowd."""
+PR_SET_PDEATHSIG, PROT_READ = 1, 1
+ENDED = (FileNotFoundError, ProcessLookupError)
+"""What reading /proc of a process that has ended raises."""
+LIBC = ctypes.CDLL(None, use_errno=True)
 
-SHMWATCH = (
-    f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.shmwatch import main\n"
-    "sys.exit(main(['--rescan=3600', '--root'] + sys.argv[1:]))"
-)
+COMMAND = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.{{}} import main; sys.exit(main({{}}))"
+SHMWATCH = COMMAND.format("shmwatch", "['--rescan=3600', '--root'] + sys.argv[1:]")
 """The real command; it says that it is ready in its first line."""
+NOBODY = "import time; print('ready', flush=True); time.sleep(1000000)"
+"""In the place of a cleaner: none."""
+NO_PIDFDS = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path[:0] = {[*FOLDERS, os.path.join(ROOT, 'tests')]!r}; import watching\n"
+    "watching.exec_without()",
+    f"434:{38}",  # pidfd_open: ENOSYS, as before Linux 5.3
+    "--",
+)
+"""A prefix for a command: it finds a kernel without pidfds."""
 
 
-def resident(pid):
-    """MB of memory that a process takes."""
-    with open(f"/proc/{pid}/status") as stream:
-        return next(int(line.split()[1]) for line in stream if line.startswith("VmRSS")) / 1024
+def end_with(parent):
+    """In a child: be killed when the parent ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
-class Nursery:
-    """A new folder of /dev/shm with the program `cleaner` at work on it, and creators.  A context manager."""
+def spawn(acts):
+    """The pids of new processes; each does its act, keeps what that returns, and waits to be killed.
 
-    def __init__(self, cleaner, *arguments, size=SIZE):
-        # Children are never waited for, and must not stay as zombies.
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        self.size = size
-        self.root = tempfile.mkdtemp(prefix="gppshm-bench-", dir="/dev/shm")
-        self.inotify = kernel.Inotify(self.root, kernel.IN_DELETE | kernel.IN_MOVED_FROM)
-        self.living = []
-        # A file takes all that it says, and keeps nobody waiting.
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115
-        self.cleaner = subprocess.Popen(
-            [sys.executable, "-Es", "-c", cleaner, self.root, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=self.said,
-        )
-        while not os.fstat(self.said.fileno()).st_size:
-            if self.cleaner.poll() is not None:
-                sys.exit("the cleaner did not start")
-            time.sleep(0.01)
+    Returns when all have done it; ends this program if one could not.
+    """
+    gc.freeze()  # so that a child copies fewer pages
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    pids = []
+    for act in acts:
+        pid = os.fork()
+        if not pid:
+            _be(act, parent, writer)
+        pids.append(pid)
+    os.close(writer)
+    done, data = 0, b"x"
+    while data and done < len(pids):
+        data = os.read(reader, len(pids))
+        done += len(data)
+    os.close(reader)
+    if done < len(pids):
+        sys.exit("a process could not do its part: see above; is /dev/shm full?")
+    return pids
+
+
+def _be(act, parent, writer):
+    try:
+        end_with(parent)
+        _kept = act()
+        os.write(writer, b"x")
+        os.close(writer)
+        while True:
+            signal.pause()
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def kill(pids):
+    """Kill processes that `spawn` made, and wait until they are gone."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    reap(pids)
+
+
+def reap(pids):
+    """Wait for these children, which have been zombies, as a component is until its GPP asks."""
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def beside(command, **options):
+    """A program that runs meanwhile, as subprocess.Popen starts it; it is killed at the end."""
+    parent = os.getpid()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: end_with(parent),  # noqa: PLW1509
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Crowd:
+    """So many idle processes, a few of them with very many mappings.  A context manager."""
+
+    def __init__(self, count):
+        self.pids = spawn([_map_much] * min(LARGE, count) + [lambda: None] * max(0, count - LARGE))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        for pid in [self.cleaner.pid] + self.living:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        kill(self.pids)
+
+
+def _map_much():
+    area = mmap.mmap(-1, MAPPINGS * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    # Every other page of another protection: the kernel cannot merge them.
+    for page in range(0, MAPPINGS, 2):
+        LIBC.mprotect(ctypes.c_void_p(address + page * mmap.PAGESIZE), mmap.PAGESIZE, PROT_READ)
+    return area
+
+
+class Nursery:
+    """A new folder of /dev/shm with the program `cleaner` at work on it, and creators.  A context manager.
+
+    prefix   of the cleaner's command
+    seconds  that the cleaner took to say its first word
+    """
+
+    def __init__(self, cleaner, *arguments, size=SIZE, prefix=()):
+        self.size = size
+        self.root = tempfile.mkdtemp(prefix="gppshm-bench-", dir="/dev/shm")
+        os.chmod(self.root, 0o1777)
+        self.inotify = kernel.Inotify(self.root, kernel.IN_DELETE | kernel.IN_MOVED_FROM)
+        self.living = []
+        # A file takes all that it says, and keeps nobody waiting.
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115
+        started = time.monotonic()
+        self._ending = contextlib.ExitStack()
+        command = [*prefix, sys.executable, "-Es", "-c", cleaner, self.root, *arguments]
+        self.cleaner = self._ending.enter_context(beside(command, stdout=self.said))
+        while not os.fstat(self.said.fileno()).st_size:
+            if self.cleaner.poll() is not None:
+                sys.exit("the cleaner did not start")
+            time.sleep(0.002)
+        self.seconds = time.monotonic() - started
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._ending.close()
+        kill(self.living)
         self.said.close()
         self.inotify.close()
         shutil.rmtree(self.root)
 
-    def create(self, count=1):
-        """The pids of so many new creators, each with a heap that it maps for life."""
-        reader, writer = os.pipe()
-        pids = []
-        for _ in range(count):
-            pid = os.fork()
-            if not pid:
-                try:
-                    # PR_SET_PDEATHSIG: none outlives a measurement that was ended.
-                    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-                    heapwriter.LiveHeap.create(self.root, ((self.size, ()),))
-                    os.write(writer, b"x")
-                    while True:
-                        signal.pause()
-                finally:
-                    os._exit(1)
-            pids.append(pid)
-        os.close(writer)
-        made = b""
-        while len(made) < count:
-            made += os.read(reader, count) or sys.exit("a creator has failed: is /dev/shm full?")
-        os.close(reader)
+    def path(self, pid):
+        return f"{self.root}/heap-{pid}"
+
+    def create(self, count=1, then=lambda heap: None):
+        """The pids of so many new creators; each makes a heap, maps it for life, and does `then(heap)`."""
+
+        def act():
+            heap = heapwriter.LiveHeap.create(self.root, ((self.size, ()),), keep_fd=True)
+            then(heap)
+            heap.close_fd()
+            return heap
+
+        pids = spawn([act] * count)
         self.living += pids
         return pids
+
+    def attach(self, creators, peers=1):
+        """The pids of so many new peers of each creator, which map the heap for writing."""
+        acts = [functools.partial(_map, self.path(pid)) for pid in creators for _ in range(peers)]
+        pids = spawn(acts)
+        self.living += pids
+        return pids
+
+    def end(self, pids):
+        """Peers end."""
+        self.forget(pids)
+        kill(pids)
 
     def deaths(self, pids, deadline=30.0):
         """Kill the creators; seconds from before the first kill to each unlink, in the order of these."""
         names = {b"heap-%d" % pid for pid in pids}
-        gone = set(pids)
-        self.living = [pid for pid in self.living if pid not in gone]
+        self.forget(pids)
+        self.inotify.read()
         delays = []
         started = time.monotonic()
         for pid in pids:
@@ -108,4 +229,90 @@ class Nursery:
                 if os.fsencode(name) in names:
                     names.remove(os.fsencode(name))
                     delays.append(time.monotonic() - started)
+        reap(pids)
         return delays
+
+    def told(self):
+        """What the cleaner has said so far with --json."""
+        self.said.flush()
+        with open(f"/proc/self/fd/{self.said.fileno()}", "rb") as stream:
+            lines = stream.read().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines if line.startswith(b"{")]
+
+    def evidence(self, pids):
+        """How many of these creators' heaps were removed by each evidence, with --json, once all are told."""
+        names, found, end = {"heap-%d" % pid for pid in pids}, {}, time.monotonic() + 10
+        while sum(found.values()) < len(names) and time.monotonic() < end:
+            time.sleep(0.05)
+            found = {}
+            for each in self.told():
+                if each["event"] == "removed" and each["name"] in names:
+                    found[each["evidence"]] = found.get(each["evidence"], 0) + 1
+        return found
+
+    def forget(self, pids):
+        """Somebody else kills and reaps these."""
+        gone = set(pids)
+        self.living = [pid for pid in self.living if pid not in gone]
+
+
+def _map(path):
+    with open(path, "r+b") as heap:
+        return mmap.mmap(heap.fileno(), 0)
+
+
+# -- what processes take ------------------------------------------------------------------------------------
+
+
+def status(pid, key):
+    """A number of /proc/<pid>/status."""
+    with open(f"/proc/{pid}/status") as stream:
+        return next(int(line.split()[1]) for line in stream if line.startswith(key + ":"))
+
+
+def resident(pid):
+    """MB of memory that a process takes."""
+    return status(pid, "VmRSS") / 1024
+
+
+def family(pid):
+    """The pids of a process and of all that descend from it."""
+    found = [pid]
+    with contextlib.suppress(*ENDED):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as stream:
+                for child in stream.read().split():
+                    found += family(int(child))
+    return found
+
+
+def processor_seconds(pids):
+    """What processes have used so far, and those of their children that have ended."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(*ENDED), open(f"/proc/{pid}/stat") as stream:
+            ticks += sum(map(int, stream.read().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def switches(pids):
+    """pid -> how often it has gone to sleep so far, all its threads together: so often it was woken."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(*ENDED):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                count = status(f"{pid}/task/{task}", "voluntary_ctxt_switches")
+                found[pid] = found.get(pid, 0) + count
+    return found
+
+
+def memory(pids):
+    """(PSS, RSS) of processes together, MB: shared pages by halves, thirds and so on, and each time whole."""
+    found = {"Pss": 0, "Rss": 0}
+    for pid in pids:
+        with contextlib.suppress(*ENDED), open(f"/proc/{pid}/smaps_rollup") as stream:
+            for line in stream:
+                key, _, rest = line.partition(":")
+                if key in found:
+                    found[key] += int(rest.split()[0])
+    return found["Pss"] / 1024, found["Rss"] / 1024

@@ -7,16 +7,14 @@ heaps and a process that opens all of them for writing again and again, as REDHA
 Exit status 1 if a live heap is lost, an orphan is left, descriptors leak or memory grows by more than 1 MB.
 """
 
-import json
+import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
-from idle import status
-from nursery import SHMWATCH, Nursery, heapwriter
+from nursery import SHMWATCH, Nursery, beside, status
 
 LIVE, BATCH, GROWTH_KB = 50, 50, 1024
 OPENER = """
@@ -35,42 +33,21 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def attach(nursery, owner):
-    """A peer of the owner's heap, as a fork of this process; its pid."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            heapwriter.LiveHeap.attach("heap-%d" % owner, nursery.root)
-            os.write(writer, b"x")
-            while True:
-                signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    assert os.read(reader, 1)
-    os.close(reader)
-    nursery.living.append(pid)
-    return pid
-
-
 def main(arguments):
     crashes = int(arguments[0]) if arguments else 10000
     started, done, lost, slowest = time.monotonic(), 0, set(), 0.0
-    with Nursery(SHMWATCH, "--json", "--rescan=5", size=4096) as nursery:
-        opener = subprocess.Popen([sys.executable, "-c", OPENER, nursery.root])
-        nursery.living.append(opener.pid)
+    with contextlib.ExitStack() as ending:
+        nursery = ending.enter_context(Nursery(SHMWATCH, "--json", "--rescan=5", size=4096))
+        ending.enter_context(beside([sys.executable, "-c", OPENER, nursery.root]))
         living = {"heap-%d" % pid for pid in nursery.create(LIVE)}
         pid, first = nursery.cleaner.pid, None
         while done < crashes:
             pids = nursery.create(min(BATCH, crashes - done))
-            peers = [attach(nursery, owner) for owner in random.sample(pids, len(pids) // 10)]
+            peers = nursery.attach(random.sample(pids, len(pids) // 10))
             if random.random() < 0.5:
                 time.sleep(random.random() * 0.06)  # seen alive, or not
             slowest = max(slowest, nursery.deaths(pids)[-1])
-            for peer in peers:
-                os.kill(peer, signal.SIGKILL)
-                nursery.living.remove(peer)
+            nursery.end(peers)
             done += len(pids)
             lost |= living - set(os.listdir(nursery.root))
             if first is None and done >= min(1000, crashes // 2):
@@ -81,8 +58,7 @@ def main(arguments):
         left = set(os.listdir(nursery.root)) - living
         os.kill(pid, signal.SIGTERM)
         time.sleep(1)
-        nursery.said.seek(0)
-        end = json.loads(nursery.said.read().splitlines()[-1])
+        end = nursery.told()[-1]
     took = time.monotonic() - started
     print("%d crashes in %.0f s, slowest batch of %d: %.0f ms" % (done, took, BATCH, 1000 * slowest))
     told = len(lost), len(left), end["removed"], end["own_faults"] + end["failures"]

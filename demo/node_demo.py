@@ -16,24 +16,22 @@ import tempfile
 import threading
 import time
 
+from omniORB import CORBA
+
+import client
+import installing
+from client import CF
+from gppshm import judging, reaper, shmfs
+from gppshm.cli import text
+from gppshm.redhawk import install
+from interrupts import check
+from screen import bar, heading, say
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Set, Tuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-STANDIN = os.path.join(os.path.dirname(HERE), "standin")
-sys.path.insert(1, STANDIN)
-
-from omniORB import CORBA  # noqa: E402
-
-import client  # noqa: E402
-import installing  # noqa: E402
-from gppshm import judging, reaper, shmfs  # noqa: E402
-from gppshm.cli import text  # noqa: E402
-from gppshm.redhawk import install  # noqa: E402
-from interrupts import check  # noqa: E402
-from ossie.cf import CF  # noqa: E402
-from screen import bar, heading, say  # noqa: E402
 
 OWNER = [sys.executable, "-I", "-S", os.path.join(HERE, "heapwriter.py"), "own", "--for-ever"]
 SCRIPT = ["/bin/sh", "-c", '"$@" & wait', "sh"]
@@ -83,7 +81,6 @@ class Node:
         command = [sys.executable, "-I", install.__file__, "install"]
         done = subprocess.run(
             command + ["--sdrroot", self.sdrroot, "--python", sys.executable],
-            env=dict(os.environ, PYTHONPATH=STANDIN),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -152,7 +149,7 @@ class Node:
 
     def show_properties(self) -> None:
         usage, cleanup = self.query("shm::usage"), self.query("shm::cleanup")
-        sizes = {name: text.size_auto(size) for name, size in usage.items() if name != "path"}
+        sizes = {name: text.size_auto(size) for name, size in usage.items() if name not in ("path", "limit")}
         picture = bar(usage["used"], usage["total"], 20)
         say(f"   shm::usage     {{free}} free of {{total}} in {usage['path']}".format(**sizes) + picture)
         say(

@@ -18,7 +18,7 @@ import tempfile
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(DOCS)
-sys.path[:0] = [os.path.join(ROOT, folder) for folder in ("python", "demo", "standin", "tests")]
+sys.path[:0] = [os.path.join(ROOT, folder) for folder in ("python", "demo", "tests")]
 
 import terminal_svg  # noqa: E402
 
@@ -131,7 +131,11 @@ class Hosts:
         sdr = os.path.join(folder, "sdr")
         installing.gpp(sdr)
         done = install(
-            "install", "--sdrroot", sdr, "--python", sys.executable, env=dict(os.environ, PYTHONPATH=STANDIN)
+            "install",
+            "--sdrroot",
+            sdr,
+            "--python",
+            sys.executable,
         )
         assert done.returncode == 0, done.stderr
         self.log = open(os.path.join(folder, "log"), "wb")  # noqa: SIM115 (as long as processes are started)
@@ -193,7 +197,6 @@ class Hosts:
         self.log.close()
 
 
-STANDIN = os.path.join(ROOT, "standin")
 PROFILE = "/devices/GppShmPlugin/GppShmPlugin.spd.xml"
 NODE = """\
 <?xml version="1.0" encoding="UTF-8"?>

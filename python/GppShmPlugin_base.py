@@ -4,15 +4,21 @@ Keep them in step (tests/test_descriptors.py tells).  A number or text without a
 empty: so that whatever nobody has set yet can be sent.
 """
 
-from ossie.cf import CF__POA
-from ossie.device import Device
-from ossie.events import MessageSupplierPort, PropertyEventSupplier
-from ossie.properties import simple_property, struct_property, structseq_property
-from ossie.resource import usesport
+from gppshm.redhawk.corba import CF__POA
+from gppshm.redhawk.runtime.device import Device
+from gppshm.redhawk.runtime.ports import MessagePort, PropertyEventPort
+from gppshm.redhawk.runtime.properties import (
+    simple_property,
+    struct_property,
+    structseq_property,
+    usesport,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Tuple
+    from typing import Any, Callable, List, Optional, Tuple
+
+    from gppshm.redhawk.runtime.log4j import Loggers
 
 _UNSET = {
     "boolean": False,
@@ -37,7 +43,7 @@ def _member(id_: str, type_: str, value: "Any" = None, units: "Optional[str]" = 
 
 
 class _Struct:
-    """What REDHAWK expects of a struct's class, beside its members.
+    """A struct's class, as REDHAWK has them; its members are attributes.
 
     ID  the struct's
     """
@@ -75,27 +81,15 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     def __init__(
         self,
-        devmgr: "Any",
-        uuid: str,
+        identifier: str,
         label: str,
-        softwareProfile: str,
-        compositeDevice: "Any",
-        execparams: "Any",
+        profile: str,
+        loggers: "Loggers",
+        read_config: "Callable[[str], str]",
     ) -> None:
-        Device.__init__(
-            self, devmgr, uuid, label, softwareProfile, compositeDevice, execparams, loggerName=None
-        )
-        self.port_propEvent = PropertyEventSupplier(self)
-        self.port_propEvent._portLog = self._baseLog.getChildLogger("propEvent", "ports")
-        self.port_MessageEvent_out = MessageSupplierPort()
-        self.port_MessageEvent_out._portLog = self._baseLog.getChildLogger("MessageEvent_out", "ports")
-
-    def releaseObject(self) -> None:
-        try:
-            self.stop()
-        except Exception:
-            self._baseLog.exception("Error stopping")
-        Device.releaseObject(self)
+        Device.__init__(self, identifier, label, profile, loggers, read_config)
+        self.port_propEvent = PropertyEventPort(loggers.child("ports", "propEvent"), identifier, label)
+        self.port_MessageEvent_out = MessagePort(loggers.child("ports", "MessageEvent_out"))
 
     # Ports
 
@@ -189,6 +183,9 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         held = _member("shm::usage::held", "ulonglong", units="B")
         reserved = _member("shm::usage::reserved", "ulonglong", units="B")
         free_percent = _member("shm::usage::free_percent", "double", units="%")
+        limit = _member("shm::usage::limit", "string")
+        inodes = _member("shm::usage::inodes", "ulonglong")
+        free_inodes = _member("shm::usage::free_inodes", "ulonglong")
         given_back = _member("shm::usage::given_back", "ulonglong", units="B")
         given_back_later = _member("shm::usage::given_back_later", "ulonglong", units="B")
         in_use = _member("shm::usage::in_use", "ulonglong", units="B")

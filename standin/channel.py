@@ -7,7 +7,7 @@ from omniORB import CORBA
 import CosEventChannelAdmin
 import CosEventChannelAdmin__POA
 
-from ossie.cf import ExtendedEvent__POA
+from stubs import ExtendedEvent__POA
 
 
 class Consumer(CosEventChannelAdmin__POA.ProxyPushConsumer):

@@ -4,6 +4,7 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 import threading
 import time
 
@@ -43,17 +44,30 @@ class Children:
         self.epoll.register(self.signals, select.EPOLLIN)
         threading.Thread(target=self._reap_for_ever, daemon=True).start()
 
-    def spawn(self, argv, own_group=False, **options):
+    def spawn(self, argv, own_group=False, unblocked=False):
         """Start argv[0], a path, without a shell; its pid. OSError if that fails.
 
-        `options` go to os.posix_spawn.
+        own_group  it leads a process group of its own
+        unblocked  no signal is blocked in it
         """
-        if own_group:
-            options["setpgroup"] = 0
+
+        def prepare():
+            if own_group:
+                os.setpgid(0, 0)
+            if unblocked:
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
         with self.lock:
-            pid = os.posix_spawn(argv[0], argv, os.environ, **options)
-            self.living.add(pid)
-        return pid
+            process = subprocess.Popen(
+                argv,
+                close_fds=False,
+                restore_signals=False,
+                preexec_fn=prepare,  # noqa: PLW1509 (it takes no lock)
+            )
+            # It is reaped here, and not by its object.
+            process.returncode = 0
+            self.living.add(process.pid)
+        return process.pid
 
     def lives(self, pid):
         with self.lock:

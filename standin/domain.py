@@ -3,6 +3,7 @@
     domain.py NAME VALUE ...
 
   DOMAIN_NAME    its name
+  VERSION        of REDHAWK, which it says that it is: 2.3.2 or 3.0.1
   STANDIN_IOR    file to write its reference to
 The environment must hold SDRROOT, and lead omniORB to a naming service. It allocates a waveform's usesdevices
 and starts no components. Ends at SIGTERM; aborts, as REDHAWK's does, if a device's profile cannot be read.
@@ -22,9 +23,8 @@ from omniORB import CORBA
 import sdr
 import serving
 from channel import EventChannel
-from ossie import reads
-from ossie.cf import CF, CF__POA
-from serving import say
+from serving import reads, say
+from stubs import CF, CF__POA
 
 COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "gt", "lt", "ge", "le")}
 """The PRF's value stands on the left."""
@@ -129,8 +129,8 @@ class Application(CF__POA.Application):
 
 
 class DomainManager(CF__POA.DomainManager):
-    def __init__(self, name, sdrroot):
-        self.name, self.id = name, f"DCE:{uuid.uuid4()}"
+    def __init__(self, name, sdrroot, version):
+        self.name, self.id, self.version = name, f"DCE:{uuid.uuid4()}", version
         self.dev, self.dom = os.path.join(sdrroot, "dev"), os.path.join(sdrroot, "dom")
         self.lock = threading.RLock()
         self.channels = Channels()
@@ -139,6 +139,12 @@ class DomainManager(CF__POA.DomainManager):
 
     _get_name = reads("name")
     _get_identifier = reads("id")
+
+    def query(self, wanted):
+        unknown = [item for item in wanted if item.id != "REDHAWK_VERSION"]
+        if unknown:
+            raise CF.UnknownProperties(unknown)
+        return [CF.DataType("REDHAWK_VERSION", CORBA.Any(CORBA.TC_string, self.version))]
 
     def _get_domainManagerProfile(self):
         return "/domain/DomainManager.dmd.xml"
@@ -203,8 +209,8 @@ class DomainManager(CF__POA.DomainManager):
             text = f"{error} While loading {profile}"
             raise CF.DomainManager.ApplicationInstallationError(CF.CF_EBADF, text) from None
         failed = CF.ApplicationFactory.CreateApplicationError
-        if waveform.collocated:
-            # As in 3.0.0 and 3.0.1.
+        if waveform.collocated and not self.version.startswith("2."):
+            # As in 3.0.0 and 3.0.1. With 2.x the usesdevice is allocated: only its components are not there.
             text = f"application has no usesdevice '{waveform.collocated[0]}'"
             text = f"The following standard exception occurred: {text} while creating the application"
             raise failed(CF.CF_EBADF, text)
@@ -248,7 +254,7 @@ def main():
     settings = serving.settings()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     orb = serving.orb("domain")
-    domain = DomainManager(settings["DOMAIN_NAME"], os.environ["SDRROOT"])
+    domain = DomainManager(settings["DOMAIN_NAME"], os.environ["SDRROOT"], settings["VERSION"])
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     context = serving.new_context(serving.naming(orb), domain.name)
     context.bind(serving.name(domain.name), domain._this())

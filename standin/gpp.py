@@ -24,8 +24,8 @@ import serving
 import wire
 from channel import MessageConsumer, MessageSupplier
 from children import Children, prepare_signals
-from ossie import reads
-from ossie.cf import CF, StandIn, StandIn__POA
+from serving import reads
+from stubs import CF, StandIn, StandIn__POA
 
 
 class GPP(StandIn__POA.GPP):

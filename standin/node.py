@@ -5,11 +5,13 @@
   DCD_FILE       of the node, below $SDRROOT/dev
   SDRCACHE       where a device's working directory is made: .NODE/LABEL
   DEBUG_LEVEL    for the devices
+  LOGGING_CONFIG_URI  if there: likewise
   STANDIN_IOR    file to write its reference to, once all devices are launched
-The environment must hold SDRROOT, and lead omniORB to a naming service. SIGINT, SIGQUIT and SIGTERM shut the
-node down.
+With a domain of REDHAWK 2.x it dies, as that one, of a device that others register. The environment must hold
+SDRROOT, and lead omniORB to a naming service. SIGINT, SIGQUIT and SIGTERM shut the node down.
 """
 
+import importlib
 import os
 import signal
 import threading
@@ -23,10 +25,10 @@ from omniORB import CORBA
 
 import sdr
 import serving
+import wire
 from children import Children
-from ossie import reads
-from ossie.cf import CF, CF__POA
-from serving import say
+from serving import reads, say
+from stubs import CF, CF__POA
 
 SIGNALS = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 LAST_CALLS = 3.0
@@ -35,13 +37,37 @@ KILLING = ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGKILL, 0.1))
 
 
 class FileSystem(CF__POA.FileSystem):
-    def __init__(self, root):
-        self.root = root
+    """Below `root`; its files have the sizes of REDHAWK 2.x on the wire, or those of 3.0."""
 
-    def exists(self, name):
+    def __init__(self, root, is_2):
+        self.root = root
+        skeletons = importlib.import_module("gppshm.redhawk.stubs.REDHAWK2__POA") if is_2 else CF__POA
+        self.kind = type("File", (File, skeletons.File), {})
+
+    def path(self, name):
         if not name.startswith("/"):
             raise CF.InvalidFileName(CF.CF_EINVAL, f"{name} is not an absolute path")
-        return os.path.exists(os.path.join(self.root, name.lstrip("/")))
+        return os.path.join(self.root, name.lstrip("/"))
+
+    def exists(self, name):
+        return os.path.exists(self.path(name))
+
+    def open(self, name, read_only):
+        try:
+            return self.kind(open(self.path(name), "rb"))._this()
+        except OSError as error:
+            raise CF.FileException(CF.CF_ENOENT, f"{name}: {error.strerror}") from None
+
+
+class File:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def read(self, length):
+        return self.stream.read(length)
+
+    def close(self):
+        self.stream.close()
 
 
 class Device:
@@ -69,7 +95,7 @@ class DeviceManager(CF__POA.DeviceManager):
         self.pending, self.devices = [], []
         self.ending = False
         self.ended = threading.Event()
-        self.files = FileSystem(self.dev)
+        self.is_2 = False
         self.children = Children(self.child_ended)
 
     def join(self):
@@ -77,6 +103,9 @@ class DeviceManager(CF__POA.DeviceManager):
         root = serving.naming(self.orb)
         found = root.resolve(serving.name(self.node.domain, self.node.domain))
         self.domain = found._narrow(CF.DomainManager)
+        (version,) = self.domain.query([CF.DataType("REDHAWK_VERSION", wire.NULL)])
+        self.is_2 = version.value.value().startswith("2.")
+        self.files = FileSystem(self.dev, self.is_2)
         self.domain.registerDeviceManager(self._this())
         parent = root.resolve(serving.name(self.node.domain))._narrow(CosNaming.NamingContext)
         self.parent, self.context = parent, serving.new_context(parent, self.node.name)
@@ -125,6 +154,7 @@ class DeviceManager(CF__POA.DeviceManager):
                 ("DEVICE_ID", instance.id),
                 ("DEVICE_LABEL", instance.label),
                 ("IDM_CHANNEL_IOR", channel),
+                *self.logging(),
                 ("DEBUG_LEVEL", self.settings.get("DEBUG_LEVEL", "3")),
                 ("DOM_PATH", f"{self.node.domain}/{self.node.name}"),
                 *((each.id, each.value) for each in profile.chosen(is_argument, instance.overrides)),
@@ -136,8 +166,15 @@ class DeviceManager(CF__POA.DeviceManager):
             argv = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', folder, profile.program, *words]
             with self.lock:
                 self.pending.append(
-                    Device(self.children.spawn(argv, own_group=True, setsigmask=()), instance)
+                    Device(self.children.spawn(argv, own_group=True, unblocked=True), instance)
                 )
+
+    def logging(self):
+        """The logging configuration as a device gets it: to a path the file system's reference is added."""
+        uri = self.settings.get("LOGGING_CONFIG_URI", "")
+        if uri.startswith("sca:"):
+            uri += "?fs=" + self.orb.object_to_string(self.files._this())
+        return [("LOGGING_CONFIG_URI", uri)] if uri else []
 
     def child_ended(self, pid):
         with self.lock:
@@ -173,6 +210,9 @@ class DeviceManager(CF__POA.DeviceManager):
         if self.known(ref):
             say(f"DeviceManager: Device is already registred: {label}")
             return
+        if self.is_2 and not instance:
+            say(f"DeviceManager: dies of {label}, which is not in its DCD")
+            os.kill(os.getpid(), signal.SIGSEGV)
         if ref._get_softwareProfile() and instance:
             self.introduce(ref, label, instance)
         try:

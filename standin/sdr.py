@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from omniORB import CORBA
 
-from ossie.cf import CF
-from ossie.properties import NULL, TYPES, to_python
+from stubs import CF
+from wire import NULL, TYPES
 
 
 def read(root, profile):
@@ -29,7 +29,8 @@ def references(element):
 
 
 def any_of(type_, text):
-    return CORBA.Any(TYPES[type_][1], to_python(text, type_))
+    typecode, value_of = TYPES[type_]
+    return CORBA.Any(typecode, value_of(text))
 
 
 class Property:

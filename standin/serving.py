@@ -1,5 +1,6 @@
 """What the stand-in's programs share: settings, an ORB that serves, the naming service."""
 
+import functools
 import os
 import sys
 
@@ -8,6 +9,11 @@ import omniORB
 # isort: split
 import CosNaming
 from omniORB import CORBA
+
+
+def reads(attribute):
+    """What gives a CORBA attribute's value: a servant's own attribute."""
+    return functools.partialmethod(getattr, attribute)
 
 
 def settings():

@@ -7,7 +7,7 @@ import time
 
 from omniORB import CORBA
 
-from ossie.cf import CF
+from stubs import CF
 
 STRING, BOOLEAN, ULONG = CORBA.TC_string, CORBA.TC_boolean, CORBA.TC_ulong
 TIME, PROPERTIES = CF._tc_UTCTime, CF._tc_Properties
@@ -37,6 +37,20 @@ STRUCTS = {
     },
 }
 STRUCTS["plugin::metric_status"] = STRUCTS["plugin::message"]
+
+
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+TYPES = {
+    "boolean": (BOOLEAN, lambda text: BOOLEANS[text.lower()]),
+    "double": (CORBA.TC_double, float),
+    "float": (CORBA.TC_float, float),
+    "string": (STRING, str),
+    **{
+        name: (getattr(CORBA, "TC_" + name), lambda text: int(text, 0))
+        for name in ("octet", "short", "ushort", "long", "ulong", "longlong", "ulonglong")
+    },
+}
+"""The simple types of a PRF: the TypeCode, and what makes a value of a text. ValueError or KeyError."""
 
 
 class Dropped(Exception):

@@ -11,13 +11,12 @@ import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [os.path.join(ROOT, "python"), os.path.join(ROOT, "standin")]
+sys.path[:0] = [os.path.join(ROOT, "python")]
 
 from omniORB import CORBA  # noqa: E402
 from omniORB import any as anys  # noqa: E402
 
-import CosNaming  # isort: skip # noqa: E402
-from ossie.cf import CF, CF__POA  # noqa: E402
+from gppshm.redhawk.corba import CF, CF__POA, CosNaming  # noqa: E402
 
 MB = 1048576
 for_ever = threading.Event()
@@ -109,6 +108,9 @@ class Manager(CF__POA.DeviceManager):
 class Domain(CF__POA.DomainManager):
     def __init__(self, managers):
         self.managers = managers
+
+    def query(self, wanted):
+        return [CF.DataType(each.id, anys.to_any("3.0.1")) for each in wanted]
 
     def _get_deviceManagers(self):
         return self.managers

@@ -1,7 +1,4 @@
-"""What the tests of the device share: a DeviceManager in this process, and the device in another one.
-
-They run on whatever `ossie` Python finds: REDHAWK's own if it is on the path, else the stand-in.
-"""
+"""What the tests of the device share: a DeviceManager in this process, and the device in another one."""
 
 import os
 import signal
@@ -13,23 +10,20 @@ import time
 import pytest
 
 omniORB = pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for this Python")
-try:
-    import ossie.cf
-except ImportError:
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "standin"))
-    import ossie.cf
-
-import CosEventChannelAdmin__POA  # noqa: E402
 from omniORB import CORBA  # noqa: E402
 from omniORB import any as anys  # noqa: E402
 
 from conftest import wait_for  # noqa: E402
-from ossie.cf import CF, CF__POA, ExtendedEvent__POA  # noqa: E402
+from gppshm.redhawk.corba import (  # noqa: E402
+    CF,
+    CF__POA,
+    CosEventChannelAdmin__POA,
+    ExtendedEvent__POA,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "python", "GppShmPlugin.py")
 PROFILE = "/devices/GppShmPlugin/GppShmPlugin.spd.xml"
-OSSIE = os.path.dirname(os.path.dirname(os.path.abspath(ossie.__file__)))
 MB = 1048576
 CALL_LIMIT = 15000
 
@@ -51,16 +45,45 @@ class FileSystem(CF__POA.FileSystem):
         return name in self.files
 
 
+class DomainManager(CF__POA.DomainManager):
+    """Says what version of REDHAWK it is of; of none if that is "", and None: it cannot be asked.
+
+    calls  what it was called for
+    """
+
+    def __init__(self, version):
+        self.version = version
+        self.calls = []
+
+    def _get_eventChannelMgr(self):
+        return None
+
+    def registerDevice(self, device, manager):
+        self.calls.append("registerDevice")
+
+    def unregisterDevice(self, device):
+        self.calls.append("unregisterDevice")
+
+    def query(self, wanted):
+        if self.version is None:
+            raise CORBA.NO_RESOURCES(0, CORBA.COMPLETED_NO)
+        if not self.version:
+            raise CF.UnknownProperties(wanted)
+        return [CF.DataType(each.id, anys.to_any(self.version)) for each in wanted]
+
+
 class DeviceManager(CF__POA.DeviceManager):
     """Does inside `registerDevice` what REDHAWK's does with a device that it launched.
 
     values  what it initialises the properties with
+    domain  a DomainManager, or None
     calls   what it was called for
     hangs   while it is set, nobody is unregistered
     """
 
     def __init__(self, values=(), launches=True):
         self.values, self.launches = list(values), launches
+        self.domain = None
         self.calls = []
         self.devices = []
         self.dcd = "/nodes/tests/DeviceManager.dcd.xml"
@@ -81,7 +104,7 @@ class DeviceManager(CF__POA.DeviceManager):
         return self.dcd
 
     def _get_domMgr(self):
-        return None
+        return self.domain and self.domain._this()
 
     def _get_registeredDevices(self):
         return list(self.devices)
@@ -133,9 +156,9 @@ class Running:
         self.manager = manager
         self.folder = str(folder)
         self.log = os.path.join(self.folder, "log")
-        environment = dict(os.environ, PYTHONPATH=OSSIE, PYTHONDONTWRITEBYTECODE="1")
+        environment = dict(os.environ, PYTHONPATH="", PYTHONDONTWRITEBYTECODE="1")
         if program:
-            command, environment["PYTHONPATH"] = [program], ""
+            command = [program]
         else:
             program = os.path.join(self.folder, "GppShmPlugin.py")
             command = [sys.executable, "-s", program]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from plugins import NAME, STANDIN, client, install
+from plugins import NAME, client, install
 
 import installing  # isort: skip
 
@@ -24,8 +24,7 @@ def filled(tmp_path_factory):
     sdrroot = tmp_path_factory.mktemp("sdr")
     installing.gpp(sdrroot)
     installing.component(sdrroot, "/components/rh/SigGen/SigGen.spd.xml")
-    environment = dict(os.environ, PYTHONPATH=STANDIN)
-    done = install("install", "--sdrroot", str(sdrroot), "--python", sys.executable, env=environment)
+    done = install("install", "--sdrroot", str(sdrroot), "--python", sys.executable)
     assert done.returncode == 0, done.stderr
     return str(sdrroot)
 
@@ -54,10 +53,10 @@ def sdr(filled, tmp_path, shm_root):
 class Domain(client.Domain):
     """A domain of an Sdr; `told()` is what all its processes have written."""
 
-    def __init__(self, sdr, folder, node=None):
+    def __init__(self, sdr, folder, node=None, **options):
         self.log = str(folder / "log")
         self.stream = open(self.log, "ab")  # noqa: SIM115 (as long as processes are started)
-        super().__init__(sdr.path, folder, node, stdout=self.stream, stderr=self.stream)
+        super().__init__(sdr.path, folder, node, stdout=self.stream, stderr=self.stream, **options)
 
     def close(self):
         super().close()
@@ -70,11 +69,11 @@ class Domain(client.Domain):
 
 @pytest.fixture
 def domain(sdr, tmp_path):
-    """domain(node): a Domain with that node."""
+    """domain(node, **options): a Domain with that node."""
     running = []
 
-    def start(node):
-        running.append(Domain(sdr, tmp_path, node))
+    def start(node, **options):
+        running.append(Domain(sdr, tmp_path, node, **options))
         return running[-1]
 
     yield start

@@ -13,9 +13,6 @@ import pytest
 
 omniORB = pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for this Python")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-STANDIN = os.path.join(ROOT, "standin")
-if STANDIN not in sys.path:
-    sys.path.insert(0, STANDIN)
 
 import client  # noqa: E402
 from conftest import HEAPWRITER, wait_for  # noqa: E402

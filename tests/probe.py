@@ -1,26 +1,26 @@
-"""A device that shows what `ossie` does to one: the stand-in's, or REDHAWK's own.
+"""A device that shows what the runtime (gppshm.redhawk.runtime) does to one.
 
     probe.py NAME VALUE ...
 
-The environment's OSSIE is the folder that `ossie` is in. A setting beside those of a DeviceManager: with
-DEFY 1 neither releaseObject() nor SIGINT nor SIGTERM end it.
+A setting beside those of a DeviceManager: with DEFY 1 neither releaseObject() nor SIGINT nor SIGTERM end it.
 """
 
 import os
 import signal
 import sys
 
-sys.path.insert(0, os.environ["OSSIE"])
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "python"))
 
-from omniORB import CORBA
-
-import ossie.logger
-import ossie.resource
-from ossie.cf import CF, CF__POA
-from ossie.device import Device
-from ossie.events import MessageSupplierPort, PropertyEventSupplier
-from ossie.properties import simple_property, struct_property, structseq_property
-from ossie.resource import usesport
+from gppshm.redhawk.corba import CF, CF__POA, CORBA
+from gppshm.redhawk.runtime import log4j, sources, versions
+from gppshm.redhawk.runtime.device import Device
+from gppshm.redhawk.runtime.ports import MessagePort, PropertyEventPort
+from gppshm.redhawk.runtime.properties import (
+    simple_property,
+    struct_property,
+    structseq_property,
+    usesport,
+)
 
 
 class Limits:
@@ -47,7 +47,6 @@ class Probe(CF__POA.Device, Device):
     count = simple_property(
         id_="probe::count", name="count", type_="long", defvalue=0, kinds=("property", "event")
     )
-    loose = simple_property(id_="probe::loose", name="loose", type_="long", defvalue=0, kinds=("property",))
     flag = simple_property(id_="probe::flag", name="flag", type_="boolean", defvalue=False)
     secret = simple_property(id_="probe::secret", name="secret", type_="string", mode="writeonly")
     fail = simple_property(id_="probe::fail", name="fail", type_="string", defvalue="")
@@ -80,13 +79,14 @@ class Probe(CF__POA.Device, Device):
         name="propEvent", repid="IDL:omg.org/CosEventChannelAdmin/EventChannel:1.0", type_="responses"
     )
 
-    def __init__(self, defies, *arguments):
-        Device.__init__(self, *arguments)
-        self.defies = defies
+    def __init__(self, settings, loggers, read_config):
+        identifier, label = settings["DEVICE_ID"], settings["DEVICE_LABEL"]
+        Device.__init__(self, identifier, label, settings["PROFILE_NAME"], loggers, read_config)
+        self.defies = settings.get("DEFY") == "1"
         self.log = []
         self.granted = []
-        self.port_out = MessageSupplierPort()
-        self.port_events = PropertyEventSupplier(self)
+        self.port_out = MessagePort(loggers.child("ports", "out"))
+        self.port_events = PropertyEventPort(loggers.child("ports", "propEvent"), identifier, label)
 
     def constructor(self):
         self.log.append("constructor")
@@ -94,11 +94,8 @@ class Probe(CF__POA.Device, Device):
             raise RuntimeError("no luck")
         self.addPropertyChangeListener("probe::level", self.heard)
         self.addPropertyChangeListener("probe::count", self.heard)
-        # No method: REDHAWK refuses to call it.
-        self.addPropertyChangeListener("probe::loose", lambda id_, old, new: self.heard(id_, old, new))  # noqa: PLW0108
         self.items = [Item(1 << 40, "one"), Item(0, "two")]
-        child = self._baseLog.getChildLogger("child")
-        child.info("constructed %s", self._name)
+        self._loggers.child("user", "child").info("constructed %s", self._label)
 
     def heard(self, id_, old, new):
         self.log.append(f"{id_}:{old}>{new}")
@@ -129,14 +126,18 @@ class Probe(CF__POA.Device, Device):
         print("releaseObject", flush=True)
         if not self.defies:
             Device.releaseObject(self)
+            self.end()
 
     def runTest(self, testid, values):
         if testid != 1:
             return Device.runTest(self, testid, values)
         limits = Limits()
         limits.low, limits.name = 3, "three"
-        self.port_out.sendMessage(limits)
+        self.port_out.send(limits)
         return values
+
+    def tell_property(self, identifier):
+        self.port_events.send(self.item(identifier))
 
     def query_prop_calls(self):
         if self.fail == "query":
@@ -166,36 +167,43 @@ class Probe(CF__POA.Device, Device):
         if amount > 100 - sum(self.granted):
             return False
         self.granted.append(amount)
-        self._usageState = CF.Device.BUSY if sum(self.granted) == 100 else CF.Device.ACTIVE
+        self.set_usage_state(CF.Device.BUSY if sum(self.granted) == 100 else CF.Device.ACTIVE)
         return True
 
     def deallocateCapacity(self, wanted):
         print("deallocateCapacity", [(each.id, each.value.value()) for each in wanted], flush=True)
         self.granted.remove(wanted[0].value.value())
-        self._usageState = CF.Device.ACTIVE if self.granted else CF.Device.IDLE
+        self.set_usage_state(CF.Device.ACTIVE if self.granted else CF.Device.IDLE)
 
 
 def main():
     settings = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-    defies = settings.get("DEFY") == "1"
-    if defies:
+    orb = CORBA.ORB_init()
+    orb.resolve_initial_references("RootPOA")._get_the_POAManager().activate()
+    manager = orb.string_to_object(settings["DEVICE_MGR_IOR"])._narrow(CF.DeviceManager)
+    domain = manager._get_domMgr()
+    version = versions.of_domain(domain)
+
+    def read_config(uri):
+        return sources.expanded(sources.read(uri, orb, manager, version), settings)
+
+    loggers = log4j.Loggers(settings["DEVICE_LABEL"], lambda line: os.write(1, line))
+    probe = Probe(settings, loggers, read_config)
+    if probe.defies:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    orb = ossie.resource.__orb__ = CORBA.ORB_init()
-    poa = orb.resolve_initial_references("RootPOA")
-    poa._get_the_POAManager().activate()
-    manager = orb.string_to_object(settings["DEVICE_MGR_IOR"])._narrow(CF.DeviceManager)
-    label, id_ = settings["DEVICE_LABEL"], settings["DEVICE_ID"]
-    context = ossie.logger.DeviceCtx(label, id_, settings.get("DOM_PATH", ""))
-    level = settings.get("DEBUG_LEVEL")
-    ossie.logger.Configure(settings.get("LOGGING_CONFIG_URI"), level and int(level), context, "Probe")
-    probe = Probe(defies, manager, id_, label, settings["PROFILE_NAME"], None, settings)
-    poa.activate_object(probe)
-    probe.postConstruction(settings["DEVICE_MGR_IOR"], settings.get("IDM_CHANNEL_IOR"))
+    probe.version = version
+    probe.end = lambda: orb.shutdown(False)
+    probe.leave = lambda: manager.unregisterDevice(probe._this())
+    probe.configure_logging(settings.get("LOGGING_CONFIG_URI", ""), settings.get("DEBUG_LEVEL", ""))
+    probe.watch_states(orb, settings.get("IDM_CHANNEL_IOR"), domain)
+    try:
+        manager.registerDevice(probe._this())
+    except CORBA.Exception as error:
+        print("not registered:", error, flush=True)
     print("ready", flush=True)
-    # The ORB is shut down by releaseObject().
     orb.run()
     print("ended", flush=True)
 

@@ -1,7 +1,6 @@
-"""What the tests of the stand-in's `ossie` and managers share: a domain with a node, and the device probe.py.
+"""What the tests of the runtime and of the stand-in's managers share: a domain, a node, the device probe.py.
 
-STANDIN_TEST_PYTHON and STANDIN_TEST_OSSIE in the environment name another interpreter and another folder of
-`ossie` for the device, such as REDHAWK's own. `sdrroot`, `start` and `probe` are fixtures, to be imported.
+`sdrroot`, `start` and `probe` are fixtures, to be imported.
 """
 
 import os
@@ -11,20 +10,15 @@ import pytest
 
 omniORB = pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for this Python")
 HERE = os.path.dirname(os.path.abspath(__file__))
-STANDIN = os.path.join(os.path.dirname(HERE), "standin")
-if STANDIN not in sys.path:
-    sys.path.insert(0, STANDIN)
 
 from omniORB import CORBA  # noqa: E402, F401
 
 import client  # noqa: E402
 import installing  # noqa: E402
-from client import wait_for  # noqa: E402
-from ossie.cf import CF  # noqa: E402, F401
-from wire import NULL  # noqa: E402, F401
+from client import CF, wait_for  # noqa: E402, F401
 
-PYTHON = os.environ.get("STANDIN_TEST_PYTHON", sys.executable)
-OSSIE = os.environ.get("STANDIN_TEST_OSSIE", STANDIN)
+from wire import NULL  # isort: skip # noqa: E402, F401
+
 PROBE = os.path.join(HERE, "probe.py")
 PRF = """
   <simple id="probe::text" type="string"><value>from the PRF</value><kind kindtype="configure"/></simple>
@@ -56,7 +50,7 @@ PROFILE = "/devices/Probe/Probe.spd.xml"
 @pytest.fixture
 def sdrroot(tmp_path):
     """With the probe in it as a device."""
-    program = f'#!/bin/sh\nexec "{PYTHON}" -W ignore "{PROBE}" "$@"\n'
+    program = f'#!/bin/sh\nexec "{sys.executable}" "{PROBE}" "$@"\n'
     assert installing.device(tmp_path / "sdr", "Probe", program, PRF) == PROFILE
     return tmp_path / "sdr"
 
@@ -67,10 +61,9 @@ class Started(client.Domain):
     def __init__(self, sdrroot, folder, devices, **options):
         installing.node(sdrroot, "node", devices)
         self.log = str(folder / "log")
-        environment = dict(options.pop("environment", {}), OSSIE=OSSIE)
         self.stream = open(self.log, "ab")  # noqa: SIM115
         streams = {"stdout": self.stream, "stderr": self.stream}
-        super().__init__(sdrroot, folder, "node", environment=environment, **streams, **options)
+        super().__init__(sdrroot, folder, "node", **streams, **options)
 
     def close(self):
         super().close()
@@ -94,7 +87,7 @@ class Started(client.Domain):
             **settings,
         }
         words = [word for pair in pairs.items() for word in pair]
-        return self.spawn([PYTHON, "-W", "ignore", PROBE, *words], self.folder)
+        return self.spawn([sys.executable, PROBE, *words], self.folder)
 
     def outside(self, **settings):
         """The same, registered."""

@@ -235,6 +235,24 @@ def test_build_names_an_interpreter_that_it_cannot_use_in_one_line(tmp_path):
     assert "PYTHON=" in result.stderr
 
 
+def test_everybody_may_run_what_is_built_with_a_closed_umask(tmp_path):
+    """As far as it goes without the packages, which pip installs likewise."""
+    place = tmp_path / "env"
+    environment = dict(
+        os.environ, VENV=str(place), PYTHON=sys.executable, PIP_INDEX_URL="http://127.0.0.1:9/simple"
+    )
+    environment.update(PIP_RETRIES="0", PIP_NO_CACHE_DIR="1", PIP_CONFIG_FILE=os.devnull)
+    run("sh", "-c", f'umask 077; exec "{ROOT}/build.sh" build', env=environment)
+    seen = 0
+    for folder, folders, names in os.walk(str(place)):
+        for name in folders + names:
+            status = os.lstat(os.path.join(folder, name))
+            wanted = 0o055 if stat.S_ISDIR(status.st_mode) else 0o044
+            assert stat.S_ISLNK(status.st_mode) or status.st_mode & wanted == wanted, name
+            seen += 1
+    assert seen > 100
+
+
 def test_build_never_replaces_a_folder_that_it_did_not_make(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()

@@ -204,7 +204,7 @@ def test_without_the_compiled_stubs_one_line_says_so(tmp_path):
     copy = str(tmp_path / "copy")
     for folder in ("demo", "python", "standin"):
         shutil.copytree(os.path.join(os.path.dirname(HERE), folder), os.path.join(copy, folder))
-    shutil.rmtree(os.path.join(copy, "standin", "ossie"), ignore_errors=True)
+    shutil.rmtree(os.path.join(copy, "standin", "standin_stubs"), ignore_errors=True)
     output = subprocess.run(
         [sys.executable, "-s", os.path.join(copy, "demo", "demo.py"), "--once"],
         stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 import glob
 import os
 import re
-import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -53,6 +52,8 @@ COUNTS = [
     "fifos",
     "failures",
     "watched",
+    "inodes",
+    "free_inodes",
 ]
 COUNTS += ["heap_count", "alive", "orphaned", "orphaned_attached", "unknown", "unreadable"]
 
@@ -124,7 +125,7 @@ def simple_in_class(declared):
 
 
 def in_class(declared):
-    from ossie.properties import simple_property, structseq_property
+    from gppshm.redhawk.runtime.properties import simple_property, structseq_property
 
     found = {
         "name": declared.name,
@@ -154,9 +155,6 @@ def properties():
 def base():
     """The class that the descriptors describe."""
     pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for this Python")
-    standin = os.path.join(ROOT, "standin")
-    if standin not in sys.path:
-        sys.path.insert(0, standin)
     from GppShmPlugin_base import GppShmPlugin_base
 
     return GppShmPlugin_base
@@ -258,7 +256,7 @@ def test_every_interface_that_is_named_is_declared():
 
 @pytest.mark.corba
 def test_the_device_supports_the_interfaces_of_its_corba_object(base):
-    from ossie.cf import CF
+    from gppshm.redhawk.corba import CF
 
     lineage = {getattr(each, "_NP_RepositoryId", "") for each in CF._objref_Device.__mro__}
     supported = {each.get("supportsname"): each.get("repid") for each in SCD.iter("supportsinterface")}
@@ -268,7 +266,7 @@ def test_the_device_supports_the_interfaces_of_its_corba_object(base):
 
 @pytest.mark.corba
 def test_the_class_has_the_ports_that_are_declared(base):
-    from ossie.resource import usesport
+    from gppshm.redhawk.runtime.properties import usesport
 
     declared = [
         (
@@ -364,7 +362,7 @@ def test_defaults_and_ranges_are_those_that_the_code_takes():
 
 @pytest.mark.corba
 def test_the_class_declares_the_properties_field_by_field(base):
-    from ossie.properties import simple_property, struct_property, structseq_property
+    from gppshm.redhawk.runtime.properties import simple_property, struct_property, structseq_property
 
     sorts = (simple_property, struct_property, structseq_property)
     declared = {name: each for name, each in vars(base).items() if isinstance(each, sorts)}
@@ -382,7 +380,7 @@ def test_the_class_declares_the_properties_field_by_field(base):
 def test_every_struct_can_be_sent_as_it_is_made(base):
     from omniORB import CORBA, cdrMarshal
 
-    from ossie.properties import struct_to_any
+    from gppshm.redhawk.runtime.properties import struct_to_any
 
     # The ORB of all tests, with the options of whoever is the first: those of client.orb().
     CORBA.ORB_init(["client", "-ORBendPoint", "giop:tcp:127.0.0.1:"], CORBA.ORB_ID)

@@ -5,6 +5,7 @@
 import os
 import random
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import devices
-from conftest import wait_for
+from conftest import needs_root, stays, wait_for
 from devices import CF, CORBA, MB, capacity, device, host_name, manager, start, struct  # noqa: F401
+from gppshm import memory
 
 pytestmark = pytest.mark.corba
 
@@ -23,8 +25,8 @@ NAMES = [CORBA.Any(CORBA.TC_string, "64"), CORBA.Any(CORBA.TC_double, 64.0), COR
 
 @pytest.fixture
 def roomy(device):
-    """A device without headroom and threshold, so that figures are plain."""
-    device.configure("shm::threshold", struct("shm::threshold", free="off", headroom="off"))
+    """A device without a threshold, that grants half the file system: so much memory there is elsewhere."""
+    device.configure("shm::threshold", struct("shm::threshold", free="off", headroom="50%"))
     return device
 
 
@@ -109,7 +111,7 @@ BAD = [
     [capacity(-1)],
     [capacity(-(1 << 63))],
     [capacity(1), capacity(1)],
-    [capacity(1), host_name("elsewhere")],
+    [host_name("elsewhere"), capacity(0)],
     [host_name("")],
     [host_name(HOST), host_name(HOST)],
     [CF.DataType("shm::host_name", CORBA.Any(CORBA.TC_long, 1))],
@@ -129,6 +131,118 @@ def test_what_makes_no_sense_is_refused_by_name_and_takes_nothing(roomy, number)
         assert refusal.value.msg.startswith(request[-1].id)
         assert [item.id for item in refusal.value.capacities] == [request[-1].id]
     assert (reserved(roomy), roomy.ref._get_usageState()) == (0, CF.Device.IDLE)
+
+
+@pytest.mark.parametrize("request_", [[host_name("elsewhere")], [capacity(1), host_name(HOST + "2")]])
+def test_another_hosts_name_is_answered_quietly_that_it_is_not_here(roomy, request_):
+    before = roomy.told()
+    assert roomy.ref.allocateCapacity(request_) is False
+    assert list(roomy.ref.allocate(request_)) == []
+    roomy.ref._set_adminState(CF.Device.LOCKED)
+    assert roomy.ref.allocateCapacity(request_) is False
+    roomy.ref._set_adminState(CF.Device.UNLOCKED)
+    with pytest.raises(CF.Device.InvalidCapacity):
+        roomy.ref.deallocateCapacity(request_)
+    stays(lambda: "refused" not in roomy.told()[len(before) :], 0.3)
+    assert (reserved(roomy), roomy.ref._get_usageState()) == (0, CF.Device.IDLE)
+
+
+def test_an_allocation_of_nothing_is_refused(roomy):
+    for ask in (roomy.ref.allocateCapacity, roomy.ref.allocate, roomy.ref.deallocateCapacity):
+        with pytest.raises(CF.Device.InvalidCapacity) as refusal:
+            ask([])
+        assert "nothing was asked for" in refusal.value.msg
+    assert roomy.ref._get_usageState() == CF.Device.IDLE
+
+
+def test_each_refusal_is_logged_with_its_sentence(roomy):
+    refusals = [
+        ([capacity(1 << 40)], CF.Device.InsufficientCapacity),
+        ([capacity(-7)], CF.Device.InvalidCapacity),
+    ]
+    for request, kind in refusals:
+        with pytest.raises(kind) as refusal:
+            roomy.ref.allocateCapacity(request)
+        sentence = f"refused: {refusal.value.msg}"
+        wait_for(lambda: sentence in roomy.told())  # noqa: B023
+
+
+def test_two_devices_of_one_host_never_promise_the_same_memory(roomy, start):
+    arguments = devices.default_arguments(roomy.manager)
+    arguments.update(DEVICE_ID="DCE:tests:GppShmPlugin_2", DEVICE_LABEL="GppShmPlugin_2")
+    other = start(arguments=arguments)
+    wait_for(lambda: len(roomy.manager.devices) == 2)  # they share a log, which says it of the first
+    other.ref = roomy.manager.devices[1]._narrow(CF.Device)
+    other.configure("shm::threshold", struct("shm::threshold", free="off", headroom="50%"))
+    most = left(roomy) * 2 // 3
+    assert roomy.ref.allocateCapacity([capacity(most)])
+    assert abs(left(other) - left(roomy)) <= 8 and left(other) < most
+    assert reserved(other) == reserved(roomy) == most * MB
+    with pytest.raises(CF.Device.InsufficientCapacity) as refusal:
+        other.ref.allocateCapacity([capacity(most)])
+    assert f"other devices of this host have granted {most} MB" in refusal.value.msg
+    assert other.ref.allocateCapacity([capacity(16)])
+    assert reserved(roomy) == (most + 16) * MB
+    roomy.process.kill()
+    roomy.process.wait()
+    assert reserved(other) == 16 * MB
+    assert other.ref.allocateCapacity([capacity(most)])
+
+
+@needs_root
+def test_no_more_is_granted_than_its_control_group_can_hold(start):
+    place = next((each for each in memory._hierarchies("/proc/self") if each.version == 1), None)
+    if place is None or not os.path.isdir(place.place):
+        pytest.skip("no memory controller of version 1 here")
+    group = f"{place.place}/gppshm-test-{os.getpid()}"
+    device = start()
+    os.mkdir(group)
+    try:
+        for name, value in (("memory.limit_in_bytes", 400 * MB), ("cgroup.procs", device.pid)):
+            with open(f"{group}/{name}", "w") as stream:
+                stream.write(str(value))
+        assert 250 <= left(device) <= 400
+        limit = f"memory limit of control group /{os.path.basename(group)}"
+        assert device.query("shm::usage")["limit"] == limit
+        with pytest.raises(CF.Device.InsufficientCapacity) as refusal:
+            device.ref.allocateCapacity([capacity(1500)])
+        assert limit in refusal.value.msg
+        assert device.ref.allocateCapacity([capacity(200)])
+        assert left(device) <= 200
+    finally:
+        device.close()
+        wait_for(lambda: _removed(group))
+
+
+def _removed(group):
+    try:
+        os.rmdir(group)
+    except OSError:
+        return False
+    return True
+
+
+@needs_root
+def test_without_inodes_it_has_no_capacity_and_is_busy(start, tmp_path):
+    root = tmp_path / "shm"
+    root.mkdir()
+    subprocess.check_call(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=20", "none", str(root)])
+    try:
+        device = start({"root": root})
+        assert left(device) > 1 and device.query("shm::usage")["inodes"] == 20
+        for number in range(device.query("shm::usage")["free_inodes"]):
+            (root / f"file{number}").touch()
+        assert left(device) == 0
+        assert device.query("shm::usage")["limit"] == "inodes of the file system"
+        wait_for(lambda: device.ref._get_usageState() == CF.Device.BUSY)
+        with pytest.raises(CF.Device.InsufficientCapacity) as refusal:
+            device.ref.allocateCapacity([capacity(1)])
+        assert "inodes of the file system" in refusal.value.msg
+        (root / "file0").unlink()
+        wait_for(lambda: device.ref._get_usageState() == CF.Device.IDLE)
+        device.close()
+    finally:
+        subprocess.check_call(["umount", "--lazy", str(root)])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +276,9 @@ def test_neither_a_grant_nor_its_use_counts_twice(roomy, shm_root):
 
 
 def test_the_headroom_is_never_granted(roomy):
-    before = left(roomy)
-    roomy.configure("shm::threshold", struct("shm::threshold", free="off", headroom="100 MB"))
+    before, total = left(roomy), roomy.query("shm::usage")["total"] // MB
+    headroom = total // 2 + 100
+    roomy.configure("shm::threshold", struct("shm::threshold", free="off", headroom=f"{headroom} MB"))
     assert abs(left(roomy) - (before - 100)) <= 8
     roomy.configure("shm::threshold", struct("shm::threshold", free="off", headroom="100%"))
     assert (left(roomy), roomy.ref._get_usageState()) == (0, CF.Device.BUSY)
@@ -225,10 +340,8 @@ def test_the_domain_hears_of_each_change_of_the_usage_state(start, manager):
 
 def test_eight_clients_at_once_never_get_more_than_there_is(roomy):
     """1,000 requests in all; the ledger is exact at the end."""
-    there = left(roomy)
-    roomy.configure(
-        "shm::threshold", struct("shm::threshold", free="off", headroom=f"{max(0, there - 200)} MB")
-    )
+    there = roomy.query("shm::usage")["free"] // MB
+    roomy.configure("shm::threshold", struct("shm::threshold", free="off", headroom=f"{there - 200} MB"))
     most = left(roomy)
     held, failures = [0] * 8, []
     ready = threading.Barrier(8)

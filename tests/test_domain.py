@@ -267,6 +267,62 @@ def test_without_omniorb_a_line_says_how_to_get_it(tmp_path):
     one_line(done, "omniORBpy", "pip install")
 
 
+def test_what_two_devices_of_one_host_show_of_one_folder_counts_once():
+    from gppshm.cli import shminfo_domain
+    from gppshm.redhawk import domain as domains
+
+    def device(host, path, reserved, capacity):
+        usage = dict.fromkeys(domains.SIZES, 0)
+        usage.update(total=1000, free=1000, reserved=reserved, path=path)
+        found = domains.Host("node", f"{host}{path}")
+        values = {"shm::usage": usage, "shm::capacity": capacity, "shm::host_name": host, "shm::heaps": []}
+        found.take({**values, "shm::cleanup": {"enabled": True}, "shm::cleanup_status": {"removed": 0}})
+        return found
+
+    hosts = [device("a", "/dev/shm", 600, 3), device("a", "/dev/shm", 600, 3)]
+    hosts += [device("a", "/other", 100, 2), device("b", "/dev/shm", 10, 5)]
+    total = shminfo_domain.total(hosts)
+    assert (total["hosts"], total["size"], total["reserved"]) == (2, 3000, 710)
+    assert total["capacity"] == (3 + 2 + 5) << 20
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_a_naming_service_may_be_named_by_an_ipv6_address(host, tmp_path):
+    if not os.path.exists("/proc/net/if_inet6"):
+        pytest.skip("this host has no IPv6")
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 2809))
+        except OSError:
+            pytest.skip("the naming service's port is taken, or there is no ::1")
+    names = os.path.join(os.path.dirname(sys.executable), "omniNames")
+    argv = [
+        names,
+        "-start",
+        "2809",
+        "-datadir",
+        str(tmp_path),
+        "-errlog",
+        str(tmp_path / "log"),
+        "-ignoreport",
+    ]
+    null = subprocess.DEVNULL
+    running = subprocess.Popen(
+        [*argv, "-ORBendPoint", "giop:tcp:[::1]:2809"], stdout=null, stderr=null, start_new_session=True
+    )
+    try:
+        asked = ("--domain", "X", "--nameservice", host)
+        done = wait_for(lambda: _answered(shminfo(*asked)), 20)
+        assert "no domain X" in done.stderr
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+
+
+def _answered(done):
+    return None if "answers" in done.stderr else done
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

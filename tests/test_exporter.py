@@ -1,7 +1,9 @@
 """Promises of the metrics: they say what is there and what was done, and hold up no cleaning."""
 
 import os
+import re
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -10,12 +12,12 @@ import time
 import pytest
 
 import heapwriter
-from conftest import python_command, run_command, wait_for
+from conftest import needs_root, python_command, run_command, wait_for
 from scraping import free_port, read, samples, scrape
-from test_shmwatch import command, orphan
+from test_shmwatch import UNIT, command, orphan
 from watching import Farm, Shmwatch, Watching, gone
 
-from gppshm import events, exporter, watch  # isort: skip
+from gppshm import events, exporter, outlet, watch  # isort: skip
 
 STATES = ("alive", "orphaned", "orphaned_attached", "unknown", "unreadable")
 
@@ -252,27 +254,212 @@ def test_an_address_that_is_none_is_a_usage_error_of_one_line(shm_root, address)
     assert "ADDRESS:PORT" in done.stderr and "\x1b" not in done.stderr
 
 
-def test_an_address_that_cannot_be_had_is_one_line_and_nothing_is_removed(spawn, shm_root):
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1:{}", "203.0.113.1:{}", "a..b:{}"], ids=["taken", "absent", "no name"]
+)
+def test_an_address_that_cannot_be_had_is_told_once_and_keeps_nobody_from_cleaning(spawn, shm_root, place):
     name = orphan(shm_root, spawn.dead_pid())
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        place = place.format(other.getsockname()[1])
+        with Shmwatch(shm_root, f"--metrics={place}") as watching:
+            assert not os.path.exists(os.path.join(shm_root, name))
+            assert watching.complaint().startswith(f"redhawk-shmwatch: metrics cannot be served at {place}: ")
+            owner = spawn.owner(shm_root)
+            owner.kill()
+            watching.wait("removed", owner)
+            time.sleep(1.2)
+            assert watching.end()[1] == ""
+
+
+def test_an_address_that_is_free_later_is_served_then(shm_root):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        watching = Shmwatch(shm_root, f"--metrics={port}")
+    with watching:
+        wait_for(lambda: answers(port))
+        assert scrape(port)["scan_success"] == 1
+
+
+def answers(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_name_service_that_is_silent_delays_nothing(spawn, shm_root):
+    code = (
+        "import socket, time\nsocket.getaddrinfo = lambda *_: time.sleep(60)\n"
+        "from gppshm.cli import shmwatch\nprint('ready', flush=True)\nsys.exit(shmwatch.main(sys.argv[1:]))\n"
+    )
+    name = orphan(shm_root, spawn.dead_pid())
+    watching = spawn.python(code, f"--root={shm_root}", "--metrics=radio.example:9753")
+    wait_for(lambda: not os.path.exists(os.path.join(shm_root, name)), 2.0)
+    started = time.monotonic()
+    watching.kill(signal.SIGTERM)
+    assert time.monotonic() - started < 2.0
+
+
+# -- many who ask, and what they do --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(shm_root):
+    """(port, collector) of an outlet in this process."""
     port = free_port()
-    with Shmwatch(shm_root, "--dry-run", f"--metrics={port}"):
-        # Taken; of no host; of another host; no name at all.
-        for place in (f"127.0.0.1:{port}", f"203.0.113.1:{port}", f"a..b:{port}"):
-            done = command(f"--root={shm_root}", f"--metrics={place}")
-            assert (done.returncode, done.stdout) == (1, "")
-            assert done.stderr.startswith(f"redhawk-shmwatch: metrics cannot be served at {place}: ")
-            assert len(done.stderr.splitlines()) == 1
-    assert os.listdir(shm_root) == [name]
+    shown = outlet.Outlet(shm_root, events.Counts())
+    shown.serve(("127.0.0.1", port))
+    return port, shown._collector
+
+
+def open_descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def status_of(port, request=b"GET /metrics HTTP/1.0\r\n\r\n"):
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while True:
+            data = connection.recv(65536)
+            if not data:
+                return int(answer.split()[1]) if answer else 0, answer
+            answer += data
+
+
+def test_one_scan_that_hangs_costs_one_thread_and_the_last_result_is_given(served, monkeypatch):
+    port, collector = served
+    assert scrape(port)["scan_success"] == 1
+    free = threading.Event()
+    monkeypatch.setattr(outlet, "PATIENCE", 0.1)
+    monkeypatch.setattr(exporter, "Scan", lambda *arguments: free.wait(60))
+    collector._next = 0.0
+    before = threading.active_count(), open_descriptors()
+    try:
+        for _ in range(30):
+            assert scrape(port)["scan_success"] == 1
+        assert threading.active_count() <= before[0] + 1
+        wait_for(lambda: open_descriptors() <= before[1])
+    finally:
+        free.set()
+
+
+def test_before_any_scan_has_come_to_an_end_the_answer_is_503(served, monkeypatch):
+    port, _ = served
+    free = threading.Event()
+    monkeypatch.setattr(outlet, "PATIENCE", 0.1)
+    monkeypatch.setattr(exporter, "Scan", lambda *arguments: free.wait(60))
+    try:
+        for _ in range(3):
+            status, answer = status_of(port)
+            assert status == 503 and b"no look at the heaps has come to an end" in answer
+    finally:
+        free.set()
+
+
+def test_who_asks_for_a_scan_that_takes_a_while_gets_it(served, monkeypatch):
+    port, _ = served
+    scan = exporter.Scan
+
+    def slow(*arguments):
+        time.sleep(1.0)
+        return scan(*arguments)
+
+    monkeypatch.setattr(exporter, "Scan", slow)
+    assert scrape(port)["scan_seconds"] >= 1.0
+
+
+def test_connections_that_say_nothing_are_few_and_end(served, monkeypatch):
+    port, _ = served
+    monkeypatch.setattr(outlet, "REQUEST_TIME", 1.0)
+    before = open_descriptors()
+    idle = []
+    try:
+        for number in range(100):
+            idle.append(socket.create_connection(("127.0.0.1", port)))
+            if number % 2:
+                idle[-1].sendall(b"GET /met")
+        assert scrape(port)["scan_success"] == 1
+        assert open_descriptors() - before <= 100 + outlet.CONNECTIONS
+        wait_for(lambda: open_descriptors() - before <= 100, 5)
+        assert scrape(port)["scan_success"] == 1
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_descriptors_are_left_for_cleaning_however_many_ask(spawn, shm_root):
+    port = free_port()
+    limit = ("prlimit", "--nofile=32:32")
+    with Shmwatch(shm_root, f"--metrics={port}", prefix=limit) as watching:
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+        try:
+            for _ in range(3):
+                owner = spawn.owner(shm_root)
+                owner.kill()
+                watching.wait("removed", owner)
+            taken = len(os.listdir(f"/proc/{watching.pid}/fd"))
+            assert taken <= 24 + 2
+        finally:
+            for connection in idle:
+                connection.close()
+        wait_for(lambda: is_served(port))
+
+
+def is_served(port):
+    try:
+        return status_of(port)[0] == 200
+    except ConnectionResetError:  # it had no descriptor for us
+        return False
+
+
+@pytest.mark.parametrize(
+    "request_, status",
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET /metrics HTTP/1.1\nHost: x\n\n", 200),
+        (b"HEAD /metrics HTTP/1.0\r\n\r\n", 200),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"\x16\x03\x01\x02\r\n\r\n", 405),
+        (b"x" * 9000, 0),
+    ],
+)
+def test_any_request_is_answered_or_ended(served, request_, status):
+    port, _ = served
+    try:
+        found, answer = status_of(port, request_)
+    except ConnectionResetError:
+        found, answer = 0, b""
+    assert found == status
+    if request_.startswith(b"HEAD"):
+        assert answer.endswith(b"\r\n\r\n") and b"Content-Length: 0" not in answer
+
+
+def test_who_asks_for_openmetrics_gets_it(served):
+    port, _ = served
+    status, answer = status_of(
+        port, b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+    )
+    assert status == 200 and answer.endswith(b"# EOF\n") and b"application/openmetrics-text" in answer
 
 
 MAIN = "from gppshm.cli import shmwatch\nsys.exit(shmwatch.main(sys.argv[1:]))\n"
 
 
 @pytest.mark.parametrize("option", ["--metrics=9753", "--metrics-textfile=/nowhere/metrics.prom"])
-def test_without_prometheus_client_a_line_says_how_to_get_it(shm_root, option):
-    code = "sys.modules['prometheus_client'] = None\n" + MAIN
+def test_without_prometheus_client_a_line_says_how_to_get_it_and_it_cleans(spawn, shm_root, option):
+    name = orphan(shm_root, spawn.dead_pid())
+    ending = "import signal, threading\nmain = threading.get_ident()\n"
+    ending += "threading.Timer(1, signal.pthread_kill, (main, signal.SIGTERM)).start()\n"
+    code = "sys.modules['prometheus_client'] = None\n" + ending + MAIN
     done = run_command(python_command(code, f"--root={shm_root}", option))
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, os.listdir(shm_root)) == (0, [])
+    assert f" removed {name} " in done.stdout
     assert done.stderr == (
         "redhawk-shmwatch: metrics need the Python package prometheus_client, which cannot be imported:"
         " apt-get install python3-prometheus-client, or pip install prometheus_client\n"
@@ -349,6 +536,53 @@ def test_a_folder_in_its_place_is_told_and_no_temporary_file_stays(shm_root, tmp
         watching.end()
     assert "redhawk.prom cannot be written: Is a directory" in told
     assert os.listdir(str(tmp_path)) == ["redhawk.prom"]
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: os.symlink("/dev/null", path)], ids=["fifo", "symlink"]
+)
+def test_what_is_no_file_in_its_place_is_refused_and_left(shm_root, tmp_path, make):
+    path = str(tmp_path / "redhawk.prom")
+    make(path)
+    before = os.lstat(path).st_ino
+    with Shmwatch(shm_root, "--rescan=1", f"--metrics-textfile={path}") as watching:
+        assert "cannot be written: a symlink, FIFO or the like is there" in watching.complaint()
+        assert os.lstat(path).st_ino == before
+        os.unlink(path)
+        wait_for(lambda: content(path))
+        watching.end()
+
+
+def test_a_fifo_in_place_of_the_temporary_file_holds_up_nothing(shm_root, tmp_path):
+    path = str(tmp_path / "redhawk.prom")
+    os.mkfifo(f"{path}.{os.getpid()}.new")
+    outlet._replace(path, b"content")
+    assert content(path) == "content" and os.listdir(str(tmp_path)) == ["redhawk.prom"]
+
+
+@needs_root
+def test_node_exporters_folder_can_be_written_under_the_units_limits_by_its_group(shm_root, tmp_path):
+    with open(UNIT) as stream:
+        granted = re.search(r"^CapabilityBoundingSet=(.*)$", stream.read(), re.M).group(1).split()
+    kept = ",".join("+" + name[4:].lower() for name in granted)
+    limited = ("setpriv", f"--bounding-set=-all,{kept}", "--no-new-privs")
+    os.chmod(tmp_path, 0o755)
+    for folder in tmp_path.parents:
+        if str(folder).startswith("/tmp/"):
+            os.chmod(folder, 0o755)
+    folder = tmp_path / "node-exporter"
+    folder.mkdir()
+    os.chown(str(folder), 65534, 65533)
+    folder.chmod(0o775)
+    path = folder / "redhawk.prom"
+    with Shmwatch(shm_root, f"--metrics-textfile={path}", prefix=(*limited, "--groups=65533")) as watching:
+        assert read(wait_for(lambda: content(path)))["scan_success"] == 1
+        assert watching.end()[1] == ""
+    path.unlink()
+    with Shmwatch(shm_root, f"--metrics-textfile={path}", prefix=(*limited, "--clear-groups")) as watching:
+        told = watching.complaint()
+        watching.end()
+    assert "Permission denied; its folder is of user 65534, group 65533 and mode 775" in told
 
 
 def test_both_ways_may_be_taken_at_once_and_a_signal_ends_it(shm_root, tmp_path):

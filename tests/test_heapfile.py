@@ -149,6 +149,62 @@ def test_the_writer_lays_a_superblock_out_as_redhawk_does():
         assert own[start:end] == real[start:end]
 
 
+# Superblocks of 4 GiB and more
+
+
+GIB = 1 << 30
+
+
+def wrapped(*sizes):
+    """A sparse heap of superblocks of these sizes, recorded in 32 bits, each with one block in use."""
+    parts, offset = [bytes(heapwriter.image(77, [], page=PAGE))], PAGE
+    for size in sizes:
+        head = bytearray(2 * PAGE + 4096)
+        heapwriter.put_superblock(head, "heap-77", offset, 4096, [(4096, 1)], 0, PAGE, 40)
+        struct.pack_into("<I", head, 264, size & 0xFFFFFFFF)
+        struct.pack_into("<Q", head, 312, size)
+        struct.pack_into("<I", head, PAGE + 12, size // 16)
+        parts += [bytes(head[: 2 * PAGE]), size - PAGE]
+        offset += PAGE + size
+    return parts
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(4 * GIB,), (4 * GIB + 8192,), (SIZE, 5 * GIB, SIZE), (9 * GIB, 4 * GIB), (13 * GIB + PAGE, PAGE)],
+)
+def test_a_superblock_of_4_gib_and_more_is_whole_whatever_32_bits_say(sizes):
+    heap, faults = read(*wrapped(*sizes))
+    assert found(heap.faults) + found(faults) == []
+    assert [superblock.size for superblock in heap.superblocks] == list(sizes)
+    assert [superblock.recorded for superblock in heap.superblocks] == [size % (4 * GIB) for size in sizes]
+    assert heap.heap_size == heap.heap_used == sum(sizes)
+    with opened(*wrapped(*sizes)) as fd:
+        size = os.fstat(fd).st_size
+        sums = heapfile.read_sum(fd, heapfile.read_header(fd), size)
+    assert sums is None
+
+
+def test_a_superblock_of_4_gib_whose_blocks_fill_32_bits_of_it_is_no_broken_one():
+    parts = wrapped(4 * GIB + 8192)
+    head = bytearray(parts[1])
+    struct.pack_into("<Q", head, 312, 8192)
+    struct.pack_into("<I", head, PAGE + 12, 8192 // 16)
+    heap, faults = read(parts[0], bytes(head), *parts[2:])
+    assert found(heap.faults) + found(faults) == []
+    assert (heap.heap_size, heap.heap_used) == (4 * GIB + 8192, 8192)
+
+
+def test_damage_to_a_huge_heap_is_damage_still():
+    parts = wrapped(5 * GIB, SIZE)
+    heap, _ = read(*parts[:3], PAGE, *parts[3:])
+    assert [fault.offset for fault in heap.faults][-1] == PAGE + PAGE + GIB
+    started = time.monotonic()
+    with opened(bytes(damageable()), (1 << 43) + PAGE) as fd:
+        assert len(heapfile.read_heap(fd, os.fstat(fd).st_size, PAGE, "x86_64").faults) == 1
+    assert time.monotonic() - started < 1
+
+
 # Other hosts
 
 

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -17,10 +18,10 @@ from gppshm.redhawk import settings
 pytestmark = pytest.mark.corba
 pytest.importorskip("omniORB", reason="needs omniORB, which has no wheel for this Python")
 
-from devices import OSSIE, ROOT, Running, manager  # noqa: E402, F401
+from devices import ROOT, Running, manager  # noqa: E402, F401
 from plugins import NAME, install  # noqa: E402
 
-LACKING = "the device, the example nodes and the waveforms are not installed"
+LACKING = "the device, the example nodes and the waveforms are not installed:"
 DCD = "dev/nodes/GppShmNode/DeviceManager.dcd.xml"
 EXAMPLES = [
     DCD,
@@ -42,10 +43,9 @@ def folder(sdrroot):
     return os.path.join(sdrroot, "dev", "devices", "GPP", "plugins", NAME)
 
 
-def done_install(sdrroot, ossie=""):
-    """What it said; `ossie` is where PYTHONPATH leads, as after sourcing REDHAWK's profile."""
-    environment = dict(os.environ, PYTHONPATH=ossie)
-    done = install("install", "--sdrroot", sdrroot, "--python", sys.executable, env=environment)
+def done_install(sdrroot):
+    """What it said."""
+    done = install("install", "--sdrroot", sdrroot, "--python", sys.executable)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -88,7 +88,7 @@ def test_it_puts_an_executable_a_package_and_an_example_where_the_gpp_looks(sdrr
     assert len(libraries(sdrroot)) == 1
     version = subprocess.check_output([program, "--version"], cwd="/", env={"PYTHONPATH": ""})
     assert version.startswith(b"GppShmPlugin ")
-    assert sorted(os.listdir(sdrroot)) == ["dev"]
+    assert sorted(os.listdir(sdrroot)) == ["dev", "dom"]
 
 
 def test_everybody_may_read_what_was_installed_with_a_closed_umask(sdrroot):
@@ -170,6 +170,52 @@ def test_uninstall_removes_what_install_made_and_nothing_else(sdrroot):
         assert not os.path.exists(folder(sdrroot))
 
 
+def test_uninstall_leaves_no_empty_folder_that_install_made(sdrroot):
+    done_install(sdrroot)
+    assert install("uninstall", "--sdrroot", sdrroot).returncode == 0
+    assert os.listdir(sdrroot) == []
+
+
+def test_uninstall_leaves_empty_folders_that_were_there_before(sdrroot):
+    there = ["dev/nodes", "dom/waveforms", "dev/devices/GPP/cpp"]
+    for name in there:
+        os.makedirs(os.path.join(sdrroot, name))
+    for _ in range(2):  # an update forgets nothing
+        done_install(sdrroot)
+    assert install("uninstall", "--sdrroot", sdrroot).returncode == 0
+    left = [os.path.relpath(place, sdrroot) for place, folders, _ in os.walk(sdrroot) if not folders]
+    assert sorted(left) == sorted(there)
+
+
+@pytest.fixture
+def public(tmp_path):
+    """A folder that everybody can reach."""
+    folder = tempfile.mkdtemp(prefix="gppshm-test-", dir="/tmp")
+    os.chmod(folder, 0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("closed", [0o700, 0o750])
+def test_an_interpreter_that_others_cannot_run_is_refused_where_they_can_reach_the_sdrroot(public, closed):
+    home, sdrroot = os.path.join(public, "home"), os.path.join(public, "sdr")
+    for folder_ in (home, sdrroot):
+        os.mkdir(folder_)
+    python = os.path.join(home, "python")
+    with open(python, "w") as stream:
+        stream.write(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    os.chmod(python, 0o755)
+    os.chmod(home, closed)
+    done = install("install", "--sdrroot", sdrroot, "--python", python, env=dict(os.environ, PYTHONPATH=""))
+    assert done.returncode == 1 and os.listdir(sdrroot) == []
+    assert f"{home} (mode {closed:o}) is closed to other users, who can reach {sdrroot}" in done.stderr
+    assert "--python FILE" in done.stderr and done.stderr.count("\n") == 1
+    # What only its own user can reach needs an interpreter for that one only.
+    os.chmod(sdrroot, 0o700)
+    done = install("install", "--sdrroot", sdrroot, "--python", python, env=dict(os.environ, PYTHONPATH=""))
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_plugin_of_somebody_elses_by_that_name_is_not_touched(sdrroot):
     os.makedirs(folder(sdrroot))
     program = os.path.join(folder(sdrroot), NAME)
@@ -210,13 +256,50 @@ def test_an_interpreter_that_cannot_do_it_is_refused_and_nothing_put_in_place(sd
     assert everything(sdrroot) == {}
 
 
-def test_an_interpreter_without_omniorb_is_refused(sdrroot, tmp_path):
-    venv = str(tmp_path / "bare")
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The folder of a python3 that has nothing."""
+    venv = str(tmp_path_factory.mktemp("bare"))
     subprocess.check_call([sys.executable, "-I", "-m", "venv", "--without-pip", venv])
-    done = install("install", "--sdrroot", sdrroot, "--python", os.path.join(venv, "bin", "python"))
+    return os.path.join(venv, "bin")
+
+
+def test_an_interpreter_without_omniorb_is_refused_and_told_where_to_get_it(sdrroot, bare):
+    done = install("install", "--sdrroot", sdrroot, "--python", os.path.join(bare, "python"))
     assert done.returncode == 1
     assert "cannot import omniORB" in done.stderr
+    assert "python3-omniORB" in done.stderr and "jeteve-omniorb" in done.stderr
     assert everything(sdrroot) == {}
+
+
+def test_with_the_environment_of_redhawk_2_3_it_takes_the_interpreter_that_has_omniorb(
+    sdrroot, bare, tmp_path
+):
+    """There a Python 3 can import `ossie.cf`, and neither the rest of that ossie nor omniORB."""
+    for name in ("__init__.py", "cf/__init__.py"):
+        write("", str(tmp_path), "ossie", name)
+    write("print 'for Python 2'\n", str(tmp_path), "ossie", "device.py")
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path), PATH=bare + os.pathsep + os.environ["PATH"])
+    done = install("install", "--sdrroot", sdrroot, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"its interpreter is {sys.executable}:" in done.stdout
+    told = subprocess.check_output([entry_point(sdrroot), "--check"], cwd="/", env={"PYTHONPATH": ""})
+    assert told.startswith(b"GppShmPlugin ")
+
+
+def test_a_python3_that_finds_omniorb_by_the_environment_is_taken_and_finds_it_without(
+    sdrroot, bare, tmp_path
+):
+    import omniORB
+
+    packages = os.path.dirname(os.path.dirname(os.path.abspath(omniORB.__file__)))
+    environment = dict(os.environ, PYTHONPATH=packages, PATH=bare + os.pathsep + os.environ["PATH"])
+    done = install("install", "--sdrroot", sdrroot, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"its interpreter is {os.path.join(bare, 'python3')}:" in done.stdout
+    for program in (os.path.join(folder(sdrroot), NAME), entry_point(sdrroot)):
+        told = subprocess.check_output([program, "--check"], cwd="/", env={"PYTHONPATH": ""})
+        assert told.startswith(b"GppShmPlugin ")
 
 
 # With the device
@@ -233,7 +316,7 @@ def entry_point(sdrroot):
 @pytest.fixture(scope="module")
 def installed_once(tmp_path_factory):
     sdrroot = str(tmp_path_factory.mktemp("whole"))
-    return sdrroot, done_install(sdrroot, OSSIE)
+    return sdrroot, done_install(sdrroot)
 
 
 @pytest.fixture
@@ -260,10 +343,9 @@ def launch(tmp_path, shm_root, manager):
         device.close()
 
 
-def test_with_ossie_the_device_is_there_as_its_profile_says(installed_once):
+def test_the_device_is_there_as_its_profile_says(installed_once):
     sdrroot, said = installed_once
     assert f"installed: {entry_point(sdrroot)}" in said
-    assert f"device: ossie of {OSSIE}" in said
     assert "not installed" not in said
     top = os.path.dirname(device_folder(sdrroot))
     for kind in ("spd", "scd", "prf"):
@@ -273,13 +355,6 @@ def test_with_ossie_the_device_is_there_as_its_profile_says(installed_once):
     assert sorted(os.listdir(device_folder(sdrroot))) == sorted(
         [NAME + ".py", NAME + ".ini.example", library]
     )
-
-
-def test_plugin_and_device_find_ossie_when_pythonpath_does_not_lead_to_it_any_more(whole):
-    for program in (os.path.join(folder(whole), NAME), entry_point(whole)):
-        told = subprocess.check_output([program, "--check"], cwd="/", env={"PYTHONPATH": ""}).decode()
-        assert "CORBA types of ossie.cf" in told
-        assert f"device: ossie of {OSSIE}" in told
 
 
 def test_the_installed_device_registers_and_answers(whole, launch, manager, shm_root):
@@ -317,18 +392,18 @@ def test_it_says_what_the_examples_need_and_is_not_there(whole):
         path: f"note: there is no {os.path.join(whole, path)} yet, which these need: {names}\n"
         for path, names in ((gpp, nodes), (sine, waveforms))
     }
-    said = done_install(whole, OSSIE)
+    said = done_install(whole)
     assert all(line in said for line in lines.values()) and said.count("which these need") == 2
     write("", whole, sine)
-    said = done_install(whole, OSSIE)
+    said = done_install(whole)
     assert lines[gpp] in said and lines[sine] not in said
     write("", whole, gpp)
-    assert "which these need" not in done_install(whole, OSSIE)
+    assert "which these need" not in done_install(whole)
 
 
 def test_a_second_install_with_the_device_changes_nothing(whole):
     before = everything(whole)
-    done_install(whole, OSSIE)
+    done_install(whole)
     assert everything(whole) == before
 
 
@@ -342,7 +417,7 @@ def test_uninstall_leaves_no_file_of_device_and_examples(whole):
         assert list(everything(whole)) == [os.path.relpath(mine, whole)]
     for path in EXAMPLES:
         assert not os.path.exists(os.path.dirname(os.path.join(whole, path)))
-    assert os.listdir(os.path.join(whole, "dev", "devices")) == ["GPP"]
+    assert os.listdir(os.path.join(whole, "dev")) == ["nodes"]
 
 
 def old_version(sdrroot):
@@ -356,14 +431,14 @@ def old_version(sdrroot):
 
 def test_an_update_does_not_disturb_a_running_device(whole, launch):
     device = launch(old_version(whole))
-    assert "a running device still uses lib-0123456789ab" in done_install(whole, OSSIE)
+    assert "a running device still uses lib-0123456789ab" in done_install(whole)
     assert len(libraries(whole, device_folder)) == 2
     assert "0123456789ab" not in read(entry_point(whole))
     device.query("shm::heaps")
     assert device.end() == 0
     device = launch(entry_point(whole))
     device.query("shm::heaps")
-    done_install(whole, OSSIE)
+    done_install(whole)
     assert len(libraries(whole, device_folder)) == 1
     assert device.end() == 0
 
@@ -385,7 +460,7 @@ def test_uninstall_does_not_disturb_a_running_device(whole, launch):
 def test_an_example_that_was_changed_is_kept_and_ours_put_beside_it(whole):
     write("<changed/>", whole, DCD)
     for _ in range(2):
-        said = done_install(whole, OSSIE)
+        said = done_install(whole)
         dcd = os.path.join(whole, DCD)
         assert f"kept, as it was changed: {dcd}; ours is beside it: {dcd}.new" in said
         assert read(dcd) == "<changed/>"
@@ -399,9 +474,9 @@ def test_an_example_that_was_changed_is_kept_and_ours_put_beside_it(whole):
 
 def test_an_example_that_was_put_right_is_an_example_again(whole):
     write("<changed/>", whole, DCD)
-    done_install(whole, OSSIE)
+    done_install(whole)
     os.rename(os.path.join(whole, DCD + ".new"), os.path.join(whole, DCD))
-    assert "kept" not in done_install(whole, OSSIE)
+    assert "kept" not in done_install(whole)
     assert os.listdir(os.path.dirname(os.path.join(whole, DCD))) == ["DeviceManager.dcd.xml"]
     install("uninstall", "--sdrroot", whole)
     assert everything(whole) == {}
@@ -416,7 +491,7 @@ def test_an_example_of_an_older_version_is_updated_unless_it_was_changed(whole):
     for name in names:
         write("<old/>", whole, name)
     write("<changed/>", whole, EXAMPLES[2])
-    done_install(whole, OSSIE)
+    done_install(whole)
     assert read(whole, DCD) == read(ROOT, DCD.partition("/")[2])
     assert read(whole, EXAMPLES[2]) == "<changed/>"
     assert not os.path.exists(os.path.join(whole, "dom", "waveforms", "dropped"))
@@ -425,48 +500,18 @@ def test_an_example_of_an_older_version_is_updated_unless_it_was_changed(whole):
 def test_a_node_of_the_users_own_by_that_name_is_kept(sdrroot):
     write("<mine/>", sdrroot, DCD)
     write("<mine, too/>", sdrroot, DCD + ".new")
-    assert f"kept, as it was changed: {os.path.join(sdrroot, DCD)}\n" in done_install(sdrroot, OSSIE)
+    assert f"kept, as it was changed: {os.path.join(sdrroot, DCD)}\n" in done_install(sdrroot)
     assert install("uninstall", "--sdrroot", sdrroot).returncode == 0
     assert (read(sdrroot, DCD), read(sdrroot, DCD + ".new")) == ("<mine/>", "<mine, too/>")
     assert set(everything(sdrroot)) == {DCD, DCD + ".new"}
-
-
-def test_without_ossie_the_plugin_alone_is_installed_and_that_is_said(sdrroot):
-    said = done_install(sdrroot)
-    (line,) = [line for line in said.splitlines() if "device" in line and "not installed" in line]
-    assert line.startswith(f"{LACKING}: {sys.executable} has no ossie")
-    assert os.listdir(os.path.join(sdrroot, "dev", "devices")) == ["GPP"]
-    assert {path.split("/")[4] for path in everything(sdrroot)} == {NAME}
-
-
-def test_an_ossie_that_cannot_be_imported_is_none(sdrroot, tmp_path):
-    """As that of REDHAWK 2.3, for Python 2."""
-    write("", str(tmp_path), "ossie", "__init__.py")
-    write("print 'for Python 2'\n", str(tmp_path), "ossie", "logger.py")
-    os.symlink(os.path.join(OSSIE, "ossie", "cf"), str(tmp_path / "ossie" / "cf"))
-    assert LACKING in done_install(sdrroot, str(tmp_path))
-    assert os.listdir(os.path.join(sdrroot, "dev", "devices")) == ["GPP"]
-
-
-def test_a_device_of_before_stays_as_it_was_without_ossie(whole):
-    before = everything(whole)
-    said = done_install(whole)
-    assert LACKING in said
-    assert f"left as it was: {entry_point(whole)}" in said
-    after = everything(whole)
-    plugin = os.path.relpath(folder(whole), whole)
-    assert {path for path in after if after[path] != before.get(path)} == {os.path.join(plugin, NAME)}
-    assert install("uninstall", "--sdrroot", whole).returncode == 0
-    assert everything(whole) == {}
 
 
 @pytest.mark.parametrize("file", [f"python/{NAME}.py", f"{NAME}.spd.xml"])
 def test_a_device_of_somebody_elses_by_that_name_is_not_touched(sdrroot, file):
     top = os.path.dirname(device_folder(sdrroot))
     write('<softpkg id="DCE:other" name="GppShmPlugin"/>', top, file)
-    said = done_install(sdrroot, OSSIE)
-    assert f"{LACKING}: {top} has one that was not installed by this" in said
-    assert "CORBA types of ossie.cf" in said
+    said = done_install(sdrroot)
+    assert f"{LACKING}\n  {top} has a device that was not installed by this" in said
     done = install("uninstall", "--sdrroot", sdrroot)
     assert done.returncode == 1
     assert f"{top}: the GppShmPlugin there was not installed by this" in done.stderr

@@ -155,16 +155,18 @@ def test_what_has_no_leases_is_silent(shm_root, tmp_path):
         os.close(end)
 
 
-def refuse_leases(error):
+F_SETLEASE, F_GETLEASE = 1024, 1025
+
+
+def refuse_leases(error, call=F_SETLEASE):
     """From now on the kernel answers this process with `error` when it is asked for a lease (by seccomp)."""
 
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
-    F_SETLEASE = 1024
     number = {"x86_64": 72, "aarch64": 25}[os.uname().machine]
     # Load the system call's number, or its second argument; jump if it is another one; give the error; allow.
-    lines = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 24), (0x15, 0, 1, F_SETLEASE)]
+    lines = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 24), (0x15, 0, 1, call)]
     lines += [(0x06, 0, 0, 0x00050000 | error), (0x06, 0, 0, 0x7FFF0000)]
     code = b"".join(struct.pack("=HBBI", *line) for line in lines)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -184,6 +186,16 @@ def test_where_leases_are_disabled_the_answer_is_silent_and_the_probe_says_so(pa
         return [before, str(lease.take(os.open(path, os.O_RDONLY))), lease.trustworthy(shm_root)]
 
     assert in_child(without) == [True, "silent", False]
+
+
+def test_a_kernel_that_does_not_say_whether_a_lease_is_still_held_is_not_trusted(path, shm_root):
+    """Before an unlinking it is asked that: without an answer no lease would prove anything."""
+
+    def without():
+        refuse_leases(errno.EPERM, F_GETLEASE)
+        return [str(lease.take(os.open(path, os.O_RDONLY))), lease.trustworthy(shm_root)]
+
+    assert in_child(without) == ["granted", False]
 
 
 @pytest.mark.parametrize("lie", [lease.GRANTED, lease.REFUSED])

@@ -2,7 +2,8 @@
 
 The creators are real processes, born and killed in the order that Hypothesis makes up. Where root can ask the
 kernel for it (clone3, Linux 5.5), a new creator is given the very pid of a dead one, so it re-creates the
-heap of that one in place; elsewhere its pid and name are new.
+heap of that one in place; elsewhere its pid and name are new. Root's containers have a process with the very
+pid, too, that creates the heap anew under its first creator, living or dead.
 """
 
 import ctypes
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 
 import heapwriter
 from conftest import wait_for
-from gppshm import creator, lease, procfs, shmfs
+from gppshm import creator, kernel, lease, procfs, shmfs
 
 CLONE3 = 435
+CLONE_NEWPID = 0x20000000
+PR_SET_PDEATHSIG = 1
 SLOTS = 2
 CLEANERS = 2
 
@@ -87,6 +90,41 @@ class Life:
             os.close(self.control)
 
 
+class Contained(Life):
+    """A process of a container that has `pid` there, and creates the heap of that name."""
+
+    def __init__(self, root, pid):
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def begin():
+            ready, say_ready = os.pipe()
+            if libc.unshare(CLONE_NEWPID):
+                raise OSError(ctypes.get_errno(), "unshare")
+            init = os.fork()
+            if not init:
+                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if not fork_as(pid):
+                    assert heapwriter.LiveHeap.create(root, [(4096, ())]).name == f"heap-{pid}"
+                    os.write(say_ready, b"r")
+                while True:
+                    signal.pause()
+            os.close(say_ready)
+            assert os.read(ready, 1)
+            return lambda: end(init)
+
+        def end(init):
+            """Its first process ends after all others of a container."""
+            os.kill(init, signal.SIGKILL)
+            os.waitpid(init, 0)
+
+        super().__init__(begin)
+
+    def kill(self):
+        if not self.dead:
+            os.write(self.control, b"x")
+            self._end()
+
+
 class World:
     """A few creators with their peers, and two cleaners that judge and unlink a step at a time."""
 
@@ -94,9 +132,13 @@ class World:
         self.root = root
         self.directory = shmfs.ShmDirectory(root)
         self.creators = [None] * SLOTS
+        self.contained = [None] * SLOTS
         self.inodes = {}
         self.peers = [[] for _ in range(SLOTS)]
         self.judged = [None] * CLEANERS
+        # Of each cleaner: what it has established, and what tells it that this is void.
+        self.identities = [{} for _ in range(CLEANERS)]
+        self.changes = [kernel.Inotify(root, kernel.IN_MODIFY) for _ in range(CLEANERS)]
         self.files = [None] * CLEANERS
         self.others = []
 
@@ -128,6 +170,26 @@ class World:
         self.creators[slot] = life
         self.await_open(life)
         self.inodes[slot] = os.stat(self.path(slot)).st_ino
+
+    def contain(self, slot):
+        """A container's process with the same pid creates the heap, in place if it is there."""
+        life, other = self.creators[slot], self.contained[slot]
+        if os.geteuid() != 0 or not life or (other and not other.dead):
+            return
+        if other:
+            other.reap()
+        self.contained[slot] = Contained(self.root, life.pid)
+        self.await_open(self.contained[slot])
+        self.inodes[slot] = os.stat(self.path(slot)).st_ino
+
+    def leave_container(self, slot):
+        if self.contained[slot]:
+            self.contained[slot].kill()
+
+    def lives(self, slot):
+        """Whether anybody who created the slot's heap lives."""
+        both = self.creators[slot], self.contained[slot]
+        return any(life and not life.dead for life in both)
 
     def attach(self, slot):
         name = self.name(slot)
@@ -161,6 +223,8 @@ class World:
 
     def exit(self, slot):
         life = self.creators[slot]
+        if self.contained[slot] and not self.contained[slot].dead:
+            return  # it would unlink that one's heap
         if life and not life.dead and os.path.exists(self.path(slot)):
             life.leave()
 
@@ -199,9 +263,49 @@ class World:
         finally:
             self.directory.leases = True
         verdict = creator.judge(sighting, procfs.Processes())
-        if not self.creators[slot].dead:
+        if self.lives(slot):
             assert verdict.state not in creator.ORPHANS, verdict
         self.judged[cleaner] = (sighting, verdict)
+
+    def absorb(self, cleaner):
+        """Whatever was changed makes void what is established of it; the names."""
+        changed = set()
+        while True:
+            events = self.changes[cleaner].read()
+            if not events:
+                break
+            changed.update(name for _, name in events)
+        for name in changed:
+            self.identities[cleaner].pop(name, None)
+        return changed
+
+    def identify(self, cleaner, slot):
+        name = self.name(slot)
+        self.absorb(cleaner)
+        if name is None or not os.path.exists(self.path(slot)):
+            return
+        with self.directory.open(name) as file:
+            sighting = file.sighting
+        identity = creator.identify(sighting, procfs.Processes(), 0.0)
+        if identity and name not in self.absorb(cleaner):
+            self.identities[cleaner][name] = identity
+
+    def judge_by_identity(self, cleaner, slot):
+        name = self.name(slot)
+        self.absorb(cleaner)
+        identity = self.identities[cleaner].get(name)
+        if identity is None or not os.path.exists(self.path(slot)):
+            return
+        with self.directory.open(name) as file:
+            sighting = file.sighting
+        start, dead = procfs.pulse(identity.pid)
+        if start not in (0, identity.start) or not dead:
+            return
+        verdict = creator.judge_by_identity(sighting, identity, 0.0)
+        if verdict:
+            if self.lives(slot):
+                assert verdict.state not in creator.ORPHANS, verdict
+            self.judged[cleaner] = (sighting, verdict)
 
     def reopen(self, cleaner):
         if self.judged[cleaner] and not self.files[cleaner]:
@@ -214,10 +318,14 @@ class World:
         if not self.files[cleaner]:
             return
         sighting, verdict = self.judged[cleaner]
+
+        def changed():
+            return "it was changed" if sighting.name in self.absorb(cleaner) else ""
+
         with self.files[cleaner] as file:
             if verdict.state in creator.ORPHANS:
                 try:
-                    self.directory.unlink(file, sighting)
+                    self.directory.unlink(file, sighting, changed)
                 except (shmfs.Changed, FileNotFoundError):
                     pass
         self.files[cleaner] = self.judged[cleaner] = None
@@ -225,8 +333,8 @@ class World:
     # What must be so
 
     def check(self):
-        for slot, life in enumerate(self.creators):
-            if life and not life.dead:
+        for slot in range(SLOTS):
+            if self.lives(slot):
                 assert os.stat(self.path(slot)).st_ino == self.inodes[slot], "a living creator's heap is lost"
 
     def end(self):
@@ -254,11 +362,13 @@ class World:
         for file in self.files:
             if file:
                 file.close()
+        for changes in self.changes:
+            changes.close()
         self.directory.close()
 
     def kill_all(self):
         peers = [peer for peers in self.peers for peer in peers]
-        for life in self.creators + self.others + peers:
+        for life in self.creators + self.contained + self.others + peers:
             if life:
                 life.kill()
                 life.reap()
@@ -275,6 +385,10 @@ steps = st.one_of(
     st.tuples(st.just("bystander"), slots),
     st.tuples(st.just("judge"), cleaners, slots, st.sampled_from([True, True, False])),
     st.tuples(st.just("judge"), cleaners, slots, st.just(True)),
+    st.tuples(st.just("contain"), slots),
+    st.tuples(st.just("leave_container"), slots),
+    st.tuples(st.just("identify"), cleaners, slots),
+    st.tuples(st.just("judge_by_identity"), cleaners, slots),
     st.tuples(st.just("reopen"), cleaners),
     st.tuples(st.just("reopen"), cleaners),
     st.tuples(st.just("unlink"), cleaners),
@@ -301,6 +415,30 @@ def test_no_interleaving_loses_a_living_creators_heap_and_every_orphan_can_be_cl
     live([("create", 0, True)] + script)
 
 
+moves_of_one = st.sampled_from(
+    [
+        ("create", 0, True),
+        ("attach", 0),
+        ("die", 0, True),
+        ("die", 0, False),
+        ("exit", 0),
+        ("bystander", 0),
+        *[("contain", 0)] * 2,
+        ("leave_container", 0),
+        ("identify", 0, 0),
+        *[("judge_by_identity", 0, 0)] * 3,
+        ("reopen", 0),
+        ("unlink", 0),
+    ]
+)
+
+
+@settings(max_examples=250, deadline=None, database=None)
+@given(st.lists(moves_of_one, min_size=3, max_size=16))
+def test_no_interleaving_with_what_was_established_before_loses_a_living_creators_heap(script):
+    live([("create", 0, True), ("identify", 0, 0)] + script)
+
+
 BORN, DEAD = ("create", 0, True), ("die", 0, True)
 
 
@@ -323,6 +461,32 @@ def test_what_happens_between_judging_and_unlinking_costs_no_living_heap(leases,
     judge, reopen, unlink = ("judge", 0, 0, leases), ("reopen", 0), ("unlink", 0)
     later = between + [reopen] if when.startswith("before") else [reopen] + between
     live([BORN, DEAD, judge] + later + [unlink])
+
+
+CONTAINED = ("contain", 0)
+
+
+@pytest.mark.parametrize("peers", [0, 1])
+@pytest.mark.parametrize(
+    "between",
+    [
+        [DEAD],
+        [DEAD, BORN],
+        [CONTAINED, DEAD],
+        [DEAD, CONTAINED],
+        [CONTAINED, DEAD, ("leave_container", 0)],
+        [DEAD, ("bystander", 0)],
+        [DEAD, BORN, DEAD],
+    ],
+)
+def test_what_happens_after_a_creator_was_identified_costs_no_living_heap(between, peers):
+    identify, judge = ("identify", 0, 0), ("judge_by_identity", 0, 0)
+    born = [BORN] + [("attach", 0)] * peers + [identify]
+    unlink = [("reopen", 0), ("unlink", 0)]
+    live(born + between + [judge] + unlink)
+    for number in range(1, len(between) + 1):
+        live(born + between[:number] + [judge] + between[number:] + unlink)
+        live(born + between[:number] + [judge, ("reopen", 0)] + between[number:] + [("unlink", 0)])
 
 
 def test_two_cleaners_and_a_new_life_between_them():

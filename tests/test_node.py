@@ -2,21 +2,22 @@
 
 # ruff: noqa: F811 (pytest finds fixtures by name: they are imported, and are arguments)
 
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 
 import pytest
 
-from conftest import HEAPWRITER, wait_for
+from client import CF, STANDIN
+from conftest import HEAPWRITER, python_command, wait_for
 from nodes import domain, filled, sdr  # noqa: F401
-from plugins import NAME, STANDIN, client, lives
+from plugins import NAME, client, lives
 from watching import gone
 
-import CosNaming  # isort: skip
-from omniORB import CORBA  # isort: skip
-from ossie.cf import CF  # isort: skip
+from gppshm.redhawk.corba import CORBA, CosNaming  # isort: skip
 
 pytestmark = pytest.mark.corba
 
@@ -144,13 +145,17 @@ def test_the_label_of_a_dead_device_is_taken_over(domain, shm_root):
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not lives(pid))
     assert running.resolve(BESIDE, "GPP_1_shm") is not None
-    # Started again by hand, as the GPP starts it: from a process with the GPP's command line.
-    with open(f"/proc/{running.gpp().ref._get_pid()}/cmdline", "rb") as stream:
-        words = stream.read().decode().split("\0")[2:-1]
-    again = running.spawn([sys.executable, "-c", LIKE_A_GPP, *words, STANDIN], running.folder)
+    again = start_plugin_again(running)
     wait_for(lambda: "GPP_1_shm" in running.devices(), 20)
     crash(running, running.device("GPP_1_shm"), shm_root)
     assert again.poll() is None
+
+
+def start_plugin_again(running):
+    """By hand, as the GPP starts it: from a process with the GPP's command line."""
+    with open(f"/proc/{running.gpp().ref._get_pid()}/cmdline", "rb") as stream:
+        words = stream.read().decode().split("\0")[2:-1]
+    return running.spawn([sys.executable, "-c", LIKE_A_GPP, *words, STANDIN], running.folder)
 
 
 # With the GPP's own arguments on its command line, it starts the plugin of the SDRROOT in its environment.
@@ -175,21 +180,82 @@ def test_a_living_object_keeps_its_name_and_is_told(domain, sdr):
     node = running.resolve(BESIDE)._narrow(CosNaming.NamingContext)
     node.bind([CosNaming.NameComponent("GPP_1_shm", "")], taken)
     sdr.settings(device="yes")
-    with open(f"/proc/{taken._get_pid()}/cmdline", "rb") as stream:
-        words = stream.read().decode().split("\0")[2:-1]
-    running.spawn([sys.executable, "-c", LIKE_A_GPP, *words, STANDIN], running.folder)
+    start_plugin_again(running)
     wait_for(lambda: "belongs to an object that may live" in running.told(), 20)
     assert running.resolve(BESIDE, "GPP_1_shm")._is_equivalent(taken)
     node.unbind([CosNaming.NameComponent("GPP_1_shm", "")])
     running.device("GPP_1_shm", 20)
 
 
+# Beside the GPP on REDHAWK 2.x: its DeviceManager would die of a device that its DCD does not have.
+
+
+@pytest.fixture
+def redhawk_2(domain):
+    """A domain of REDHAWK 2.3.2 with a GPP, and the device beside it."""
+    running = domain(BESIDE, version="2.3.2")
+    device = wait_for(lambda: running.resolve(BESIDE, DEVICE[BESIDE]), 20)._narrow(CF.Device)
+    wait_for(device._get_started)
+    return running, device
+
+
+def test_on_2_the_domain_is_told_of_it_and_the_manager_lives(redhawk_2, shm_root):
+    running, device = redhawk_2
+    crash(running, device, shm_root)
+    assert running.process.poll() is None and set(running.devices()) == {"GPP_1"}
+    with pytest.raises(CF.DomainManager.RegisterError):
+        running.ref.registerDevice(device, running.manager)  # it is
+
+
+def test_on_2_a_waveform_reserves_memory_also_with_its_components_on_that_host(redhawk_2):
+    running, device = redhawk_2
+    for name in ("shm_reserve", "shm_reserve_collocated"):
+        application = running.create(SADS[name], "w")
+        assert reserved(device) == 64 * MB
+        application.releaseObject()
+        assert reserved(device) == 0
+
+
+def test_on_2_it_is_among_the_hosts_of_the_domain(redhawk_2):
+    running, device = redhawk_2
+    command = python_command("from gppshm.cli.shminfo import main; sys.exit(main())")
+    command += ["--domain", "REDHAWK_DEV", "--json"]
+    shown = json.loads(subprocess.check_output(command, env=running.environment))
+    assert [(each["node"], each["device"], each["error"]) for each in shown["devices"]] == [
+        (BESIDE, device._get_label(), None)
+    ]
+
+
+def test_on_2_it_leaves_the_domain_and_its_name_with_its_gpp(redhawk_2):
+    running, device = redhawk_2
+    os.kill(running.gpp().ref._get_pid(), signal.SIGKILL)
+    wait_for(lambda: running.resolve(BESIDE, DEVICE[BESIDE]) is None, 20)
+    with pytest.raises(CF.InvalidObjectReference):
+        running.ref.unregisterDevice(device)
+
+
+def test_on_2_the_label_of_a_dead_device_is_taken_over(redhawk_2, shm_root):
+    running, device = redhawk_2
+    pid = running.gpp().plugin(NAME)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not lives(pid))
+    start_plugin_again(running)
+
+    def anew():
+        found = running.resolve(BESIDE, DEVICE[BESIDE])
+        return found is not None and not found._is_equivalent(device) and found._narrow(CF.Device)
+
+    crash(running, wait_for(anew, 20), shm_root)
+
+
+@pytest.mark.parametrize("version", ["2.3.2", "3.0.1"])
 @pytest.mark.parametrize("node", [BESIDE, IN_DCD])
-def test_a_node_that_is_shut_down_leaves_nothing_running_or_bound(domain, node):
-    running = domain(None)
+def test_a_node_that_is_shut_down_leaves_nothing_running_or_bound(domain, node, version):
+    running = domain(None, version=version)
     before = set(running.descendants())
     running.start_node(node)
-    running.device(DEVICE[node])
+    wait_for(lambda: running.resolve(node, DEVICE[node]))
+    wait_for(lambda: f"as {DEVICE[node]}" in running.told())
     running.shut_node_down()
     wait_for(lambda: set(running.descendants()) <= before)
     assert running.resolve(node, DEVICE[node]) is None

@@ -11,7 +11,7 @@ from plugins import METRICS, NAME, installed, node, sdr, start, wait_for  # noqa
 # isort: split
 from omniORB import CORBA
 
-from ossie.cf import CF, ExtendedEvent
+from gppshm.redhawk.corba import CF, ExtendedEvent
 
 pytestmark = pytest.mark.corba
 

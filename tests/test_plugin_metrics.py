@@ -6,7 +6,7 @@ import os
 import pytest
 
 from conftest import needs_root, wait_for
-from gppshm import creator, shmfs, watch
+from gppshm import creator, events, shmfs, watch
 from gppshm.redhawk import journal, metrics, thresholds
 from gppshm.redhawk.text import plain
 
@@ -23,7 +23,7 @@ def by_name(readings):
 
 
 def orphan(name, size, reason="it cannot be unlinked: Operation not permitted", attached=()):
-    event = watch.Event(watch.FAILED, reason, name)
+    event = events.Event(watch.FAILED, reason, name)
     event.bytes, event.attached = size, list(attached)
     found = journal.Orphan(event)
     found.uid = 0
@@ -179,7 +179,7 @@ def test_an_orphan_counts_until_it_is_gone_replaced_or_alive(shm_root):
         path = os.path.join(shm_root, name)
         with open(path, "wb") as stream:
             stream.write(b"x" * 8192)
-        event = watch.Event(watch.FAILED, "it cannot be unlinked: Operation not permitted", name)
+        event = events.Event(watch.FAILED, "it cannot be unlinked: Operation not permitted", name)
         event.device, event.inode = os.stat(path).st_dev, os.stat(path).st_ino
         event.evidence = creator.LEASE
         kept.on_event(event)
@@ -197,7 +197,7 @@ def test_a_file_that_could_not_be_read_is_no_orphan(shm_root):
     kept = journal.Journal(shm_root)
     path = os.path.join(shm_root, "heap-11")
     open(path, "wb").close()
-    event = watch.Event(watch.FAILED, "Permission denied", "heap-11")
+    event = events.Event(watch.FAILED, "Permission denied", "heap-11")
     event.device, event.inode = os.stat(path).st_dev, os.stat(path).st_ino
     kept.on_event(event)
     assert kept.orphans([]) == []

@@ -194,7 +194,7 @@ def test_a_heap_whose_state_is_unknown_is_kept_and_refused_by_name(spawn, shm_ro
     assert done.err.startswith(f"keeping {owner.name}: it may be in use: ")
     done = clean(shm_root, owner.name, **elsewhere)
     assert (done.status, done.out) == (1, "")
-    assert re.match(rf"{owner.name} may be in use \(.+\), use -f to force removal\n$", done.err)
+    assert re.match(rf"{owner.name} may be in use \(.+\): it is kept\n$", done.err)
     assert os.listdir(shm_root) == [owner.name]
 
 

@@ -186,7 +186,7 @@ def test_an_ordinary_user_cleans_the_own_orphans_and_keeps_the_live_heaps_of_oth
     status, out, err = clean_as(NOBODY, shm_root, live.name, theirs.name)
     assert (status, out) == (1, "")
     first, second = sorted(err.splitlines(), key=lambda line: "Permission denied" in line)
-    assert first.startswith(f"{live.name} may be in use (") and first.endswith("use -f to force removal")
+    assert first.startswith(f"{live.name} may be in use (") and first.endswith("): it is kept")
     assert second == f"{theirs.name} could not be opened: Permission denied"
     status, out, err = clean_as(NOBODY, shm_root, "--verbose")
     assert (status, out) == (0, "")

@@ -625,3 +625,26 @@ def test_a_signal_storm_changes_no_answer(directory, orphan):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@needs_root
+def test_inodes_are_counted_and_scarce_below_a_twentieth(private_tmpfs):
+    code = """
+from gppshm import shmfs
+with shmfs.ShmDirectory(sys.argv[1]) as directory:
+    while True:
+        usage = directory.usage()
+        print(usage.inodes, usage.free_inodes, usage.inodes_are_scarce)
+        if not usage.free_inodes:
+            break
+        for number in range(9):
+            open(f"{sys.argv[1]}/{usage.free_inodes}-{number}", "w").close()
+"""
+    lines = [
+        line.split() for line in private_tmpfs(code, options="size=1m,nr_inodes=100").stdout.splitlines()
+    ]
+    assert [line[0] for line in lines] == ["100"] * 12
+    assert [int(line[1]) for line in lines] == list(range(99, -1, -9))
+    assert [line[2] for line in lines] == ["False"] * 11 + ["True"]
+    unlimited = private_tmpfs(code, options="size=1m,nr_inodes=0").stdout.splitlines()
+    assert unlimited == ["0 0 False"]

@@ -389,6 +389,9 @@ def test_a_process_that_cannot_be_read_may_hold_the_lock(shm_root):
         def blind_spot(self):
             return ""
 
+        def no_such_process(self, pid):
+            return False
+
         def all(self):
             return [procfs.Process(77, procfs.UNREADABLE)]
 
@@ -419,6 +422,9 @@ def test_however_many_locks_a_heap_has_each_process_is_asked_for_its_threads_onc
         def threads(self, pid):
             asked.append(pid)
             return {pid: pid}
+
+        def no_such_process(self, pid):
+            return False
 
         def blind_spot(self):
             return ""
@@ -524,3 +530,53 @@ while not stop.is_set():
     for options in ([], ["--check"], ["--json"], ["--holders"], ["--blocks=heap-4190001"]) * 4:
         done = run(*options)
         assert done.status in (0, 1) and "Traceback" not in done.err
+
+
+def test_a_superblock_of_more_than_4_gib_is_told_and_is_no_fault(shm_root, run, as_json, spawn):  # noqa: F811
+    name = f"heap-{spawn.dead_pid()}"
+    size = (4 << 30) + 8192
+    head = bytearray(3 * heapwriter.PAGE)
+    heapwriter.put_header(head, int(name[5:]))
+    page = heapwriter.PAGE
+    heapwriter.put_superblock(head, name, page, page, [(page, 1)], page)
+    struct.pack_into("<I", head, page + 264, 8192)
+    struct.pack_into("<I", head, 2 * page + 12, size // 16)
+    struct.pack_into("<Q", head, page + 272 + heapwriter.LOCK_SIZE, size)
+    with open(os.path.join(shm_root, name), "wb") as stream:
+        stream.write(head)
+        stream.truncate(2 * page + size)
+    checked = run("--check").out
+    assert checked.splitlines()[1] == "  ok" and f"has {size} bytes: REDHAWK records 32 bits" in checked
+    whole = as_json()["files"][0]
+    assert (whole["heap_size"], whole["faults"]) == (size, [])
+    assert (whole["superblocks"][0]["size"], whole["superblocks"][0]["recorded_size"]) == (size, 8192)
+
+
+INODES = """
+import subprocess
+from conftest import FOLDERS
+root = sys.argv[1]
+def shows(module, *options):
+    program = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.{module} import main; main()"
+    print(subprocess.check_output([sys.executable, "-s", "-c", program, "--root", root, *options]).decode())
+    print("-" * 10, end="")
+shows("shminfo")
+for number in range(95):
+    open(f"{root}/{number}", "w").close()
+shows("shminfo")
+shows("shminfo", "--json")
+shows("shminfo", "--holders")
+shows("shmtop", "--once")
+"""
+
+
+@needs_root
+def test_inodes_that_are_scarce_are_told(private_tmpfs):
+    done = private_tmpfs(INODES, options="size=1m,nr_inodes=100")
+    assert done.returncode == 0, done.stderr
+    before, after, whole, holders, display, _ = done.stdout.split("-" * 10)
+    assert "\n  inodes:" not in before and before.count("\n") == after.count("\n") - 1
+    line = "inodes: 4 of 100 free (4.0%): a new heap, or other file, needs one\n"
+    assert after.rstrip("\n").endswith("  " + line.rstrip()) and line in holders
+    assert line.rstrip() in display
+    assert (json.loads(whole)["inodes"], json.loads(whole)["free_inodes"]) == (100, 4)

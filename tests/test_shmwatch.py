@@ -1,8 +1,10 @@
 """The command redhawk-shmwatch: its lines, its signals, its faults, its readiness, its unit."""
 
+import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -108,13 +110,14 @@ def test_a_line_tells_what_happened_and_why(spawn, shm_root):
         assert re.match(
             rf"[-\d]+ [:.\d]+ removed {owner.name} {status.st_dev}:{status.st_ino} creator {owner.pid}"
             rf" \(.*heapwriter.py own.*\) {status.st_blocks * 512} bytes: no process has it open or mapped"
-            r" for writing, .* is gone \[lease\], \d+\.\d\d ms after (close|pidfd)$",
+            r" for writing, .* is gone( \(killed by SIGKILL\))? \[lease\], \d+\.\d\d ms after (close|pidfd)$",
             line,
         )
         attached.kill()
         line = watching.line()
         assert re.search(
-            rf"others are still attached \[identity\], [\d.]+ ms after \w+; the memory is held until"
+            r"others are still attached( \(killed by SIGKILL\))? \[identity\], [\d.]+ ms after \w+;"
+            r" the memory is held until"
             rf" these exit: {peer.pid} \(.*heapwriter.py attach {attached.name}.*\)$",
             line,
         )
@@ -135,7 +138,8 @@ def test_nothing_in_a_name_or_a_command_reaches_the_terminal_raw(spawn, shm_root
                 said = watching.wait("removed")
                 assert os.fsencode("\x1b[2J\n\udcff").hex() == said["name_hex"]
                 assert said["name"] == "\\x1b[2J\\n\\xff"
-                assert "\u202e" in said["command"]
+                assert "\u202e" in said["command_line"]
+                assert len(said["command"]) <= 200
             else:
                 line = watching.line()
                 assert "removed \\x1b[2J\\n\\xff " in line
@@ -445,3 +449,77 @@ def test_the_unit_is_hardened_and_sees_every_process():
         return
     done = run_command(["systemd-analyze", "security", "--offline=yes", "--threshold=30", UNIT])
     assert done.returncode == 0, done.stdout[-200:]
+
+
+# -- output that nobody takes ------------------------------------------------------------------------------
+
+
+def test_a_terminal_that_is_not_read_stops_no_cleaning_and_no_end(spawn, shm_root):
+    """As of a frozen ssh: what polls writable may block all the same."""
+    master, terminal = os.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-s", "-c", COMMAND, f"--root={shm_root}"], stdin=terminal, stdout=terminal
+        )
+        try:
+            wait_for(lambda: select.select([master], [], [], 0)[0])
+            for _ in range(3):
+                with Farm(spawn, shm_root, 40) as farm:
+                    wait_for(lambda: len(watched_by(process.pid)) >= 40)
+                    farm.kill()
+                    gone(shm_root, *farm.names)
+            started = time.monotonic()
+            process.terminate()
+            assert process.wait(10) == 0
+            assert time.monotonic() - started < 2.0
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        os.close(master)
+        os.close(terminal)
+
+
+def watched_by(pid):
+    """The processes that a process has a pidfd of, and that live."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fdinfo"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{name}") as stream:
+            found += [int(line.split()[1]) for line in stream if line.startswith("Pid:")]
+    return [each for each in found if each > 0]
+
+
+@needs_root
+def test_a_log_on_a_full_disk_is_written_on_when_there_is_room_again(spawn, private_tmpfs):
+    code = """
+import json, subprocess, time
+sys.path += sys.argv[2:]
+import heapwriter
+from conftest import Spawn, wait_for
+from watching import COMMAND, Farm, gone
+root, spawn = sys.argv[1], Spawn()
+heaps, disk = root + "/heaps", root + "/disk"
+os.mkdir(heaps)
+os.mkdir(disk)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", disk], check=True)
+log = disk + "/log"
+with open(log, "wb") as stream:
+    process = subprocess.Popen([sys.executable, "-s", "-c", COMMAND, "--json", "--root=" + heaps],
+                               stdout=stream, stderr=subprocess.PIPE)
+said = lambda: [json.loads(line)["event"] for line in open(log).read().split("\\n")[:-1]]
+try:
+    wait_for(lambda: "ready" in said())
+    with open(disk + "/full", "wb") as stream:
+        stream.write(bytes(4096))
+    with Farm(spawn, heaps, 20) as farm:
+        farm.kill()
+        gone(heaps, *farm.names)
+        assert "nothing can be written to stdout now" in process.stderr.readline().decode()
+    subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+    wait_for(lambda: said().count("removed") == 20)
+finally:
+    process.terminate()
+    process.wait()
+"""
+    done = private_tmpfs(code, *sys.path)
+    assert done.returncode == 0, done.stdout + done.stderr

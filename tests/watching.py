@@ -75,6 +75,68 @@ class Watching:
         )
 
 
+class ByHand:
+    """A watcher that takes its steps only when a test says so: what happens in between waits for it."""
+
+    def __init__(self, root, **options):
+        self.events = []
+        self.root = root
+        options.setdefault("rescan", 1000)
+        self.watcher = watch.Watcher(root, self.events.append, **options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.watcher.close()
+
+    def until(self, predicate, deadline=10.0):
+        """Take steps until `predicate()` is true, and return what it returned."""
+        end = time.monotonic() + deadline
+        while True:
+            found = predicate()
+            if found:
+                return found
+            if time.monotonic() > end:
+                pytest.fail(f"not so within {deadline} seconds: {predicate}; told: {self.told_so_far()}")
+            self.watcher.step(0.02)
+
+    def steps(self, seconds):
+        """Take steps for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.watcher.step(0.02)
+
+    def keeps(self, heap, seconds=0.7):
+        """Take steps for so long, and fail if the heap loses its name, or anything is told as removed."""
+        path = os.path.join(self.root, getattr(heap, "name", heap))
+        inode = os.stat(path).st_ino
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.watcher.step(0.02)
+            assert os.stat(path).st_ino == inode
+        assert not [event for event in self.events if event.kind == watch.REMOVED], self.told_so_far()
+
+    def identity(self, heap):
+        """What is established of the heap's creator; None if nothing is."""
+        known = self.watcher._known.get(getattr(heap, "name", heap))
+        return known and known.identity
+
+    def identified(self, heap):
+        """Take steps until it is established who the heap's creator is."""
+        return self.until(lambda: self.identity(heap))
+
+    def told(self, kind, heap=""):
+        """Take steps until the event of that kind on that heap comes, and return it."""
+        name = getattr(heap, "name", heap)
+        return self.until(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
+
+    def told_so_far(self):
+        """But for what is wrong with triggers."""
+        news = [event for event in self.events if event.kind != watch.TROUBLE]
+        return [(event.kind, event.name, event.reason) for event in news]
+
+
 class Shmwatch:
     """The real command, with --json; `ready` is what it said first."""
 

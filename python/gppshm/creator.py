@@ -198,6 +198,13 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
     return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes, ended)
 
 
+def beyond_proof(sighting: shmfs.Sighting) -> "Optional[Verdict]":
+    """UNKNOWN where no look at any process can ever prove more, which is quickly seen; else None."""
+    if sighting.kind is shmfs.HALF_MADE and not _plausible(sighting.name_pid):
+        return Verdict(UNKNOWN, f"it has no whole header, and {sighting.name_pid} is no possible pid")
+    return None
+
+
 def living(sighting: shmfs.Sighting, processes: procfs.Processes) -> "Optional[Verdict]":
     """ALIVE if that can be told by the creator's own process alone, which is quickly looked at; else None."""
     if sighting.header is None:
@@ -214,7 +221,7 @@ def _judge_by_pids(
     """The second evidence, when neither the pid in the name nor that in the header maps the heap."""
     writer = "a process has it open or mapped for writing" if sighting.answer is lease.REFUSED else ""
     if not sighting.on_tmpfs:
-        return Verdict(UNKNOWN, "it is not on a tmpfs, where neither leases nor memory maps prove anything")
+        return Verdict(UNKNOWN, "it is not known to be on a tmpfs, where alone memory maps prove something")
     first = writer or "the kernel grants no lease on it"
     blind = processes.blind_spot()
     if blind:

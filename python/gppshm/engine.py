@@ -324,11 +324,11 @@ class Engine:
 
     def close(self) -> None:
         """Let go of it: it ends by itself, after a last sweep."""
-        self._done = True
+        ended, self._done = self._done, True
         if self._sock is not None:
             self._sock.close()
             self._sock = None
-        _reap(self.pid)
+        _reap(self.pid, tries=50 if ended else 1)
         wake, self._wake = self._wake, ()
         for fd in wake:
             os.close(fd)
@@ -441,14 +441,14 @@ class Engine:
         now.latencies.seconds = before.latencies.seconds + seconds
 
 
-def _reap(pid: int, number: int = 0) -> None:
-    """Take note of its end, if it has ended, or is ended now; who still works is not waited for."""
+def _reap(pid: int, number: int = 0, tries: int = 50) -> None:
+    """Take note of its end, if it has ended, is ended now, or has said its last word."""
     if number:
         try:
             os.kill(pid, number)
         except OSError:
             return
-    for _ in range(50 if number else 1):
+    for _ in range(tries):
         try:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 return

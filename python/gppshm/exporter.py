@@ -4,6 +4,9 @@ Names and units are as Prometheus wants them (bytes, seconds, `_total`); no labe
 values, ever.  The only module that knows how prometheus_client makes metrics.
 """
 
+import errno
+import os
+import resource
 import threading
 import time
 
@@ -13,7 +16,7 @@ from gppshm import creator, events, held, locks, shmfs, snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, Optional
+    from typing import Callable, Dict, Iterator, List, Optional
 
     from prometheus_client.core import Metric
 
@@ -22,6 +25,13 @@ PERIOD = 1.0
 """Seconds between scans at least; who asks more often gets the last one."""
 SHARE = 5
 """Nor does a scan follow another before so many times its duration: a fifth of a core is the most."""
+
+PATIENCE = 5.0
+"""Seconds that somebody who asks waits for a scan; Prometheus itself waits 10."""
+HANGS = 30.0
+"""Seconds after which a scan is said to hang, and nobody waits for it any more."""
+RESERVED = 64
+"""So many descriptors are left to cleaning; a quarter of them where there are few."""
 
 UNREADABLE = "unreadable"
 STATES = {
@@ -35,6 +45,8 @@ STATES = {
 FOUND = (
     ("size_bytes", "Size of the file system that the heaps lie in; 0 if it has no limit."),
     ("free_bytes", "Free space of the file system that the heaps lie in."),
+    ("inodes", "Files that the file system can hold; 0 if it has no limit."),
+    ("free_inodes", "Files that the file system can hold beside those that are there."),
     ("heap_bytes", "Memory that heaps take."),
     (
         "orphaned_bytes",
@@ -61,6 +73,7 @@ class Scan:
             all_locks = locks.examine(directory, shot.entries, proc_root)
             unlinked = held.survey(directory, proc_root).unlinked
         self.size_bytes, self.free_bytes = shot.usage.size, shot.usage.free
+        self.inodes, self.free_inodes = shot.usage.inodes, shot.usage.free_inodes
         self.held_bytes = sum(file.size for file in unlinked)
         self.locks_held_by_dead = sum(lock.state is locks.DEAD for found in all_locks for lock in found)
         for entry in shot.entries:
@@ -77,12 +90,23 @@ class Scan:
             self.orphaned_bytes += size
 
 
+class NoScanYet(Exception):
+    """No scan has come to an end so far: there is nothing to show."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "no look at the heaps has come to an end yet")
+
+
 class Collector:
-    """Gives prometheus_client the metrics when it asks, in whatever thread: a scan is made then.
+    """Gives prometheus_client the metrics when it asks, in whatever thread.
+
+    A scan is made in a thread of its own, one at a time for however many ask; where it does not come to an
+    end they get the last one.
 
     counts      what the watcher of `root` has done so far
     reserved    bytes granted to waveforms now
     on_trouble  called with a sentence when scans fail; once until one succeeds
+    listeners   called when a scan has ended, in its thread
     """
 
     def __init__(
@@ -92,22 +116,61 @@ class Collector:
         reserved: "Callable[[], int]" = lambda: 0,
         on_trouble: "Callable[[str], None]" = lambda sentence: None,
     ) -> None:
+        self.listeners: List[Callable[[], None]] = []
         self._root = root
         self._counts = counts
         self._reserved = reserved
         self._on_trouble = on_trouble
-        self._one_at_a_time = threading.Lock()
+        self._changed = threading.Condition()
+        self._begun: Optional[float] = None
         self._next = 0.0
+        self._ended = 0
         self._scan: Optional[Scan] = None
         self._took = 0.0
         self._succeeded = 0.0
-        self._failing = False
+        self._failing = self._hangs = False
+
+    def ask(self) -> bool:
+        """Have a scan made, if one is due; whether it is worth waiting for.  Never waits itself."""
+        with self._changed:
+            now = time.monotonic()
+            begin = self._begun is None and now >= self._next
+            if begin:
+                self._begun = now
+            elif self._begun is None:
+                return False
+            hangs = now - (self._begun or now) > HANGS
+            tell, self._hangs = hangs and not self._hangs, hangs
+        if tell:
+            self._on_trouble(f"the metrics are old: a look at the heaps has taken more than {HANGS:g} s")
+        if begin:
+            try:
+                threading.Thread(target=self._look, name="scan", daemon=True).start()
+            except RuntimeError as error:
+                self._end(None, f"no metrics: {error}")
+        return not hangs
+
+    def wait(self) -> None:
+        """Have a scan made, if one is due, and wait for it, PATIENCE at most."""
+        ended = self._ended
+        if self.ask():
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended != ended, PATIENCE)
 
     def collect(self) -> "Iterator[Metric]":
-        with self._one_at_a_time:
-            if time.monotonic() >= self._next:
-                self._look()
+        """The metrics, of a new scan if one is due."""
+        self.wait()
+        return self.present()
+
+    def present(self) -> "Iterator[Metric]":
+        """The metrics as they are known; NoScanYet."""
+        with self._changed:
+            if not self._ended:
+                raise NoScanYet()
             scan, took, succeeded = self._scan, self._took, self._succeeded
+        return self._metrics(scan, took, succeeded)
+
+    def _metrics(self, scan: "Optional[Scan]", took: float, succeeded: float) -> "Iterator[Metric]":
         if scan is not None:
             for name, meaning in FOUND:
                 yield _gauge(name, meaning, getattr(scan, name))
@@ -145,18 +208,45 @@ class Collector:
         yield _latencies(counts.latencies)
 
     def _look(self) -> None:
-        started = time.monotonic()
+        scan, failure = None, ""
         try:
-            self._scan = Scan(self._root, self._reserved())
-            self._succeeded = time.time()
-            self._failing = False
+            leave_descriptors()
+            self._begun = time.monotonic()
+            scan = Scan(self._root, self._reserved())
         except Exception as error:  # the directory is gone, no descriptor is left; it may pass
-            self._scan = None
-            if not self._failing:
-                self._failing = True
-                self._on_trouble(f"no metrics: the heaps could not be looked at ({error})")
-        self._took = time.monotonic() - started
-        self._next = started + max(PERIOD, SHARE * self._took)
+            failure = f"no metrics: the heaps could not be looked at ({error})"
+        self._end(scan, failure)
+        for listener in self.listeners:
+            listener()
+
+    def _end(self, scan: "Optional[Scan]", failure: str) -> None:
+        """Take what a scan found."""
+        if failure and not self._failing:
+            self._on_trouble(failure)
+        with self._changed:
+            now, begun = time.monotonic(), self._begun or 0.0
+            self._scan, self._failing, self._hangs = scan, bool(failure), False
+            if scan is not None:
+                self._succeeded = time.time()
+            self._took = now - begun
+            self._next = begun + max(PERIOD, SHARE * self._took)
+            self._begun = None
+            self._ended += 1
+            self._changed.notify_all()
+
+
+def leave_descriptors() -> None:
+    """OSError if few descriptors are left: cleaning needs them more."""
+    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # the lowest number that is free
+    os.close(fd)
+    if is_reserved(fd):
+        raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+
+
+def is_reserved(fd: int) -> bool:
+    """Whether the descriptor is one of the last that this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and fd >= soft - min(RESERVED, soft // 4)
 
 
 def _gauge(name: str, meaning: str, value: float) -> "Metric":

@@ -10,7 +10,7 @@ from gppshm import creator, procfs, reaper, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple, Union
+    from typing import Any, Callable, List, Sequence, Tuple, Union
 
 DEFAULT_ROOT = "/tmp"
 
@@ -24,9 +24,21 @@ def pid_of_name(name: str) -> int:
     return shmfs.pid_of_name("heap-" + digits)
 
 
-def reap(root: str = DEFAULT_ROOT, proc_root: str = "/proc", dry_run: bool = False) -> "List[reaper.Outcome]":
+def judge(pids: "Sequence[int]", proc_root: str = "/proc") -> "List[Tuple[Any, ...]]":
+    """A verdict, plain, on the FIFOs of each process."""
+    processes = procfs.Processes(proc_root)
+    return [creator.judge_fifo(pid, processes).plain() for pid in pids]
+
+
+def reap(
+    root: str = DEFAULT_ROOT,
+    proc_root: str = "/proc",
+    dry_run: bool = False,
+    look: "Callable[[Callable[[], Any]], Any]" = lambda act: act(),
+) -> "List[reaper.Outcome]":
     """Judge every such FIFO in `root` and unlink those of the dead; an Outcome for each.
 
+    look  calls what looks at processes, and may block (see judging.Judge)
     OSError if `root` cannot be read.
     """
     outcomes = []
@@ -41,9 +53,9 @@ def reap(root: str = DEFAULT_ROOT, proc_root: str = "/proc", dry_run: bool = Fal
                     continue
                 if stat.S_ISFIFO(status.st_mode):
                     seen.append(shmfs.Sighting(name, shmfs.OTHER, status))
-        processes = procfs.Processes(proc_root)
-        for sighting in seen:
-            outcomes.append(_settle(folder, sighting, processes, dry_run))
+        pids = [pid_of_name(sighting.name) for sighting in seen]
+        for sighting, verdict in zip(seen, look(lambda: judge(pids, proc_root)) if seen else ()):
+            outcomes.append(_settle(folder, sighting, creator.verdict_of(verdict), dry_run))
     finally:
         os.close(folder)
     return outcomes
@@ -64,8 +76,7 @@ def reap_plain(root: str, dry_run: bool, proc_root: str) -> "Union[str, List[Tup
     return found
 
 
-def _settle(folder: int, seen: shmfs.Sighting, processes: procfs.Processes, dry_run: bool) -> reaper.Outcome:
-    verdict = creator.judge_fifo(pid_of_name(seen.name), processes)
+def _settle(folder: int, seen: shmfs.Sighting, verdict: creator.Verdict, dry_run: bool) -> reaper.Outcome:
     result, reason, error = reaper.UNSURE, verdict.reason, 0
     if verdict.state in creator.ORPHANS:
         result = reaper.WOULD_REMOVE

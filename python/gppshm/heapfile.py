@@ -37,6 +37,10 @@ MACHINE = os.uname().machine
 
 MAX_SUPERBLOCKS = 65536
 """No heap has more: its creator keeps each mapped, and vm.max_map_count gives a process 65530 mappings."""
+WRAP = 1 << 32
+"""REDHAWK records a superblock's size in 32 bits, and makes one of 4 GiB for an allocation of 2 GiB."""
+MAX_WRAPS = 4096
+"""No superblock has so many times 4 GiB."""
 MAX_BLOCKS = 1 << 21
 """So many blocks of one heap are checked, in a few seconds: 2 GiB if they hold 1 KiB each."""
 MAX_FAULTS = 100
@@ -87,6 +91,7 @@ class Superblock(_Record):
 
     offset      where it lies
     size        of the data area, which follows the superblock's own page
+    recorded    what it says itself that its size is: 32 bits of it, where it is 4 GiB or more
     data_start  from `offset`; one page
     lock_word   0 = the allocator's lock is free
     lock_owner  thread id of its holder, in the holder's own pid namespace; 0 = nobody, or not written yet
@@ -95,7 +100,17 @@ class Superblock(_Record):
     last_free   the largest bin, likewise
     """
 
-    __slots__ = ("data_start", "first_free", "last_free", "lock_owner", "lock_word", "offset", "size", "used")
+    __slots__ = (
+        "data_start",
+        "first_free",
+        "last_free",
+        "lock_owner",
+        "lock_word",
+        "offset",
+        "recorded",
+        "size",
+        "used",
+    )
 
     def __init__(
         self,
@@ -109,7 +124,7 @@ class Superblock(_Record):
         last_free: int,
     ) -> None:
         self.offset = offset
-        self.size = size
+        self.size = self.recorded = size
         self.data_start = data_start
         self.lock_word = lock_word
         self.lock_owner = lock_owner
@@ -283,6 +298,9 @@ def read_heap(fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, mac
                 break
         superblocks.append(superblock)
         following = offset + page_size + size
+        if file_size - following >= WRAP:
+            superblock.size = size = _whole_size(fd, superblock, page_size, file_size, layout)
+            following = offset + page_size + size
         if (
             superblock.used > size
             or superblock.data_start != page_size
@@ -353,6 +371,17 @@ def superblock_at(
     if superblock.offset != offset or any(_superblock_faults(superblock, page_size, file_size)):
         return None
     return superblock
+
+
+def _whole_size(fd: int, superblock: Superblock, page_size: int, file_size: int, layout: Struct) -> int:
+    """The size of a superblock of which 32 bits are recorded: up to the next one, or the end of the file."""
+    first = superblock.offset + page_size + superblock.size
+    for following in range(first, min(file_size, first + MAX_WRAPS * WRAP) + 1, WRAP):
+        raw = os.pread(fd, layout.size, following + _SUPERBLOCK_AT)
+        whole = len(raw) == layout.size and layout.unpack(raw)[:3:2] == (following, page_size)
+        if whole or following == file_size:
+            return following - superblock.offset - page_size
+    return superblock.size
 
 
 def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> int:
@@ -478,7 +507,8 @@ def _check_superblock(fd: int, superblock: Superblock, budget: int, faults: "Lis
             used += block.size
         offset = block.offset + block.size
         before = block
-    if offset < end:
+    # Of a size that wraps, the allocator may have laid blocks out over the 32 bits alone.
+    if offset < end and offset != end - superblock.size + superblock.recorded:
         faults.append(Fault(offset, _no_block(fd, superblock, offset, end)))
         return count
     if used != superblock.used:

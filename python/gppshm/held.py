@@ -12,7 +12,7 @@ from gppshm import procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, FrozenSet, List, Optional, Set, Tuple
+    from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
 
 DELETED = b" (deleted)"
 
@@ -25,10 +25,10 @@ class Holder:
 
     __slots__ = ("descriptors", "mapped", "pid", "writable")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, mapped: int = 0, descriptors: int = 0) -> None:
         self.pid = pid
-        self.mapped = 0
-        self.descriptors = 0
+        self.mapped = mapped
+        self.descriptors = descriptors
         self.writable = 0
 
     @property
@@ -70,6 +70,36 @@ class Survey:
         self.holders: Dict[Tuple[int, int], List[Holder]] = {}
         self.unlinked: List[Unlinked] = []
         self.unseen: List[int] = []
+
+
+def plain(found: Survey) -> "Tuple[Any, ...]":
+    """What another process can be told; see `survey_of`."""
+
+    def people(holders: "List[Holder]") -> "List[Tuple[int, int, int]]":
+        return [(each.pid, each.mapped, each.descriptors) for each in holders]
+
+    unlinked = [
+        (f.device, f.inode, f.name, f.size, f.exact, f.note, people(f.holders)) for f in found.unlinked
+    ]
+    return [(key, people(who)) for key, who in found.holders.items()], unlinked, found.unseen
+
+
+def survey_of(told: "Sequence[Any]") -> Survey:
+    """The Survey that became `plain`."""
+    result = Survey()
+    holders, unlinked, result.unseen = told
+    result.holders = {tuple(key): [Holder(*each) for each in who] for key, who in holders}
+    for device, inode, name, size, exact, note, who in unlinked:
+        file = Unlinked(device, inode, name, size, exact)
+        file.note, file.holders = note, [Holder(*each) for each in who]
+        result.unlinked.append(file)
+    return result
+
+
+def look(root: str, proc_root: str = "/proc") -> "Tuple[Any, ...]":
+    """A plain `survey` of a directory, which is opened for it."""
+    with shmfs.ShmDirectory(root, proc_root) as directory:
+        return plain(survey(directory, proc_root))
 
 
 def survey(directory: shmfs.ShmDirectory, proc_root: str = "/proc") -> Survey:

@@ -22,7 +22,7 @@ RENEWALS = 128
 """The identities of so many creators are renewed at once."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
-STRANGERS = 9.0
+STRANGERS = 19.0
 """After a question about heaps whose creator nobody is seen to be, the next waits so many times as long."""
 NO_LOOK = "the processes of this host could not be looked at"
 
@@ -57,11 +57,11 @@ class Inquiry:
 
     sight   gives what is to be seen of a heap now, as what is known of it is brought up to date; None if it
             cannot be seen
-    parent  pid whose descendants are told apart
+    parent  pid whose descendants are told apart, and its start: the pid may go to another process
     """
 
     def __init__(
-        self, asked: observer.Observer, heaps: "Dict[str, Known]", sight: "Sight", parent: int
+        self, asked: observer.Observer, heaps: "Dict[str, Known]", sight: "Sight", parent: "Tuple[int, int]"
     ) -> None:
         self._observer = asked
         self._heaps = heaps

@@ -26,8 +26,8 @@ RESTART = 1.0
 class Observer:
     """Asks; `step`, when `fileno()` is readable, calls back with what was answered.
 
-    passed_over  pids of processes that do not answer whoever looks into them; a negative number n stands for
-                 the user id -1 - n, whose name nobody told
+    passed_over  pids of processes that do not answer whoever looks into them; a negative number is of a user
+                 or a group, whose name nobody told (see `procfs.user_key`)
     on_restart   called when the observer was started anew: `fileno()` is another one
     For one thread.  OSError if it cannot be started.
     """
@@ -60,6 +60,11 @@ class Observer:
         self._key += 1
         self._asked[self._key] = (kind, job, argument), answered
         self._put(self._key)
+
+    def let_go(self, fd: int) -> None:
+        """Have a descriptor closed elsewhere: the last one of a large file without a name takes long."""
+        self._wire.put_descriptor((observing.LET_GO,), fd)
+        os.close(fd)
 
     def step(self) -> None:
         """Take what has been answered; never waits."""
@@ -127,9 +132,12 @@ class Observer:
 
     def _reap(self) -> None:
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)  # with its children, of whom one may be waiting for ever
         except OSError:
-            return
+            try:
+                os.kill(self.pid, signal.SIGKILL)  # a fork that has no group of its own yet
+            except OSError:
+                return
         for _ in range(50):  # it has nothing to wait for, so this is a matter of microseconds
             try:
                 if os.waitpid(self.pid, os.WNOHANG)[0]:

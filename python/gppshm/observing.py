@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 LENGTH = struct.Struct("=I")
+_RIGHTS = socket.CMSG_SPACE(64 * 4)
 
+LET_GO = "let go"
+"""A message that comes with a descriptor of a file that nobody else has, and that has no name any more."""
 NAME_DEADLINE = 60.0
 """Seconds that a directory service may take to tell a user's name."""
 
@@ -66,26 +69,6 @@ def sighting_of(plain: "Sequence[Any]") -> shmfs.Sighting:
     )
 
 
-class Portrait:
-    """What was found of one heap while it was looked for its creator.
-
-    verdict   on it
-    start     of the living creator's process, in clock ticks since boot; 0 if it was not seen
-    identity  whether that is established (see creator.Identity)
-    uid       of the creator's process; -1 if it is not known
-    command   of it, in one; `words`: its words
-    descends  whether it descends from the parent that was asked for
-    noted     of it, for what is given back after its death (reclaim.Noted)
-    """
-
-    __slots__ = ("command", "descends", "identity", "noted", "start", "uid", "verdict", "words")
-
-    def __init__(self, plain: "Sequence[Any]") -> None:
-        verdict, self.start, self.identity, self.uid, self.command, self.words, self.descends, noted = plain
-        self.noted = reclaim.Noted(*noted)
-        self.verdict = creator.verdict_of(verdict)
-
-
 # -- pieces of work -----------------------------------------------------------------------------------------
 
 
@@ -96,8 +79,14 @@ def look(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
     return [creator.judge(sighting, host, ended).plain() for sighting, ended in seen]
 
 
-def portray(plain: "Sequence[Any]", parent: int, proc_root: str) -> "List[Any]":
-    """What a Portrait is made of, for each sighting."""
+def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -> "List[Any]":
+    """For each sighting, the verdict; and of a living creator its start (0: none was seen), whether its
+    identity is established (creator.Identity), uid (-1: not known), command in short, words, and whether it
+    descends from `parent`.
+
+    parent  pid and start of the process whose descendants are told apart; 0 if there is none
+    """
+    ancestor, born = parent
     seen = [sighting_of(sighting) for sighting in plain]
     host = procfs.Processes(proc_root)
     found = []
@@ -109,7 +98,7 @@ def portray(plain: "Sequence[Any]", parent: int, proc_root: str) -> "List[Any]":
             start = host.start(pid)
             identity = creator.identify(sighting, host, 0.0) is not None
             who = processes.describe(pid, names=False)
-            descends = parent > 0 and parent in processes.ancestors(pid)
+            descends = ancestor > 0 and ancestor in processes.ancestors(pid) and host.start(ancestor) == born
             noted = reclaim.note(pid, sighting.file_id, proc_root)
         found.append(
             (verdict.plain(), start, identity, who.uid, who.command, who.words, descends, noted.plain())
@@ -211,10 +200,14 @@ def _perform(job: str, argument: "Any", proc_root: str) -> "Any":
 
 
 class Wire:
-    """Messages over a stream socket; never blocks."""
+    """Messages over a stream socket; never blocks.
+
+    fds  descriptors that came with them, for the caller to close
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.fds: List[int] = []
         sock.setblocking(False)
         self._in = b""
         self._out = b""
@@ -223,6 +216,19 @@ class Wire:
         data = marshal.dumps(message)
         self._out += LENGTH.pack(len(data)) + data
         self.flush()
+
+    def put_descriptor(self, message: "Any", fd: int) -> bool:
+        """Send a message and a descriptor with it, now or not at all; whether it was sent."""
+        if self._out:
+            return False
+        data = marshal.dumps(message)
+        data = LENGTH.pack(len(data)) + data
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
+        try:
+            self._out = data[self.sock.sendmsg([data], rights) :]
+        except OSError:
+            return False
+        return True
 
     @property
     def waiting(self) -> bool:
@@ -247,7 +253,9 @@ class Wire:
         ended = False
         while True:
             try:
-                data = self.sock.recv(1 << 18)
+                data, rights, _, _ = self.sock.recvmsg(1 << 18, _RIGHTS)
+                for _, _, fds in rights:
+                    self.fds += struct.unpack(f"{len(fds) // 4}i", fds)
             except BlockingIOError:
                 break
             except OSError:
@@ -302,7 +310,11 @@ def serve(wire: Wire) -> None:
                     gc.freeze() if hasattr(gc, "freeze") else None  # novm: Python 3.7
                     greeted = True
                     continue
-                _submit(pool, message, proc_root)
+                if message[0] != LET_GO:
+                    _submit(pool, message, proc_root)
+            if wire.fds:
+                pool.let_go(wire.fds)
+                wire.fds = []
         try:
             for key, answer, passed in pool.collect([fd for fd in ready if fd != wire.sock.fileno()]):
                 good = not isinstance(answer, supervised.Failed)
@@ -325,7 +337,12 @@ def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
 def main() -> None:
     os.closerange(3, 4096)
     os.chdir("/")
-    serve(Wire(socket.socket(fileno=os.dup(0))))
+    sock = socket.socket(fileno=os.dup(0))
+    # A child that hangs must not keep it open: its end tells who asked that this process has ended.
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    serve(Wire(sock))
     os._exit(0)  # waits for no child
 
 

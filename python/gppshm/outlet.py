@@ -1,24 +1,49 @@
 """Where metrics go: to who asks at an address, and to a file for node_exporter's textfile collector.
 
-prometheus_client does the work, and is imported only when an Outlet is made.  All of it is done in threads
-of its own, which never keep the watcher waiting.
+prometheus_client writes the metrics, and is imported only when an Outlet is made.  All of it is done in
+threads of its own, which never keep the watcher waiting, and which never end: what cannot be done now is told
+once, and tried again.  However many ask, and whatever they send or do not send, there are two threads, and at
+most CONNECTIONS descriptors, none of which is one of the last that this process may have.
 """
 
+import errno
+import math
 import os
 import re
+import select
+import socket
+import stat
 import threading
+import time
 
 from gppshm import sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Tuple
+    from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
-    from gppshm import events
+    from prometheus_client.core import Metric
+
+    from gppshm import events, exporter
 
 LOOPBACK = "127.0.0.1"
 INTERVAL = 15.0
 """Seconds between writings of the file."""
+RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between tries to get the address, then the last of them: its network may not be there yet."""
+SOON = 0.2
+"""Seconds that `serve` waits for the first try, so that who asks at once is answered."""
+CONNECTIONS = 16
+"""Answered at once at most; who comes then has the oldest ended."""
+REQUEST_TIME = 5.0
+"""Seconds for a request to come."""
+ANSWER_TIME = 15.0
+"""Seconds after which a connection is ended, whatever was sent."""
+PATIENCE = 5.0
+"""Seconds that who asks waits for a scan, and then gets the last one; Prometheus itself waits 10."""
+REQUEST_SIZE = 8192
+PAUSE = 1.0
+"""Seconds without new connections, where no descriptor is left for one."""
 ADDRESS = "PORT, ADDRESS:PORT or [IPv6]:PORT; a PORT alone is this host's only (127.0.0.1)"
 
 _HOST = re.compile(r"[0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\]")
@@ -62,48 +87,295 @@ class Outlet:
         sitepackages.enable()
         try:
             import prometheus_client
+            from prometheus_client.exposition import choose_encoder
         except ImportError:
             raise Missing() from None
         from gppshm import exporter
 
-        self._client = prometheus_client
+        self._choose_encoder = choose_encoder
+        self._collector = exporter.Collector(root, counts, reserved, on_trouble)
+        self._is_reserved = exporter.is_reserved
         self._registry = prometheus_client.CollectorRegistry()
-        self._registry.register(exporter.Collector(root, counts, reserved, on_trouble))
+        self._registry.register(_Present(self._collector))
         self._on_trouble = on_trouble
 
-    def serve(self, place: "Tuple[str, int]") -> None:
-        """Answer whoever asks there, from now on.  OSError if that cannot be done."""
-        host, port = place
+    def serve(self, place: "Tuple[str, int]", on_served: "Callable[[], None]" = lambda: None) -> None:
+        """Answer whoever asks there, as soon as the address can be had.
+
+        Never fails, and waits no longer than SOON.  `on_served` is called, in another thread, when it is so.
+        """
+        tried = threading.Event()
+        self._begin("metrics", self._serve, place, tried, on_served)
+        tried.wait(SOON)
+
+    def _begin(self, name: str, act: "Callable[..., None]", *arguments: "Any") -> None:
         try:
-            self._client.start_http_server(port, host, self._registry)
-        except UnicodeError:  # of a label that no name of a host can have
-            raise OSError(0, "no such host") from None
+            threading.Thread(target=act, args=arguments, name=name, daemon=True).start()
+        except RuntimeError as error:
+            self._on_trouble(f"no {name}: {error}")
+
+    def _serve(
+        self, place: "Tuple[str, int]", tried: threading.Event, on_served: "Callable[[], None]"
+    ) -> None:
+        pause, told, tries = threading.Event(), "", 0
+        while True:
+            try:
+                server = _Server(place, self._collector, self._answer, self._is_reserved)
+                break
+            except OSError as error:
+                why = str(error.strerror or error)
+                if told != why:
+                    told = why
+                    self._on_trouble("metrics cannot be served at {}:{}: {}; tried again".format(*place, why))
+            tried.set()
+            pause.wait(RETRIES[min(tries, len(RETRIES) - 1)])
+            tries += 1
+        tried.set()
+        on_served()
+        server.run()
+
+    def _answer(self, accept: str) -> "Tuple[str, bytes]":
+        encode, kind = self._choose_encoder(accept)
+        return kind, encode(self._registry)
 
     def write(self, path: str, interval: float = INTERVAL) -> None:
-        """Write the file now, and every so many seconds; it stays when we end."""
-        threading.Thread(
-            target=self._keep_writing, args=(path, interval), name="metrics file", daemon=True
-        ).start()
+        """Write the file soon, and every so many seconds; it stays when we end.  Never fails, never waits."""
+        self._begin("metrics file", self._keep_writing, path, interval)
 
     def _keep_writing(self, path: str, interval: float) -> None:
         pause = threading.Event()
         told = ""
         while True:
             try:
-                _replace(path, self._client.generate_latest(self._registry))
+                self._collector.wait()
+                _replace(path, self._answer("")[1])
                 told = ""
             except Exception as error:
-                why = error.strerror if isinstance(error, OSError) else repr(error)
+                why = _why(path, error) if isinstance(error, OSError) else str(error) or repr(error)
                 if told != why:
-                    told = str(why)
+                    told = why
                     self._on_trouble(f"{path} cannot be written: {why}; tried every {interval:g} s")
             pause.wait(interval)
 
 
+class _Present:
+    """What the registry collects: what is known, without waiting for more."""
+
+    def __init__(self, collector: "exporter.Collector") -> None:
+        self._collector = collector
+
+    def collect(self) -> "Iterator[Metric]":
+        return self._collector.present()
+
+
+class _Connection:
+    """Somebody who asks.
+
+    until   monotonic; then it is ended
+    waits   monotonic; so long it waits for a scan
+    asks    the request has come
+    answer  what is still to be sent; None as long as it is not known
+    """
+
+    __slots__ = ("answer", "asks", "begun", "request", "socket", "until", "waits")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.begun = time.monotonic()
+        self.until = self.waits = self.begun + REQUEST_TIME
+        self.request = b""
+        self.asks = False
+        self.answer: Optional[bytes] = None
+
+    @property
+    def rank(self) -> "Tuple[bool, float]":
+        return self.asks, self.begun
+
+
+class _Server:
+    """Answers in one thread, and never waits for one that asks, nor for a scan.
+
+    OSError if the address cannot be had now, or there are no descriptors for it.
+    """
+
+    def __init__(
+        self,
+        place: "Tuple[str, int]",
+        collector: "exporter.Collector",
+        answer: "Callable[[str], Tuple[str, bytes]]",
+        is_reserved: "Callable[[int], bool]",
+    ) -> None:
+        self._collector = collector
+        self._answer = answer
+        self._is_reserved = is_reserved
+        self._connections: Dict[int, _Connection] = {}
+        self._closed_until = 0.0
+        self._listener = _listener(place)
+        try:
+            if is_reserved(self._listener.fileno() + 2):
+                raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+            self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._listener.close()
+            raise
+        collector.listeners.append(self._wake)
+
+    def _wake(self) -> None:
+        """A scan has ended; from its thread."""
+        try:
+            os.write(self._write, b"\0")
+        except BlockingIOError:
+            pass
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._step()
+            except Exception:  # of one connection; there is nobody to be told, and others are to be answered
+                time.sleep(PAUSE)
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        for fd, connection in list(self._connections.items()):
+            if now >= connection.until:
+                self._end(fd)
+        poll, until = select.poll(), now + 60.0
+        poll.register(self._read, select.POLLIN)
+        if now >= self._closed_until:
+            poll.register(self._listener.fileno(), select.POLLIN)
+        else:
+            until = self._closed_until
+        for fd, connection in self._connections.items():
+            until = min(until, connection.until)
+            if not connection.asks:
+                poll.register(fd, select.POLLIN)
+            elif connection.answer is not None:
+                poll.register(fd, select.POLLOUT)
+            else:
+                until = min(until, connection.waits)
+        for fd, _ in poll.poll(max(0.0, until - now) * 1000 + 1):
+            if fd == self._read:
+                os.read(fd, 65536)
+                self._answer_all(math.inf)
+            elif fd == self._listener.fileno():
+                self._accept()
+            elif fd in self._connections:
+                try:
+                    self._go_on(fd, self._connections[fd])
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    self._end(fd)
+        self._answer_all(time.monotonic())
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        except OSError:
+            self._closed_until = time.monotonic() + PAUSE
+            return
+        if self._is_reserved(connection.fileno()):
+            connection.close()
+            self._closed_until = time.monotonic() + PAUSE
+            return
+        if len(self._connections) >= CONNECTIONS:
+            # Who says nothing goes before who waits for an answer.
+            self._end(min(self._connections, key=lambda fd: self._connections[fd].rank))
+        connection.setblocking(False)
+        self._connections[connection.fileno()] = _Connection(connection)
+
+    def _end(self, fd: int) -> None:
+        self._connections.pop(fd).socket.close()
+
+    def _go_on(self, fd: int, connection: _Connection) -> None:
+        if connection.answer is not None:
+            connection.answer = connection.answer[connection.socket.send(connection.answer) :]
+            if not connection.answer:
+                connection.socket.shutdown(socket.SHUT_WR)
+                self._end(fd)
+            return
+        data = connection.socket.recv(REQUEST_SIZE)
+        connection.request += data
+        if b"\r\n\r\n" in connection.request or b"\n\n" in connection.request:
+            connection.asks = True
+            connection.until = connection.begun + ANSWER_TIME
+            connection.waits = time.monotonic() + PATIENCE
+            if not connection.request.startswith((b"GET ", b"HEAD ")):
+                connection.answer = _response("405 Method Not Allowed", "text/plain", b"only GET\n")
+            elif not self._collector.ask():
+                self._give(connection)
+        elif not data or len(connection.request) >= REQUEST_SIZE:
+            self._end(fd)
+
+    def _answer_all(self, now: float) -> None:
+        """Who has waited long enough for a scan."""
+        for connection in self._connections.values():
+            if connection.asks and connection.answer is None and now >= connection.waits:
+                self._give(connection)
+
+    def _give(self, connection: _Connection) -> None:
+        """What is known now, as it was asked for."""
+        found = _ACCEPT.search(connection.request)
+        try:
+            kind, body = self._answer(found.group(1).decode("latin-1").strip() if found else "")
+            connection.answer = _response("200 OK", kind, body)
+        except Exception as error:
+            why = f"{error}\n".encode("utf-8", "backslashreplace")
+            connection.answer = _response("503 Service Unavailable", "text/plain; charset=utf-8", why)
+        if connection.request.startswith(b"HEAD "):
+            connection.answer = connection.answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+
+_ACCEPT = re.compile(rb"^accept:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+
+
+def _response(status: str, kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close"
+    return head.encode("ascii") + b"\r\n\r\n" + body
+
+
+def _listener(place: "Tuple[str, int]") -> socket.socket:
+    """A socket that listens there; OSError.  A name is looked up, which may take a while."""
+    host, port = place
+    try:
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except UnicodeError:  # of a label that no name of a host can have
+        raise OSError(errno.EINVAL, "no such host") from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 def _replace(path: str, data: bytes) -> None:
-    """Put a file that all may read in its place in one step: whoever reads it gets all of it."""
+    """Put a file that all may read in its place in one step: whoever reads it gets all of it.
+
+    OSError if something else than a file is there: a FIFO or a symlink was made for somebody, or by somebody.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EEXIST, "a symlink, FIFO or the like is there: remove it, or name another file")
     temporary = f"{path}.{os.getpid()}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(temporary, flags, 0o644)
+    except FileExistsError:  # of one with this pid that was killed
+        os.unlink(temporary)
+        fd = os.open(temporary, flags, 0o644)
     try:
         with open(fd, "wb") as stream:
             os.fchmod(fd, 0o644)  # node_exporter is another user
@@ -112,3 +384,18 @@ def _replace(path: str, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _why(path: str, error: OSError) -> str:
+    """With what can be done where the folder is another user's; root needs CAP_DAC_OVERRIDE there."""
+    why = str(error.strerror or error)
+    if error.errno != errno.EACCES:
+        return why
+    try:
+        status = os.stat(os.path.dirname(path) or ".")
+    except OSError:
+        return why
+    return (
+        f"{why}; its folder is of user {status.st_uid}, group {status.st_gid} and mode"
+        f" {stat.S_IMODE(status.st_mode):o}: let this service be in that group, and the group write there"
+    )

@@ -4,20 +4,20 @@ psutil is imported at the first question; without it, or where a process is gone
 is UNKNOWN.  The command line is read here, for it may have gigabytes.
 """
 
-from gppshm import procfs, sitepackages
+from gppshm import commands, procfs, sitepackages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence, Tuple
+    from typing import Any, Dict, Iterable, Sequence, Tuple
 
 UNKNOWN = "unknown"
 
-MOST = 65536
+MOST = 16384
 """So many bytes of a command line are read at most."""
 
 
 class Description:
-    """`user`, the `words` of the command line, and `command`: these in one, or the name of who has none.
+    """`user`, the `words` of the command line, and `command`: these in short, or the name of who has none.
 
     uid  of the user; -1 if it is not known
     """
@@ -51,9 +51,15 @@ def describe(pid: int, names: bool = True) -> Description:
             words = _words(pid)
             uid = process.uids().real
             user = user_name(uid) if names else UNKNOWN
-            return Description(user, " ".join(words) or process.name(), words, uid)
+            return Description(user, commands.short(words) or process.name(), words, uid)
     except (psutil.Error, ValueError, OSError):
         return Description()
+
+
+def described(pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
+    """User and command of each process, by its pid."""
+    found = ((pid, describe(pid)) for pid in pids)
+    return {pid: (who.user, who.command) for pid, who in found}
 
 
 def ancestors(pid: int) -> "Tuple[int, ...]":
@@ -89,7 +95,7 @@ def user_name(uid: int) -> str:
     """The name of a user; the number, where nobody knows it."""
     import pwd
 
-    if not procfs.may_read(-1 - uid):
+    if not procfs.may_read(procfs.user_key(uid)):
         return str(uid)
     try:
         return pwd.getpwuid(uid).pw_name

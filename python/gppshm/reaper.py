@@ -49,8 +49,8 @@ class Outcome:
     verdict   None if it was not judged
     error     the errno of a FAILED one; else 0
     done      when (monotonic)
-    fd        of a file that was unlinked (or would be) though somebody may be attached, for the caller to
-              close; -1 unless a Reaper that pins was asked
+    fd        for the caller to close: of a file that was unlinked (or would be) though somebody may be
+              attached, if the Reaper pins; or of a large one; else -1
     """
 
     __slots__ = ("done", "error", "fd", "name", "reason", "result", "sighting", "verdict")
@@ -80,14 +80,22 @@ class Outcome:
 class Reaper:
     """Removes what the dead have left in one directory.
 
-    pin  hand a descriptor over of what is unlinked while somebody may be attached
+    pin    hand a descriptor over of what is unlinked while somebody may be attached
+    large  bytes from which on one is handed over of whatever is unlinked: to close the last one takes long
     A context manager.  It keeps one descriptor in reserve, so that it can unlink when none is left.
     """
 
-    def __init__(self, directory: shmfs.ShmDirectory, dry_run: bool = False, pin: bool = False) -> None:
+    def __init__(
+        self,
+        directory: shmfs.ShmDirectory,
+        dry_run: bool = False,
+        pin: bool = False,
+        large: float = float("inf"),
+    ) -> None:
         self.directory = directory
         self.dry_run = dry_run
         self.pin = pin
+        self.large = large
         self._reserve: Optional[int] = None
         self._refill()
 
@@ -198,7 +206,8 @@ class Reaper:
                     result, error = FAILED, refusal.errno or 0
                     reason = f"it cannot be unlinked: {refusal.strerror}"
         outcome = Outcome(seen.name, result, reason, seen, verdict, error)
-        if self.pin and result in (REMOVED, WOULD_REMOVE) and file.sighting.answer is not lease.GRANTED:
+        pinned = self.pin and result in (REMOVED, WOULD_REMOVE) and file.sighting.answer is not lease.GRANTED
+        if pinned or (result is REMOVED and seen.status.st_blocks * 512 >= self.large):
             try:
                 # Of the file as it was opened: by its name there is nothing to be had any more.
                 outcome.fd = fcntl.fcntl(file.fd or 0, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -338,11 +338,17 @@ def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc"
     By their descriptors, or, where they have none left, by what they map (that needs CAP_SYS_ADMIN or
     CAP_CHECKPOINT_RESTORE).  OSError if none of them leads to it: the first refusal, or ENOENT.
     """
+    return open_regular(way_to(file_id, pids, proc_root), file_id)
+
+
+def way_to(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> str:
+    """The path by which `open_held` reaches the file; what looks into processes, and may block, is here."""
     refusal: Optional[OSError] = None
     for pid in pids:
         for path in _ways_to(file_id, pid, proc_root):
             try:
-                return _open_regular(path, file_id)
+                os.close(open_regular(path, file_id))
+                return path
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -351,6 +357,8 @@ def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc"
 
 
 def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
+    if not procfs.may_read(pid):
+        return
     for path in procfs.descriptors(pid, proc_root) or ():
         try:
             status = os.stat(path)
@@ -366,7 +374,7 @@ def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
             yield f"{proc_root}/{pid}/map_files/{int(start, 16):x}-{int(end, 16):x}"
 
 
-def _open_regular(path: str, file_id: "FileId") -> int:
+def open_regular(path: str, file_id: "FileId") -> int:
     """Open what the link leads to, if it is that file; O_PATH first, which opens no FIFO and no device."""
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -750,6 +758,7 @@ class Reclaiming:
     attached     pids of those who hold it; None while they are not known: needed where the kernel grants no
                  leases
     departures   tells when a holder goes; without it that is seen at the next look only
+    closing      closes `fd`: the last descriptor of a large file without a name takes long
     `allow` it to give back as soon as the conditions are proven.  Call `step` when it says so, and `departed`
     when `departures` tells of `watch`.  Neither waits for anybody.  Its figures are those of `reclaim`.
 
@@ -763,6 +772,7 @@ class Reclaiming:
         fd: int,
         attached: "Optional[Sequence[int]]" = (),
         departures: "Optional[Departures]" = None,
+        closing: "Callable[[int], None]" = os.close,
     ) -> None:
         self.reclaim: Optional[Reclaim] = None
         self.finished = False
@@ -773,6 +783,7 @@ class Reclaiming:
         self._fd = fd
         self.attached = attached
         self._departures = departures
+        self._closing = closing
         self._delay = FIRST_DELAY
         self._due = 0.0
         self._working = False
@@ -828,7 +839,7 @@ class Reclaiming:
             self.reclaim.close()
         if self._departures is not None and self.watch >= 0:
             self._departures.forget(self.watch)
-        os.close(self._fd)
+        self._closing(self._fd)
 
     def _next_look(self, now: float) -> float:
         assert self.reclaim is not None

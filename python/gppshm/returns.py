@@ -9,7 +9,6 @@ looked at every 0.8 s, in one wake-up; where none is, nothing wakes.  Of two wat
 count what both gave back.
 """
 
-import os
 import time
 
 from gppshm import heapfile, observer, reclaim, triggers
@@ -136,7 +135,7 @@ class Returns:
     def close(self) -> None:
         """Let go of every heap."""
         for fd, _, _ in self._taken:
-            os.close(fd)
+            self._observer.let_go(fd)
         for heap in self._heaps:
             heap.work.close()
         self._taken, self._heaps = [], []
@@ -154,7 +153,7 @@ class Returns:
         elif len(self._heaps) >= MOST or fd >= triggers.descriptor_limit() - triggers.HEADROOM:
             refusal = TOO_MANY
         if refusal:
-            os.close(fd)
+            self._observer.let_go(fd)
             event.not_given_back = refusal
             self._on_first(event)
             return
@@ -164,7 +163,7 @@ class Returns:
                 self._also(self._departures.fd)
             except OSError:
                 pass  # that they go is seen at the looks, then
-        work = reclaim.Reclaiming(fd, None, self._departures)
+        work = reclaim.Reclaiming(fd, None, self._departures, self._observer.let_go)
         self._heaps.append(_Heap(work, event, noted))
         self._counts.returning = len(self._heaps)
 

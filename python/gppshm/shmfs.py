@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from gppshm import heapfile, lease, procfs
+from gppshm import filesystem, heapfile, lease
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ DEFAULT_ROOT = "/dev/shm"
 NAME_MAX = 255
 DYING = ".gppshm-dying-"
 """So begins the name that a heap has for some microseconds while it is being unlinked."""
+DOUBTS = {
+    True: "",
+    False: "it is not on a tmpfs, where alone leases and memory maps prove a creator's death",
+    None: "on what kind of file system it is could not be found out, as neither /proc nor statfs tells",
+}
+"""By what filesystem.is_memory says."""
 
 
 class Kind(str):
@@ -101,7 +107,12 @@ def identity_of(status: os.stat_result) -> "Identity":
 
 
 def pid_of_name(name: str) -> int:
-    """The pid in a name of the form heap-[1-9][0-9]*, exactly; 0 for any other name."""
+    """The pid in a name of the form heap-[1-9][0-9]*, exactly; 0 for any other name.
+
+    Also in the name that such a file has while it is unlinked: where that was never done, and the name went
+    to another file, it is still the heap of that process.
+    """
+    name = living_name(name) or name
     digits = name[5:]
     if name[:5] != "heap-" or not digits or digits[0] == "0" or digits.strip("0123456789"):
         return 0
@@ -148,18 +159,30 @@ class OpenFile:
 
 
 class Usage:
-    """Size and free space of the file system, in bytes; `free` is what root has, as REDHAWK shows it."""
+    """Size and free space of the file system, in bytes; `free` is what root has, as REDHAWK shows it.
 
-    __slots__ = ("free", "size")
+    inodes, free_inodes  how many files there can be, and how many more; 0 inodes: without a limit
+    """
 
-    def __init__(self, size: int, free: int) -> None:
+    __slots__ = ("free", "free_inodes", "inodes", "size")
+
+    def __init__(self, size: int, free: int, inodes: int = 0, free_inodes: int = 0) -> None:
         self.size = size
         self.free = free
+        self.inodes = inodes
+        self.free_inodes = free_inodes
+
+    @property
+    def inodes_are_scarce(self) -> bool:
+        """Whether less than a twentieth of the inodes is free: without one there is no new file, nor heap."""
+        return self.free_inodes * 20 < self.inodes
 
 
 class ShmDirectory:
     """The directory `root`, opened.  OSError if it cannot be, or for want of descriptors.
 
+    on_tmpfs  it is known to be on a tmpfs or devtmpfs, where alone anything can be proven
+    doubt     why nothing can be proven there; "" on_tmpfs
     A context manager.
     """
 
@@ -168,13 +191,15 @@ class ShmDirectory:
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._device = os.fstat(self.fd).st_dev
         try:
-            self.on_tmpfs = procfs.mount_of(root, proc_root)[0] == b"tmpfs"
+            memory = filesystem.is_memory(self.fd, root, proc_root)
+            self.on_tmpfs = memory is True
+            self.doubt = DOUBTS[memory]
             self.leases = self.on_tmpfs and lease.trustworthy(root)
         except OSError as error:
             if error.errno in lease.NO_DESCRIPTOR:
                 os.close(self.fd)
                 raise
-            self.on_tmpfs = self.leases = False
+            self.leases = False
 
     def __enter__(self) -> "ShmDirectory":
         return self
@@ -185,9 +210,19 @@ class ShmDirectory:
     def close(self) -> None:
         os.close(self.fd)
 
+    def is_current(self) -> bool:
+        """Whether this still is the directory that lies at the path; OSError if there is none."""
+        there, here = os.stat(self.root), os.fstat(self.fd)
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
     def usage(self) -> Usage:
         status = os.fstatvfs(self.fd)
-        return Usage(status.f_blocks * status.f_frsize, status.f_bfree * status.f_frsize)
+        return Usage(
+            status.f_blocks * status.f_frsize,
+            status.f_bfree * status.f_frsize,
+            status.f_files,
+            status.f_ffree,
+        )
 
     def names(self) -> "List[str]":
         """The names of all entries, in readdir order."""

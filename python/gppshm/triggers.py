@@ -42,10 +42,11 @@ class Happened:
     ended     names whose creators have ended, by their pidfds
     overflow  events were dropped
     gone      the directory is not watched any more
+    mounts    something was mounted or unmounted
     observer  the observer has an answer
     """
 
-    __slots__ = ("closed", "created", "ended", "gone", "observer", "overflow", "removed")
+    __slots__ = ("closed", "created", "ended", "gone", "mounts", "observer", "overflow", "removed")
 
     def __init__(self) -> None:
         self.closed: Dict[str, None] = {}
@@ -54,6 +55,7 @@ class Happened:
         self.ended: List[str] = []
         self.overflow = False
         self.gone = False
+        self.mounts = False
         self.observer = False
 
     @property
@@ -73,7 +75,7 @@ class Triggers:
         self._names: Dict[int, str] = {}
         self._deaths: Optional[kernel.Inotify] = None
         self._changes: Optional[kernel.Inotify] = None
-        self._listening = self._heeding = False
+        self._listening = self._heeding = self._changes_lost = False
         self._resume = 0.0
         self._observer = -1
         self._epoll = select.epoll()
@@ -83,14 +85,21 @@ class Triggers:
             self._epoll.close()
             raise
         self._epoll.register(self._wake_read, select.EPOLLIN)
+        try:
+            # It polls as exceptional when a mount comes or goes in this namespace (proc(5)).
+            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            self._epoll.register(self._mounts, select.EPOLLPRI)
+        except OSError:
+            self._mounts = -1
 
     def close(self) -> None:
         for name in list(self._pidfds):
             self.unwatch(name)
         self.drop_inotify()
         self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        for fd in (self._wake_read, self._wake_write, self._mounts):
+            if fd >= 0:
+                os.close(fd)
 
     def wake(self) -> None:
         """Make `wait` return; from any thread and from a signal handler."""
@@ -134,6 +143,7 @@ class Triggers:
             if each is not None:
                 each.close()
         self._deaths = self._changes = None
+        self._changes_lost = False
 
     def listen(self, listen: bool) -> None:
         """Whether `wait` returns for events of the directory; those that come meanwhile gather."""
@@ -142,8 +152,11 @@ class Triggers:
             self._epoll.modify(self._deaths.fd, select.EPOLLIN if listen else 0)
 
     def changes(self) -> "Optional[Set[str]]":
-        """Names of all files that were changed since the last call; None if that is not known."""
-        if self._changes is None:
+        """Names of all files that were changed since the last call; None if that is not known.
+
+        A watch that the kernel took away stays silent: from then on nothing is known until `add_inotify`.
+        """
+        if self._changes is None or self._changes_lost:
             return None
         found: Set[str] = set()
         whole = True
@@ -153,6 +166,7 @@ class Triggers:
                 return found if whole else None
             for mask, name in events:
                 whole = whole and not mask & _LOST
+                self._changes_lost = self._changes_lost or bool(mask & _LOST & ~kernel.IN_Q_OVERFLOW)
                 found.add(name)
         return None
 
@@ -245,6 +259,7 @@ class Triggers:
             except BlockingIOError:
                 pass
         happened.observer = self._observer in ready
+        happened.mounts = self._mounts in ready
         if self._deaths is not None and self._deaths.fd in ready:
             self.read_events(happened)
         if self._changes is not None and self._changes.fd in ready and self._heeding:

@@ -89,6 +89,8 @@ LAST_WORDS = 0.25
 """Seconds for which the end waits for what is still to be told."""
 REST = 0.1
 """Seconds of rest after an exception, so that one that comes again and again costs little."""
+LARGE = 4 << 20
+"""Bytes from which on an unlinked file is let go elsewhere: the kernel frees 7 MB in a millisecond."""
 AT_ONCE = 0.0002
 """A wait of less seconds found something that had come before."""
 
@@ -134,6 +136,7 @@ class Watcher:
         self.root = root
         self.scope = scope
         self.parent = parent
+        self._parent_start = procfs.pulse(parent, proc_root)[0] if parent > 0 else 0
         self.rescan = rescan
         self._proc_root = proc_root
         self._dry_run = dry_run
@@ -161,7 +164,7 @@ class Watcher:
         except OSError:
             self._own_proc = False
         self.directory = shmfs.ShmDirectory(root, proc_root)
-        self._reaper = reaper.Reaper(self.directory, dry_run, reclaim and not dry_run)
+        self._reaper = reaper.Reaper(self.directory, dry_run, reclaim and not dry_run, LARGE)
         try:
             self._triggers = triggers.Triggers()
             try:
@@ -175,7 +178,8 @@ class Watcher:
             raise
         self._telling = telling.Telling(self._observer, on_event)
         self._account = account.Account(self._telling)
-        self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, parent)
+        ancestor = parent, self._parent_start
+        self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, ancestor)
         self._returns = returns.Returns(
             self._observer,
             self._account.counts,
@@ -395,6 +399,8 @@ class Watcher:
             self._take_answers()
         if happened.overflow or happened.gone:
             self._events_lost(happened.overflow, now)
+        if happened.mounts and self._is_elsewhere():
+            self._next_rescan = now
         if self._strange:
             found = self._settle(self._take_strange()) or found
         if now >= self._next_rescan:
@@ -579,9 +585,8 @@ class Watcher:
         return names
 
     def _start(self) -> None:
-        if not self.directory.on_tmpfs:
-            words = f"{self.root} is no tmpfs: nothing can be proven there, and all is kept"
-            self._account.trouble("root", words)
+        if self.directory.doubt:
+            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; all is kept there")
         elif not self.directory.leases:
             words = "leases could not be shown to prove anything here: only pids do"
             self._account.trouble("root", words)
@@ -596,11 +601,17 @@ class Watcher:
             return
         self._account.mended("inotify")
 
+    def _is_elsewhere(self) -> bool:
+        """Whether another directory lies at the path than the one that is watched."""
+        try:
+            return not self.directory.is_current()
+        except OSError:
+            return False
+
     def _follow_root(self) -> None:
         """Go over to another directory that lies at the path now, and try for inotify again."""
         try:
-            there, here = os.stat(self.root), os.fstat(self.directory.fd)
-            if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            if not self.directory.is_current():
                 directory = shmfs.ShmDirectory(self.root, self._proc_root)
                 for name in list(self._known):
                     self._forget(name)
@@ -608,7 +619,8 @@ class Watcher:
                 self._reaper.close()
                 self.directory.close()
                 self.directory = directory
-                self._reaper = reaper.Reaper(directory, self._dry_run, self._reclaim and not self._dry_run)
+                pin = self._reclaim and not self._dry_run
+                self._reaper = reaper.Reaper(directory, self._dry_run, pin, LARGE)
                 self._account.mended("root")
                 self._account.news(f"another directory lies at {self.root} now: that one is watched")
                 self._start()
@@ -637,6 +649,10 @@ class Watcher:
         heap = self._track(name, "rescan", self._last_rescan)
         self._see(heap, seen)
         if not heap.creator:
+            verdict = creator.beyond_proof(seen)
+            if verdict is not None:
+                heap.attempts = len(RETRIES)
+                return self._record(self._reaper.remove(seen, verdict))
             self._inquiry.portray(name, heap.uid)
             return False
         self._ask_its_number(name, heap)
@@ -739,9 +755,13 @@ class Watcher:
         if result is reaper.REMOVED:
             pidfd = self._triggers.release(name)
             self._forget(name)
-            event = self._account.removed(outcome, heap, pidfd, outcome.fd >= 0)
-            if outcome.fd >= 0:
+            attached = outcome.verdict is not None and outcome.verdict.evidence != creator.LEASE
+            pinned = outcome.fd >= 0 and self._reaper.pin and attached
+            event = self._account.removed(outcome, heap, pidfd, pinned)
+            if pinned:
                 self._returns.take(outcome.fd, event, heap.noted)
+            elif outcome.fd >= 0:
+                self._observer.let_go(outcome.fd)
             return True
         if result is reaper.WOULD_REMOVE:
             self._account.stays(WOULD_REMOVE, outcome, heap)
@@ -838,8 +858,11 @@ class Watcher:
             elif answer.void:
                 self._try(name)
             elif verdict.state is not creator.ALIVE:
+                if not heap.creator and _is_contradictory(answer.seen):
+                    heap.attempts = len(RETRIES)  # only a lease can prove more
                 self._record(self._remove(answer.seen, verdict))
-            elif verdict.creator and verdict.creator != heap.creator:
+            # Another process, be it one that was given the pid of the dead one.
+            elif verdict.creator and (verdict.creator != heap.creator or heap.stage is ENDED):
                 heap.forget_the_creator()
                 self._triggers.unwatch(name)
                 self._inquiry.portray(name, heap.uid)
@@ -906,6 +929,11 @@ class Watcher:
 def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:
     """Whether a file without a heap's magic is about to become one: it is named so, and somebody writes."""
     return seen is not None and seen.answer is lease.REFUSED and seen.name_pid > 0
+
+
+def _is_contradictory(seen: shmfs.Sighting) -> bool:
+    """Whether name and header say something else of who created a heap."""
+    return seen.header is not None and seen.header.creator != seen.name_pid
 
 
 def _passed_over(pid: int, proc_root: str) -> str:

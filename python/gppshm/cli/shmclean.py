@@ -12,7 +12,7 @@ from gppshm.cli import text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
     from gppshm import held
     from gppshm.cli import shmclean_reclaim
@@ -118,13 +118,13 @@ def _main(arguments: "List[str]") -> int:
         run.complete = True
     finally:
         run.finish()
-    return 1 if output.failed else run.status
+    return 1 if output.failed else run.exit_status
 
 
 class Run:
     """One run of the command; it says of each name what was done, once it is done.
 
-    status    the exit status so far
+    status    1 if something was refused or failed so far; exit_status: or if a process does not answer
     outcomes  of heaps and names; what another cleaner did before us is left out
     fifos     of FIFOs
     unnamed   of heaps that somebody else had unlinked before; with --reclaim
@@ -146,6 +146,7 @@ class Run:
         self.complete = False
         self._output = output
         self._judge = judging.Judge()
+        self._descriptions: Dict[int, Tuple[str, str]] = {}
         self._pins: Dict[shmfs.FileId, int] = {}
         self._unlinked: List[held.Unlinked] = []
         self._without_a_file: List[str] = []
@@ -168,6 +169,29 @@ class Run:
         if self.options.fifos:
             self._clean_fifos()
 
+    def describe(self, pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
+        """User and command of each process, as far as they are known."""
+        from gppshm import processes
+
+        wanted = [pid for pid in pids if pid not in self._descriptions]
+        unknown = dict.fromkeys(wanted, (processes.UNKNOWN, processes.UNKNOWN))
+        if wanted:
+            self._descriptions.update(self._look(lambda: processes.described(wanted), unknown))
+        return self._descriptions
+
+    def _described(self, pids: "Iterable[int]") -> "List[Tuple[int, str]]":
+        """Each pid, and the words for the process."""
+        pids = list(pids)
+        found = self.describe(pids)
+        who = [(pid, text.escaped(found[pid][0]), text.escaped(found[pid][1])) for pid in pids]
+        return [(pid, f"process {pid} ({user}: {command})") for pid, user, command in who]
+
+    def _look(self, act: "Callable[[], Any]", otherwise: "Any") -> "Any":
+        try:
+            return self._judge.look(act)
+        except OSError:
+            return otherwise
+
     def finish(self) -> None:
         """Say what is left to say, and write it out."""
         if self.options.json:
@@ -178,16 +202,18 @@ class Run:
             for outcome in self.outcomes + self.unnamed:
                 self._tell_holders(outcome)
         self._output.flush()
+        self._output.pass_over(self._judge.passed_over)
+
+    @property
+    def exit_status(self) -> int:
+        return 1 if self._judge.passed_over else self.status
 
     # -- all orphans ------------------------------------------------------------------------------------
 
     def _sweep(self, directory: shmfs.ShmDirectory) -> None:
         if not directory.on_tmpfs:
             root = text.escaped(directory.root)
-            self._fail(
-                f"{COMMAND}: {root} is not on a tmpfs, where neither leases nor memory maps prove a creator's"
-                " death: nothing is removed; name the files and use -f to force removal"
-            )
+            self._fail(f"{COMMAND}: {root}: {directory.doubt}: nothing is removed")
             return
         with self._reaper(directory) as cleaner:
             for outcome in settled(cleaner, directory.names(), self._judge):
@@ -231,7 +257,8 @@ class Run:
         elif outcome.result is reaper.KEPT:
             self._fail(f"{name} is in use, {FORCE}")
         elif outcome.result is reaper.UNSURE:
-            self._fail(f"{name} may be in use ({reason}), {FORCE}")
+            # No word of force: that proof is missing proves nothing.
+            self._fail(f"{name} may be in use ({reason}): it is kept")
         elif outcome.result is reaper.NO_HEAP:
             if _is_directory(outcome.sighting):
                 self._fail(f"{name} could not be opened: {os.strerror(errno.EISDIR)}")
@@ -288,13 +315,13 @@ class Run:
         except OSError as error:
             users = self._users(f"may have been in use (it could not be looked at: {error.strerror})", [])
         if seen is not None and (seen.kind in (shmfs.HEAP, shmfs.HALF_MADE) or _unreadable_heap(seen)):
-            processes = procfs.Processes()
-            verdict = creator.judge(seen, processes)
+            (verdict,) = self._judge([seen])
             if verdict.state not in creator.ORPHANS:
                 used = "was in use"
                 if verdict.state is creator.UNKNOWN:
                     used = f"may have been in use ({text.escaped(verdict.reason)})"
-                users = self._users(used, processes.holders(seen.file_id), verdict.creator)
+                file_id, host = seen.file_id, procfs.Processes()
+                users = self._users(used, self._look(lambda: host.holders(file_id), []), verdict.creator)
         try:
             if _is_directory(seen):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -311,7 +338,9 @@ class Run:
         return reaper.Outcome(name, done, reason, seen, verdict), users
 
     def _users(self, used: str, pids: "Iterable[int]", creator_pid: int = 0) -> str:
-        losers = [_described(pid) + (", its creator" if pid == creator_pid else "") for pid in pids]
+        losers = [
+            words + (", its creator" if pid == creator_pid else "") for pid, words in self._described(pids)
+        ]
         if not losers:
             return f"{used}; nobody was seen to hold it"
         return f"{used}; who {'would lose' if self.options.dry_run else 'loses'} it: {'; '.join(losers)}"
@@ -335,7 +364,8 @@ class Run:
             from gppshm import held
 
             try:
-                self._unlinked = held.survey(directory).unlinked
+                found = self._judge.look(lambda: held.plain(held.survey(directory)))
+                self._unlinked = held.survey_of(found).unlinked
             except OSError as error:
                 self._fail(
                     f"{COMMAND}: /proc cannot be read: {error.strerror}: what has no name is not known"
@@ -370,9 +400,10 @@ class Run:
             if fd is None:
                 from gppshm import reclaim
 
-                fd = reclaim.open_held(seen.file_id, verdict.attached)
+                file_id, pids = seen.file_id, verdict.attached
+                fd = reclaim.open_regular(self._judge.look(lambda: reclaim.way_to(file_id, pids)), file_id)
             by_word, dry_run = self.options.reclaim, self.options.dry_run
-            returned = shmclean_reclaim.give_back(fd, verdict.attached, by_word, dry_run)
+            returned = shmclean_reclaim.give_back(fd, verdict.attached, by_word, dry_run, self._judge)
         except OSError as error:
             reason = f"it cannot be reached through those who hold it: {error.strerror}"
             returned = shmclean_reclaim.Returned(reason, error.errno or 0)
@@ -385,7 +416,7 @@ class Run:
     def _reclaim_unnamed(self, directory: shmfs.ShmDirectory, file: "held.Unlinked") -> None:
         from gppshm.cli import shmclean_reclaim
 
-        outcome, fd = shmclean_reclaim.look(directory, file)
+        outcome, fd = shmclean_reclaim.look(directory, file, self._judge)
         named = bool(self.options.names)
         if outcome.result is reaper.GONE or (outcome.result is reaper.NO_HEAP and not named):
             return
@@ -400,7 +431,7 @@ class Run:
                 self._tell_unasked(outcome, name)
             return
         try:
-            returned = shmclean_reclaim.give_back(fd, (), True, self.options.dry_run)
+            returned = shmclean_reclaim.give_back(fd, (), True, self.options.dry_run, self._judge)
         finally:
             os.close(fd)
         assert outcome.sighting is not None
@@ -442,7 +473,7 @@ class Run:
 
         root = self.options.fifo_root or fifos.DEFAULT_ROOT
         try:
-            outcomes = fifos.reap(root, dry_run=self.options.dry_run)
+            outcomes = fifos.reap(root, dry_run=self.options.dry_run, look=self._judge.look)
         except OSError as error:
             self._fail(f"{COMMAND}: {text.escaped(root)} cannot be read: {error.strerror}")
             return
@@ -474,7 +505,7 @@ class Run:
             from gppshm import held
 
             try:
-                survey = held.survey(directory)
+                survey = held.survey_of(self._judge.look(lambda: held.plain(held.survey(directory))))
             except OSError as error:
                 self._output.error(
                     f"/proc cannot be read: {error.strerror}: who holds the memory is not known"
@@ -491,7 +522,7 @@ class Run:
             left = seen.status.st_blocks * 512 - (returned.given_back if returned else 0)
             self._say(
                 f"{text.escaped(seen.name)}: {left} bytes come back when the last of "
-                f"these exits: {'; '.join([_described(holder.pid) for holder in holders])}"
+                f"these exits: {'; '.join([words for _, words in self._described(h.pid for h in holders)])}"
             )
 
 
@@ -586,10 +617,3 @@ def _details(outcome: reaper.Outcome) -> str:
         status = outcome.sighting.status
         lines.append(f"  file:        {status.st_dev}:{status.st_ino}, {status.st_blocks * 512} bytes")
     return "\n".join(lines)
-
-
-def _described(pid: int) -> str:
-    from gppshm import processes
-
-    who = processes.describe(pid)
-    return f"process {pid} ({text.escaped(who.user)}: {text.escaped(who.command)})"

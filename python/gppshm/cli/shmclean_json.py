@@ -3,7 +3,7 @@
 import errno
 import json
 
-from gppshm import processes, reaper, shmfs
+from gppshm import reaper, shmfs
 from gppshm.cli import shmclean
 from gppshm.cli.shminfo_json import named
 
@@ -32,7 +32,7 @@ def report(run: shmclean.Run) -> str:
         "dry_run": options.dry_run,
         "reclaim": options.reclaim,
         "complete": run.complete,
-        "exit_status": run.status,
+        "exit_status": 0,
         "removed": len(removed),
         "removed_bytes": sum(_bytes(outcome) for outcome in removed),
         "given_back_bytes": sum(returned.given_back for returned in run.returned.values()),
@@ -41,6 +41,7 @@ def report(run: shmclean.Run) -> str:
         "unlinked_before": [_outcome(run, outcome) for outcome in run.unnamed],
         "fifos": [_outcome(run, outcome) for outcome in run.fifos],
     }
+    whole["exit_status"] = run.exit_status  # by now all have been looked at
     return json.dumps(whole, indent=2) + "\n"
 
 
@@ -71,11 +72,9 @@ def _outcome(run: shmclean.Run, outcome: reaper.Outcome) -> "Dict[str, Any]":
 
 
 def _holders(run: shmclean.Run, seen: shmfs.Sighting) -> "Any":
-    found = []
-    for holder in run.holders.get(seen.file_id, ()):
-        who = processes.describe(holder.pid)
-        found.append({"pid": holder.pid, "user": named(who.user)[0], "command": named(who.command)[0]})
-    return found
+    pids = [holder.pid for holder in run.holders.get(seen.file_id, ())]
+    who = run.describe(pids)
+    return [{"pid": pid, "user": named(who[pid][0])[0], "command": named(who[pid][1])[0]} for pid in pids]
 
 
 def _bytes(outcome: reaper.Outcome) -> int:

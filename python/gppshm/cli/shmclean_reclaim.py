@@ -7,11 +7,11 @@ whether that one was forked by the creator, and a person has to take it upon him
 import os
 import time
 
-from gppshm import creator, heapfile, held, lease, procfs, reaper, reclaim, shmfs
+from gppshm import creator, heapfile, held, judging, lease, reaper, reclaim, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Optional, Tuple
+    from typing import Callable, Iterable, Optional, Tuple
 
 RECLAIMED = reaper.Result("reclaimed")
 WOULD_RECLAIM = reaper.Result("would reclaim")
@@ -41,20 +41,28 @@ class Returned:
         self.error = error
 
 
-def give_back(fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool) -> Returned:
+def give_back(
+    fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool, judge: judging.Judge
+) -> Returned:
     """Give back what is free in the heap of `fd`, whose creator has been proven dead.
 
     `attached`: pids of those who were seen to hold it.
     """
     status = os.fstat(fd)
     file_id = status.st_dev, status.st_ino
-    kinship = reclaim.UNTOLD
-    if not by_word and not any(
-        reclaim.header_address(reclaim.maps_of(pid) or b"", file_id) for pid in attached
-    ):
-        kinship = _kinship(file_id)
+    kinship, dead = reclaim.UNTOLD, reclaim.dead_holder(file_id)
+
+    def no_child() -> bool:
+        if any(reclaim.header_address(reclaim.maps_of(pid) or b"", file_id) for pid in attached):
+            return False
+        return _kinship(file_id) is reclaim.NO_CHILD
+
+    if not by_word and _asked(judge, no_child):
+        kinship = reclaim.NO_CHILD
     try:
-        work = reclaim.Reclaim(fd, kinship, by_word, dry_run, reclaim.dead_holder(file_id))
+        work = reclaim.Reclaim(
+            fd, kinship, by_word, dry_run, lambda superblock: _asked(judge, lambda: dead(superblock))
+        )
     except reclaim.NotAllowed as refusal:
         return Returned(str(refusal))
     result = Returned()
@@ -75,6 +83,14 @@ def give_back(fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool) 
     left = work.taken - (result.given_back if dry_run else 0)
     result.not_returnable = max(0, left - result.in_use)
     return result
+
+
+def _asked(judge: judging.Judge, act: "Callable[[], bool]") -> bool:
+    """What it says; False where processes cannot be looked at."""
+    try:
+        return bool(judge.look(act))
+    except OSError:
+        return False
 
 
 def _kinship(file_id: "Tuple[int, int]") -> reclaim.Kinship:
@@ -105,13 +121,16 @@ def _work(work: reclaim.Reclaim) -> bool:
     return True
 
 
-def look(directory: shmfs.ShmDirectory, file: held.Unlinked) -> "Tuple[reaper.Outcome, Optional[int]]":
+def look(
+    directory: shmfs.ShmDirectory, file: held.Unlinked, judge: judging.Judge
+) -> "Tuple[reaper.Outcome, Optional[int]]":
     """What may be done about a file that has no name any more, and a descriptor of it if it is an orphan.
 
     GONE if nobody holds it any more, and if it did not lie in the directory.
     """
     try:
-        fd = reclaim.open_held((file.device, file.inode), [holder.pid for holder in file.holders])
+        file_id, pids = (file.device, file.inode), [holder.pid for holder in file.holders]
+        fd = reclaim.open_regular(judge.look(lambda: reclaim.way_to(file_id, pids)), file_id)
     except FileNotFoundError:
         return reaper.Outcome(file.name, reaper.GONE, "nobody holds it any more"), None
     except OSError as error:
@@ -122,14 +141,14 @@ def look(directory: shmfs.ShmDirectory, file: held.Unlinked) -> "Tuple[reaper.Ou
         # The survey is of the whole file system. The kernel remembers a file's path.
         if os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")) != os.path.realpath(directory.root):
             return outcome, None
-        outcome = _judged(directory, file.name, fd)
+        outcome = _judged(directory, file.name, fd, judge)
     finally:
         if outcome.result is not RECLAIMED:
             os.close(fd)
     return outcome, fd if outcome.result is RECLAIMED else None
 
 
-def _judged(directory: shmfs.ShmDirectory, name: str, fd: int) -> reaper.Outcome:
+def _judged(directory: shmfs.ShmDirectory, name: str, fd: int, judge: judging.Judge) -> reaper.Outcome:
     status, raw = os.fstat(fd), os.pread(fd, 16, 0)
     header = heapfile.parse_header(raw)
     if header is None:
@@ -139,7 +158,7 @@ def _judged(directory: shmfs.ShmDirectory, name: str, fd: int) -> reaper.Outcome
     if answer is lease.GRANTED:
         lease.release(fd)
     seen = shmfs.Sighting(name, shmfs.HEAP, status, "", raw, header, answer, on_tmpfs)
-    verdict = creator.judge(seen, procfs.Processes())
+    (verdict,) = judge([seen])
     if verdict.state in creator.ORPHANS:
         result = RECLAIMED
     else:

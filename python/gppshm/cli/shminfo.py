@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 
-from gppshm import creator, heapfile, shmfs, snapshot
+from gppshm import creator, heapfile, shmfs, snapshot, supervised
 from gppshm.cli import text
 
 TYPE_CHECKING = False
@@ -122,7 +122,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
             return int(output.failed)
     try:
         if options.domain is None:
-            status = _run(options, output)
+            status = _listing(options, output)
         else:
             from gppshm.cli import shminfo_domain
 
@@ -136,7 +136,27 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     return status
 
 
-def _run(options: "Options", output: text.Output) -> int:
+def _listing(options: "Options", output: text.Output) -> int:
+    """Have a child make the listing, which may meet a process that blocks for ever; write it."""
+
+    record = text.Record(COMMAND)
+
+    def make() -> "Tuple[int, List[Tuple[bool, str]]]":
+        status = _run(options, record)
+        record.flush()
+        return status, record.pieces
+
+    try:
+        (status, pieces), passed_over = supervised.call(make)
+    except supervised.Failed as error:
+        output.error(f"the listing cannot be made: {text.escaped(str(error))}")
+        return 1
+    output.replay(pieces)
+    output.pass_over(passed_over)
+    return 1 if passed_over else status
+
+
+def _run(options: "Options", output: text.Record) -> int:
     names = [options.blocks] if options.blocks is not None else options.names or None
     try:
         with shmfs.ShmDirectory(options.root) as directory:
@@ -246,7 +266,14 @@ def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
 def usage_lines(shot: snapshot.Snapshot, size: "Callable[[int], str]") -> str:
     usage = shot.usage
     free = f"{size(usage.free)} ({text.percent(usage.free, usage.size)}%)"
-    return f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+    lines = f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+    return lines + (f"  inodes: {scarce_inodes(usage)}\n" if usage.inodes_are_scarce else "")
+
+
+def scarce_inodes(usage: shmfs.Usage) -> str:
+    """How many are left, and what that means."""
+    share = text.percent(usage.free_inodes, usage.inodes)
+    return f"{usage.free_inodes} of {usage.inodes} free ({share}%): a new heap, or other file, needs one"
 
 
 def show_plain(

@@ -1,8 +1,5 @@
 """redhawk-shminfo --blocks NAME: a picture of the blocks of one heap."""
 
-import os
-import sys
-
 from gppshm import heapfile, shmfs
 from gppshm.cli import shminfo, text
 
@@ -49,7 +46,7 @@ def show(
     directory: shmfs.ShmDirectory,
     shot: "snapshot.Snapshot",
     options: "shminfo.Options",
-    output: text.Output,
+    output: text.Record,
 ) -> int:
     if not shot.entries:
         return 1
@@ -61,7 +58,7 @@ def show(
         return 1
     size = text.size_format(options.format)
     total, drawn = Tally(), CELLS[text.draws_blocks()]
-    superblocks, per_row = entry.heap.superblocks, _cells_per_row()
+    superblocks, per_row = entry.heap.superblocks, _cells_per_row(output.columns)
     cell = cell_size(superblocks, per_row)
     output.put(f"{name}\n  one cell is {size(cell)}: {drawn[2]} used  {drawn[1]} partly  {drawn[0]} free\n")
     with directory.open(entry.sighting.name) as file:
@@ -139,12 +136,8 @@ def _fill(
     return kinds
 
 
-def _cells_per_row() -> int:
+def _cells_per_row(width: int) -> int:
     """A power of two that fits the terminal beside the offsets; 64 where stdout is no terminal."""
-    try:
-        width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    except (OSError, AttributeError, ValueError):
-        width = 80
     cells = 8
     while cells * 2 <= min(width - 16, 128):
         cells *= 2

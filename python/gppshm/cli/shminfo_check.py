@@ -28,6 +28,12 @@ def show(
         for fault in entry.heap.faults if entry.heap else ():
             lines.append(f"fault at {fault.offset}: {fault.what}")
             bad = True
+        for superblock in entry.heap.superblocks if entry.heap else ():
+            if superblock.recorded != superblock.size:
+                lines.append(
+                    f"the superblock at {superblock.offset} has {superblock.size} bytes: REDHAWK records 32"
+                    f" bits of that, {superblock.recorded}, so its own tools show a wrong heap"
+                )
         for lock in held_locks:
             if lock.state is not locks.FREE:
                 lines.append(f"lock of the superblock at {lock.offset}: {lock.state}: {lock.reason}")

@@ -81,8 +81,20 @@ TITLES = (
 )
 WORDS = ("HOST", "DEVICE", "STATE")
 
-FIGURES = ("size", "free", "used", "held", "reserved", "capacity", "heaps", "orphaned", "orphaned_size")
-"""What is known of a host that answered: sizes in bytes, and two numbers of heaps."""
+FIGURES = (
+    "size",
+    "free",
+    "used",
+    "held",
+    "reserved",
+    "capacity",
+    "heaps",
+    "orphaned",
+    "orphaned_size",
+    "inodes",
+    "free_inodes",
+)
+"""What is known of a host that answered: sizes in bytes, two numbers of heaps, two of inodes."""
 
 
 def figures(host: "Host") -> "Dict[str, int]":
@@ -98,16 +110,20 @@ def figures(host: "Host") -> "Dict[str, int]":
         "heaps": len(host.heaps),
         "orphaned": len(host.orphans),
         "orphaned_size": host.orphaned_size,
+        "inodes": usage["inodes"],
+        "free_inodes": usage["free_inodes"],
     }
 
 
 def total(hosts: "List[Host]") -> "Dict[str, int]":
-    """Sums of FIGURES over the `hosts` that answered, of which one with two devices counts once.
+    """Sums of FIGURES over the `hosts` that answered; what two devices of one host both show counts once.
 
     silent  how many devices or managers did not answer
     """
-    once = {host.name: figures(host) for host in reversed(hosts) if not host.error}.values()
-    sums = {"hosts": len(once), "silent": len([host for host in hosts if host.error])}
+    answered = [host for host in reversed(hosts) if not host.error]
+    once = {(host.name, host.usage["path"]): figures(host) for host in answered}.values()
+    names = {host.name for host in answered}
+    sums = {"hosts": len(names), "silent": len([host for host in hosts if host.error])}
     sums.update({name: sum([each[name] for each in once]) for name in FIGURES})
     return sums
 
@@ -145,7 +161,9 @@ def state(host: "Host") -> str:
         return "cleaning is off"
     if host.cleanup.get("dry_run"):
         return "dry run"
-    return "orphans" if host.orphans else "ok"
+    if host.orphans:
+        return "orphans"
+    return "inodes are scarce" if host.usage["free_inodes"] * 20 < host.usage["inodes"] else "ok"
 
 
 def _show_table(hosts: "List[Host]", size: "Callable[[int], str]", output: text.Output) -> None:

@@ -51,6 +51,8 @@ def show(
         "root_hex": root_hex,
         "size": shot.usage.size,
         "free": shot.usage.free,
+        "inodes": shot.usage.inodes,
+        "free_inodes": shot.usage.free_inodes,
         "files": heaps,
         "unlinked": [_unlinked(file, options.holders) for file in survey.unlinked],
         "unlinked_size": sum(file.size for file in survey.unlinked),
@@ -109,6 +111,7 @@ def _entry(
             {
                 "offset": superblock.offset,
                 "size": superblock.size,
+                "recorded_size": superblock.recorded,
                 "used": superblock.used,
                 "lock": {
                     "state": str(lock.state),

@@ -1,6 +1,7 @@
 """redhawk-shmwatch: remove a crashed process' heap a millisecond or two after its death, with proof."""
 
 import argparse
+import errno
 import gc
 import json
 import os
@@ -8,6 +9,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 
@@ -26,6 +28,8 @@ PAUSE = 0.1
 """Seconds between tries to write lines that wait for a slow reader."""
 READY = 1.0
 """Seconds that the first sweep may take before it is said that all is ready; the rest of it goes on."""
+LAST_LINES = 0.3
+"""Seconds for lines that are not written when it ends."""
 LINES_KEPT = 10000
 """So many lines wait for a reader that has stopped; then the oldest are dropped, and counted."""
 
@@ -40,10 +44,11 @@ process' heap is never removed, and a heap on which nothing can be proven is kep
 EPILOG = """\
 Each line: local time, what happened, heap, dev:inode, its creator's pid and command (known if it was seen
 alive), bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that
-nobody has it open or mapped for writing; or "pids": no process of this host can be its creator.
+nobody has it open or mapped for writing; "identity": the process has ended of which it was established, while
+it lived, that nobody else can be the creator; or "pids": no process of this host can be its creator.
 
 Signals: SIGTERM and SIGINT (Ctrl-C) end it with a summary, SIGUSR1 prints its state.
-Exit status: 0 ended by a signal, 1 the directory cannot be watched or the metrics not be served, 2 usage."""
+Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,49 +114,92 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 
 class Output:
-    """Lines for one descriptor, which never keep the watcher waiting: a reader may stop, or go away.
+    """Lines for one descriptor, written by a thread: whoever puts one never waits for a reader or a disk.
 
-    dropped  so many lines were given up because nobody read
-    on_loss  called with the error, once, when nothing more can be written
+    dropped  so many lines were given up, because nobody read or there was no room
+    on_loss  called with a sentence, in that thread, when lines cannot be written; once until they can
     """
 
-    def __init__(self, fd: int, on_loss: "Callable[[OSError], None]" = lambda error: None) -> None:
+    def __init__(self, fd: int, on_loss: "Callable[[str], None]" = lambda sentence: None) -> None:
         self.dropped = 0
         self._fd = fd
         self._on_loss = on_loss
         self._lines: Deque[bytes] = deque()
-        self._lost = False
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        self._change = threading.Condition()
+        self._failing = self._gone = self._finishing = False
+        self._thread: Optional[threading.Thread] = None
 
     def put(self, line: str) -> None:
-        """Queue one line, and write what can be written now; no error."""
-        if self._lost:
-            return
-        if len(self._lines) >= LINES_KEPT:
-            del self._lines[1]  # the first may be half written
-            self.dropped += 1
-        self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
-        self.flush()
+        """Have one line written; no error."""
+        with self._change:
+            if self._gone:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_lines, name="output", daemon=True)
+                self._thread.start()
+            if len(self._lines) >= LINES_KEPT:
+                self._lines.popleft()
+                self.dropped += 1
+            self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._change.notify_all()
 
-    def flush(self) -> bool:
-        """Write what can be written now; whether nothing is left.  No error."""
-        try:
-            while self._lines and self._poll.poll(0):
-                line = self._lines[0]
-                # A pipe that polls writable takes PIPE_BUF bytes without blocking (pipe(7)), not more.
-                written = os.write(self._fd, line[: select.PIPE_BUF])
-                if written < len(line):
-                    self._lines[0] = line[written:]
-                else:
-                    self._lines.popleft()
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self._lost = True
-            self._lines.clear()
-            self._on_loss(error)
-        return not self._lines
+    def finish(self, seconds: float) -> None:
+        """Wait until all is written, so long at most; nothing more may be put."""
+        with self._change:
+            self._finishing = True
+            self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _write_lines(self) -> None:
+        while not self._gone:
+            with self._change:
+                self._change.wait_for(lambda: self._lines or self._finishing)
+                if not self._lines:
+                    return
+                line = self._lines.popleft()
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        """Write a whole line, whatever it takes, unless the reader is gone for good."""
+        while line:
+            try:
+                line = line[os.write(self._fd, line) :]
+                self._failing = False
+            except BlockingIOError:
+                select.select([], [self._fd], [], PAUSE)
+            except OSError as error:
+                gone = error.errno in (errno.EPIPE, errno.EBADF, errno.EIO)
+                if not self._failing:
+                    self._failing = True
+                    what = "any more" if gone else "now: it is tried again"
+                    self._on_loss(f"nothing can be written to stdout {what}: {error.strerror}")
+                if gone:
+                    with self._change:
+                        self._gone = True
+                        self._lines.clear()
+                    return
+                time.sleep(PAUSE)
+
+
+class Watchdog:
+    """systemd's: it has to be fed while all is well (sd_watchdog_enabled(3)); there may be none."""
+
+    def __init__(self) -> None:
+        self._every = 0.0
+        self._next = 0.0
+        wanted = os.environ.get("WATCHDOG_USEC", "")
+        if wanted.isdigit() and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+            self._every = int(wanted) / 2e6
+
+    def left(self) -> "Optional[float]":
+        """Seconds until it wants to be fed; None where there is none."""
+        return max(0.0, self._next - time.monotonic()) if self._every else None
+
+    def feed(self) -> None:
+        if self._every and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            _notify("WATCHDOG=1")
 
 
 class Command:
@@ -168,6 +216,7 @@ class Command:
         self._ended_by = 0
         self._show_state = False
         self._started = time.monotonic()
+        self._watchdog = Watchdog()
 
     def handle_signals(self) -> None:
         """From here on a signal makes a note, and wakes the watcher."""
@@ -176,6 +225,8 @@ class Command:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._ask_for_state)
+        if os.getpid() == 1:  # of a container: whoever loses its parent there becomes our child
+            signal.signal(signal.SIGCHLD, self._child_ended)
         # A parent may have blocked them, and masks are inherited.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
 
@@ -189,7 +240,20 @@ class Command:
         if self._watcher is not None:
             self._watcher.wake()
 
+    def _child_ended(self, number: int, frame: "Any") -> None:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
     def run(self) -> int:
+        status = self._run()
+        self._out.finish(LAST_LINES)
+        self._err.finish(LAST_LINES)
+        return status
+
+    def _run(self) -> int:
         options = self._options
         if options.scope == watch.CHILDREN and not processes.available():
             self._complain("--scope children needs the Python package psutil, which cannot be imported")
@@ -214,9 +278,8 @@ class Command:
             self._watcher = watcher
             if self._ended_by:
                 watcher.stop()
-            if not self._offer_metrics(watcher):
-                return 1
             self._guarded(lambda: watcher.sweep(patience=READY))
+            self._guarded(lambda: self._offer_metrics(watcher))
             if hasattr(gc, "freeze"):  # novm: Python 3.7
                 gc.freeze()  # novm  # a collection would look at all modules, for milliseconds
             _notify("READY=1")
@@ -228,11 +291,11 @@ class Command:
             self._guarded(self._say_end)
         return 0
 
-    def _offer_metrics(self, watcher: watch.Watcher) -> bool:
-        """Whether whoever wants metrics will get them; what is wrong is told."""
+    def _offer_metrics(self, watcher: watch.Watcher) -> None:
+        """Have the metrics offered, as far as that can be done; cleaning does not depend on it."""
         options = self._options
         if options.metrics is None and options.metrics_textfile is None:
-            return True
+            return
         from gppshm import outlet
 
         def remark(sentence: str) -> None:
@@ -243,22 +306,18 @@ class Command:
         sys.setswitchinterval(watch.SWITCH_INTERVAL)
         try:
             metrics = outlet.Outlet(options.root, watcher.counts, on_trouble=remark)
-            if options.metrics is not None:
-                metrics.serve(options.metrics)
         except outlet.Missing as missing:
             self._complain(str(missing))
-            return False
-        except OSError as error:
-            self._complain("metrics cannot be served at {}:{}: {}".format(*options.metrics, error.strerror))
-            return False
+            return
+        if options.metrics is not None:
+            metrics.serve(options.metrics)
         if options.metrics_textfile is not None:
             metrics.write(options.metrics_textfile, max(1.0, min(outlet.INTERVAL, options.rescan)))
-        return True
 
     def _work(self) -> None:
         assert self._watcher is not None
-        # Lines that wait for a slow reader are offered to it again soon.
-        self._watcher.step(None if self._out.flush() else PAUSE)
+        self._watcher.step(self._watchdog.left())
+        self._watchdog.feed()
         while self._remarks:
             self._complain(text.escaped(self._remarks.popleft()))
         if self._show_state:
@@ -280,15 +339,15 @@ class Command:
     def _complain(self, message: str) -> None:
         self._err.put(f"{COMMAND}: {message}")
 
-    def _stdout_is_lost(self, error: OSError) -> None:
-        self._complain(f"nothing can be written to stdout any more: {error.strerror}; it goes on quietly")
+    def _stdout_is_lost(self, sentence: str) -> None:
+        self._complain(f"{sentence}; it goes on quietly")
 
     # -- what is told --------------------------------------------------------------------------------
 
     def _on_event(self, event: events.Event) -> None:
         """Never raises: what is wrong with the output is no reason to stop cleaning."""
         try:
-            if self._options.quiet and event.kind in (events.REMOVED, events.WOULD_REMOVE):
+            if self._options.quiet and event.kind in (events.REMOVED, events.WOULD_REMOVE, events.CLEANED):
                 return
             self._out.put(json.dumps(event_object(event)) if self._options.json else event_line(event))
         except Exception as error:
@@ -325,11 +384,15 @@ class Command:
             "inotify": watcher.inotify_works,
             "troubles": watcher.troubles(),
             "rescan_seconds": watcher.rescan,
+            "identities": watcher.identities,
+            "questions": watcher.asked,
+            "passed_over": list(watcher.passed_over),
+            "longest_step_ms": round(counts.longest_step * 1000, 3),
             "removed": counts.removed,
-            "fifos_removed": counts.fifos,
-            "bytes_removed": counts.bytes,
             "removed_by_others": counts.cleaned,
             "bytes_removed_by_others": counts.cleaned_bytes,
+            "fifos_removed": counts.fifos,
+            "bytes_removed": counts.bytes,
             "given_back": counts.given_back,
             "given_back_later": counts.given_back_later,
             "in_use": counts.in_use,
@@ -367,14 +430,19 @@ class Command:
         if self._options.fifos:
             words.append(f"{state['fifos_removed']} FIFOs")
         if state["removed_by_others"]:
-            words.append(
-                f"others removed {state['removed_by_others']}, {state['bytes_removed_by_others']} bytes"
-            )
+            others = text.many(state["removed_by_others"], "heap")
+            words.append(f"others removed {others}, {state['bytes_removed_by_others']} bytes")
         if state["given_back"] or state["given_back_later"]:
             words.append(
                 f"{state['given_back']} bytes came back at once although processes are attached, and"
                 f" {state['given_back_later']} later; {state['in_use']} are still in use"
             )
+        if state["questions"]:
+            words.append(f"waiting for {text.many(state['questions'], 'answer')} of the observer")
+        if state["passed_over"]:
+            pids = ", ".join(map(str, state["passed_over"]))
+            words.append(f"processes that do not answer, and are passed over: {pids}")
+        words.append(f"longest step {state['longest_step_ms']:.1f} ms")
         if state["failures"]:
             words.append(f"{state['failures']} could not be removed")
         if state["own_faults"]:
@@ -395,6 +463,8 @@ def event_line(event: events.Event) -> str:
     if event.creator:
         line += f" creator {event.creator} ({_command(event.command)})"
     line += f" {event.bytes} bytes: {text.escaped(event.reason)}"
+    if event.died:
+        line += f" ({event.died})"
     if event.evidence != "none":
         line += f" [{event.evidence}]"
     if event.trigger:
@@ -429,7 +499,10 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "inode": event.inode or None,
         "creator": event.creator or None,
         "command": _json_word(event.command),
+        "command_line": named(" ".join(event.words))[0] or None,
         "user": _json_word(event.user),
+        "uid": event.uid if event.uid >= 0 else None,
+        "died": event.died or None,
         "bytes": event.bytes,
         "reason": named(event.reason)[0],
         "evidence": str(event.evidence),

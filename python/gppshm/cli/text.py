@@ -8,10 +8,12 @@ import os
 import sys
 from struct import Struct
 
+from gppshm import procfs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Callable, Dict, List, NoReturn, Sequence
+    from typing import Callable, Dict, Iterable, List, NoReturn, Sequence, Tuple
 
 FORMATS = ("auto", "b", "k")
 
@@ -84,10 +86,12 @@ def user_name(uid: int, numeric: bool = False) -> str:
     if uid not in _users:
         import pwd
 
-        try:
-            _users[uid] = escaped(pwd.getpwuid(uid).pw_name)
-        except KeyError:
-            _users[uid] = str(uid)
+        _users[uid] = str(uid)
+        if procfs.may_read(procfs.user_key(uid)):
+            try:
+                _users[uid] = escaped(pwd.getpwuid(uid).pw_name)
+            except KeyError:
+                pass
     return _users[uid]
 
 
@@ -98,10 +102,12 @@ def group_name(gid: int, numeric: bool = False) -> str:
     if gid not in _groups:
         import grp
 
-        try:
-            _groups[gid] = escaped(grp.getgrgid(gid).gr_name)
-        except KeyError:
-            _groups[gid] = str(gid)
+        _groups[gid] = str(gid)
+        if procfs.may_read(procfs.group_key(gid)):
+            try:
+                _groups[gid] = escaped(grp.getgrgid(gid).gr_name)
+            except KeyError:
+                pass
     return _groups[gid]
 
 
@@ -170,6 +176,47 @@ class Output:
     def error(self, message: str) -> None:
         """An error of the command itself, on stderr, behind all that was put before."""
         self.line_on_stderr(f"{self.command}: {message}")
+
+    def pass_over(self, passed_over: "Iterable[int]") -> None:
+        """Name those who did not answer who looked into them (see `supervised.Pool`)."""
+        for key in passed_over:
+            who = escaped(procfs.named(key))
+            what = "it is passed over: what it holds is not known" if key > 0 else "its number is shown"
+            self.error(f"{who} does not answer; {what}")
+
+    def replay(self, pieces: "Iterable[Tuple[bool, str]]") -> None:
+        """Write what a Record has kept."""
+        for is_error, words in pieces:
+            if is_error:
+                self.flush()
+                _stderr(words)
+            else:
+                self.put(words)
+
+
+class Record(Output):
+    """Keeps what would be written, for another process to write it.
+
+    pieces   (whether on stderr, text)
+    columns  of the terminal that stdout is; 80 if it is none
+    """
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.pieces: List[Tuple[bool, str]] = []
+        try:
+            self.columns = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        except (OSError, AttributeError, ValueError):
+            self.columns = 80
+
+    def flush(self) -> None:
+        if self._pending:
+            self.pieces.append((False, "".join(self._pending)))
+            self._pending = []
+
+    def line_on_stderr(self, line: str) -> None:
+        self.flush()
+        self.pieces.append((True, line + "\n"))
 
 
 def complain(command: str, message: str) -> None:

@@ -1,1 +1,1 @@
-"""What speaks to REDHAWK: the only modules that may import omniORB or ossie."""
+"""What speaks to REDHAWK: the only modules that may import omniORB."""

@@ -22,7 +22,7 @@ _log = logs.logger("GppShmPlugin.device")
 RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between tries, then the last of them: a node may take long to come up, or to forget the dead."""
 HEAD_START = 5.0
-"""Seconds at most for which the plugin's own registration goes first; importing ossie takes half a second."""
+"""Seconds at most for which the plugin's own registration goes first."""
 
 PASSED_ON = ("IDM_CHANNEL_IOR", "DOM_PATH", "LOGGING_CONFIG_URI")
 GIVEN = ("DEVICE_MGR_IOR", "DEVICE_ID", "DEVICE_LABEL") + PASSED_ON
@@ -94,7 +94,7 @@ class Beside(threading.Thread):
         try:
             from gppshm.redhawk import link, presence
         except Exception as error:
-            _log.info("no device beside the GPP: ossie cannot be imported here: %s", plain(repr(error)))
+            _log.info("no device beside the GPP: it cannot be imported here: %s", plain(repr(error)))
             return
         chosen = parameters(self._gpp, self._log_level)
         told = ""

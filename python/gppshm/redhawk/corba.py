@@ -1,8 +1,8 @@
 """Where the CORBA modules come from is decided here, once; everything else imports them from here.
 
-CF and ExtendedEvent are REDHAWK's own (ossie.cf) where this Python can import them, as with REDHAWK 3.0;
-else (2.3, whose ossie is Python 2) they are compiled from this project's IDL.  Never both: omniORBpy knows
-one class for each repository id.  ImportError if omniORB is not installed.
+CF and its neighbours are compiled from this project's own IDL, whichever REDHAWK is there: its Python types
+(ossie.cf) are another file for each version, for Python 2 with 2.3, and omniORBpy knows one class for each
+repository id.  What differs between the versions is in `runtime.versions`.  ImportError without omniORB.
 """
 
 from gppshm import sitepackages
@@ -18,14 +18,15 @@ import CosEventChannelAdmin  # isort: skip
 import CosEventChannelAdmin__POA  # isort: skip
 import CosNaming  # isort: skip
 
-try:
-    from ossie.cf import CF, ExtendedEvent, ExtendedEvent__POA
-
-    SOURCE = "ossie.cf"
-except (ImportError, SyntaxError):
-    from gppshm.redhawk.stubs import CF, ExtendedEvent, ExtendedEvent__POA
-
-    SOURCE = "gppshm.redhawk.stubs"
+from gppshm.redhawk.stubs import (
+    CF,
+    CF__POA,
+    ExtendedCF,
+    ExtendedCF__POA,
+    ExtendedEvent,
+    ExtendedEvent__POA,
+    StandardEvent,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,17 +34,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CF",
+    "CF__POA",
     "CORBA",
-    "SOURCE",
     "CosEventChannelAdmin",
     "CosEventChannelAdmin__POA",
     "CosNaming",
+    "ExtendedCF",
+    "ExtendedCF__POA",
     "ExtendedEvent",
     "ExtendedEvent__POA",
+    "StandardEvent",
     "is_refused",
     "named",
+    "of_redhawk_2",
     "omniORB",
 ]
+
+
+def of_redhawk_2() -> "Any":
+    """The types that REDHAWK 2.x has otherwise; from then on omniORBpy knows these by REDHAWK's ids."""
+    from gppshm.redhawk.stubs import REDHAWK2
+
+    return REDHAWK2
 
 
 def named(error: "Any") -> str:

@@ -1,8 +1,6 @@
 """The REDHAWK device: shared memory as properties, and as capacity that waveforms reserve.
 
-On top of REDHAWK's `ossie`, of which it overrides what was measured to be wrong there (3.0.1): allocation,
-which leaks and takes one request for another; `initialize`, which resets the states at each call; message
-ports that hang for ever after a wrong connection.  Only the thread that tells others waits for them.
+Only the thread that tells others waits for them.
 """
 
 import queue
@@ -11,20 +9,20 @@ import threading
 import time
 import uuid
 
-from gppshm import capacity, events
+from gppshm import capacity, claims, events, memory
 from gppshm.redhawk import figures, logs, metrics, overview, settable, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
-from gppshm.redhawk.corba import CF, CORBA, CosEventChannelAdmin
+from gppshm.redhawk.corba import CF, CORBA
+from gppshm.redhawk.runtime.properties import TYPES
 from gppshm.redhawk.text import megabytes, plain
 from gppshm.roles import role
 from GppShmPlugin_base import GppShmPlugin_base
 
-from ossie.events import MessageSupplierPort, PropertyEventSupplier  # isort: skip
-from ossie.properties import struct_property  # isort: skip
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+    from gppshm.redhawk.runtime.log4j import Loggers
 
 _log = logs.logger("GppShmPlugin.device")
 
@@ -32,6 +30,8 @@ CAPACITY = "shm::capacity"
 HOST_NAME = "shm::host_name"
 HEADROOM = "5%"
 """Of the file system: never granted, unless the property says otherwise."""
+LAST_WORDS = 0.05
+"""Seconds for what has to be told when the device is released."""
 ONE_QUERY = 0.1
 """Seconds in which properties may be asked for by the same query: they share a look at the heaps."""
 BACKLOG = 500
@@ -46,15 +46,6 @@ _INTEGERS = (
     CORBA.tk_longlong,
     CORBA.tk_ulonglong,
 )
-
-_TYPES = {
-    "boolean": CORBA.TC_boolean,
-    "double": CORBA.TC_double,
-    "long": CORBA.TC_long,
-    "string": CORBA.TC_string,
-    "ulong": CORBA.TC_ulong,
-    "ulonglong": CORBA.TC_ulonglong,
-}
 
 
 class Teller(threading.Thread):
@@ -90,60 +81,19 @@ class Teller(threading.Thread):
                 _log.warning("a message could not be sent: %s", plain(repr(error)))
 
 
-class _CheckedPort:
-    """A port that refuses what is no event channel, or a dead one: ossie's would seem to be connected."""
-
-    def connectPort(self, connection: "Any", connectionId: str) -> None:
-        try:
-            # A reference that says of itself that it is a channel is narrowed without a call.
-            channel = connection and connection._narrow(CosEventChannelAdmin.EventChannel)
-            answers = channel is not None and channel.for_suppliers() is not None
-        except CORBA.Exception:
-            answers = False
-        if not answers:
-            raise _no_channel(connectionId)
-        super().connectPort(connection, connectionId)  # type: ignore[misc]
-
-
-class _MessagePort(_CheckedPort, MessageSupplierPort):  # type: ignore[misc]
-    def connectPort(self, connection: "Any", connectionId: str) -> None:
-        try:
-            super().connectPort(connection, connectionId)
-        except CF.Port.InvalidPort:
-            raise
-        except Exception:
-            self.portInterfaceAccess.release()  # ossie keeps it, and the port would hang for ever
-            raise _no_channel(connectionId) from None
-
-    def disconnectPort(self, connectionId: str) -> None:
-        """Also of a channel that is dead, which ossie would keep, and push to at each message."""
-        try:
-            super().disconnectPort(connectionId)
-        except Exception:
-            with self.portInterfaceAccess:
-                self._connections.pop(connectionId, None)
-
-
-class _PropertyEventPort(_CheckedPort, PropertyEventSupplier):  # type: ignore[misc]
-    pass
-
-
-def _no_channel(connection: str) -> "Any":
-    return CF.Port.InvalidPort(1, plain(f"{connection}: no event channel is to be reached there"))
-
-
 class Request:
     """What one allocation asks for.
 
     megabytes  0 if it names no capacity
-    host       True if it names a host, which then is this one
+    host       True if it names this host
+    elsewhere  True if it names another one
     """
 
-    __slots__ = ("host", "megabytes")
+    __slots__ = ("elsewhere", "host", "megabytes")
 
     def __init__(self) -> None:
         self.megabytes = 0
-        self.host = False
+        self.host = self.elsewhere = False
 
     @property
     def terms(self) -> "Tuple[int, bool]":
@@ -160,17 +110,18 @@ class Device(GppShmPlugin_base):
     on_tick     called after each measurement, in a thread that may not wait: every few seconds at least
     leaving     its release has begun
     launched    by a manager or a sandbox, which then give it start values
+    in_node     by a manager
     refusal     why it neither cleans nor allocates: a start value was refused; "" if none was
-    The rest is what ossie's Device wants.
+    The rest is what the runtime's Resource wants.
     """
 
     def __init__(
         self,
-        manager: "Any",
         identifier: str,
         label: str,
         profile: str,
-        execparams: "Any",
+        loggers: "Loggers",
+        read_config: "Callable[[str], str]",
         work: Cleaning,
         orders: Orders,
         board: metrics.Metrics,
@@ -182,7 +133,7 @@ class Device(GppShmPlugin_base):
         self._on_release = on_release
         self.on_tick: Callable[[], None] = lambda: None
         self.leaving = False
-        self.launched = False
+        self.launched = self.in_node = False
         self.refusal = ""
         self._headroom = thresholds.parse(HEADROOM)
         self._host = socket.gethostname()
@@ -192,42 +143,30 @@ class Device(GppShmPlugin_base):
         self._told_capacity = -1
         self._heaps_asked = 0.0
         self._removals_seen = work.journal.gone
-        self._once = threading.Lock()
-        self._initialized = False
         self._has_start_values = False
-        # The sandboxes, Python's and the IDE's, give none.
-        self._in_node = bool(execparams.get("DOM_PATH"))
         # Until the first look, which may be asked for its capacity.
         self.figures = figures.Figures(
             work, self._reserved, self._measured, lambda heaps: _structs(self.Heap, heaps)
         )
-        self.ledger = capacity.Ledger(self.figures.room, self._headroom_bytes)
-        GppShmPlugin_base.__init__(self, manager, identifier, label, profile, None, execparams)
-        self.port_propEvent = _PropertyEventPort(self)
-        self.port_MessageEvent_out = _MessagePort()
-        for name in ("propEvent", "MessageEvent_out"):
-            getattr(self, "port_" + name)._portLog = self._baseLog.getChildLogger(name, "ports")
-        self._let_go_of_the_class()
+        self.ledger = capacity.Ledger(
+            self.figures.room,
+            self._headroom_bytes,
+            claims.Claims(work.root),
+            memory.Memory().limits,
+            lambda sentence: _log.warning("%s", plain(sentence)),
+        )
+        GppShmPlugin_base.__init__(self, identifier, label, profile, loggers, read_config)
+        self.tell = self.teller.tell
         self.shm_host_name = plain(self._host)
         self.shm_cleanup = _cleanup(orders)
         self.shm_threshold = self.query_prop_shm_threshold()
         self.addPropertyChangeListener("shm::cleanup", self._cleanup_configured)
         self.addPropertyChangeListener("shm::threshold", self._threshold_configured)
 
-    def _let_go_of_the_class(self) -> None:
-        """ossie leaves a reference to the event port in the structs' members, which belong to the class.
-
-        Its deepcopy of them, for the next device in this process, would fail.
-        """
-        for _, declared in self._props.items():
-            if isinstance(declared, struct_property):
-                for _, member in declared.structdef.declared():
-                    member.sendPropertyChangeEvent = None
-
     # -- CF::LifeCycle and CF::Resource ------------------------------------------------------------------
 
     def constructor(self) -> None:
-        """ossie calls it once, when the properties have their initial values."""
+        """Called once, when the properties have their initial values."""
         self._obey(self.shm_cleanup)
         self._heed(self.shm_threshold)
         self.teller.start()
@@ -236,16 +175,10 @@ class Device(GppShmPlugin_base):
         self._board.listeners.append(self.figures.wake)
 
     def initialize(self) -> None:
-        """Further calls do nothing: ossie would reset the states."""
-        with self._once:
-            if not self._initialized:
-                if self.launched and not self._has_start_values:
-                    # As the Python sandbox does (3.0.1) when it cannot convert one that its user gave.
-                    self._refuse_to_work("no start values came: whoever launched the device says why")
-                GppShmPlugin_base.initialize(self)
-                self._initialized = True
-                if self.refusal:
-                    self._operationalState = CF.Device.DISABLED
+        if self.launched and not self._is_initialized and not self._has_start_values:
+            # As the Python sandbox does (3.0.1) when it cannot convert one that its user gave.
+            self._refuse_to_work("no start values came: whoever launched the device says why")
+        GppShmPlugin_base.initialize(self)
 
     def releaseObject(self) -> None:
         """Leave the DeviceManager; what was granted is gone with the device."""
@@ -262,7 +195,9 @@ class Device(GppShmPlugin_base):
         finally:
             self.figures.stop()
             self.teller.end()
-            self.ledger.give_back_all()
+            if self.teller.is_alive():
+                self.teller.join(LAST_WORDS)
+            self.ledger.close()
             self._on_release()
 
     # -- properties ----------------------------------------------------------------------------------
@@ -292,7 +227,9 @@ class Device(GppShmPlugin_base):
 
     def query_prop_shm_usage(self) -> "Any":
         try:
-            return _usage(self.figures.usage())
+            usage = self.figures.usage()
+            usage.limit = self.ledger.room().limit
+            return _usage(usage)
         except OSError:
             return self.shm_usage
 
@@ -338,7 +275,7 @@ class Device(GppShmPlugin_base):
         A sandbox gets InvalidConfiguration with the reason, shows it and goes on.  A DeviceManager would drop
         the device and keep the reason to itself: it gets a device that is DISABLED.
         """
-        declared = dict(self._props.items())
+        declared = self.declared
         wanted = [item for item in properties if not self._is_measured(declared.get(item.id))]
         refused = settable.refusals(wanted, declared, starting=True)
         bad = [item for item, _ in refused]
@@ -348,11 +285,12 @@ class Device(GppShmPlugin_base):
         self._has_start_values = True
         if refused:
             self._refuse_to_work(f"a start value is refused: {settable.sentence(refused)}")
-            if not self._in_node:
+            if not self.in_node:
                 raise CF.PropertySet.InvalidConfiguration(self.refusal, bad)
 
     def _refuse_to_work(self, why: str) -> None:
         self.refusal = why
+        self.set_operational_state(CF.Device.DISABLED)
         _log.error("%s; nothing is cleaned or allocated until shm::cleanup is configured", why)
 
     def _is_measured(self, declared: "Any") -> bool:
@@ -365,7 +303,7 @@ class Device(GppShmPlugin_base):
 
     def configure(self, properties: "Sequence[Any]") -> None:
         """All of it, or InvalidConfiguration with the reason, and nothing is changed."""
-        refused = settable.refusals(properties, dict(self._props.items()))
+        refused = settable.refusals(properties, self.declared)
         if refused:
             why = settable.sentence(refused)
             _log.warning("nothing is configured, for a value is refused: %s", why)
@@ -375,7 +313,7 @@ class Device(GppShmPlugin_base):
     def _cleanup_configured(self, identifier: str, old: "Any", new: "Any") -> None:
         if self.refusal:
             self.refusal = ""
-            self._operationalState = CF.Device.ENABLED
+            self.set_operational_state(CF.Device.ENABLED)
         self._obey(new)
 
     def _threshold_configured(self, identifier: str, old: "Any", new: "Any") -> None:
@@ -408,19 +346,23 @@ class Device(GppShmPlugin_base):
     # -- capacity ------------------------------------------------------------------------------------
 
     def allocateCapacity(self, capacities: "Sequence[Any]") -> bool:
-        """SCA's way: whole, or an exception that says why.  Given back on the same terms."""
-        self._grant(capacities, True)
-        return True
+        """SCA's way: whole, or an exception that says why.  Given back on the same terms.
+
+        False is for another host's name: a domain asks every device, and says nothing of those.
+        """
+        return bool(self._grant(capacities, True))
 
     def allocate(self, capacities: "Sequence[Any]") -> "List[Any]":
-        """REDHAWK 3.0's way: given back by the id."""
+        """REDHAWK 3.0's way: given back by the id; likewise, and nothing for another host's name."""
         key = self._grant(capacities, False)
-        return [CF.Device.Allocation(self._this(), [], [], capacities, key)]
+        return [CF.Device.Allocation(self._this(), [], [], capacities, key)] if key else []
 
     def deallocateCapacity(self, capacities: "Sequence[Any]") -> None:
         self._must_be(CF.Device.UNLOCKED, CF.Device.SHUTTING_DOWN)
         request = self._request(capacities)
         try:
+            if request.elsewhere:
+                raise capacity.NotGranted()
             self.ledger.give_back_alike(request.terms)
         except capacity.NotGranted:
             left = [grant.size // capacity.MB for grant in self.ledger.grants() if grant.terms]
@@ -442,9 +384,8 @@ class Device(GppShmPlugin_base):
             ) from None
         self._granted()
 
-    def updateUsageState(self) -> None:
-        """ossie tells the domain of a change, which may take a while: see `_granted`."""
-        self._usageState = self._get_usageState()
+    def _update_usage_state(self) -> None:
+        self.set_usage_state(self._get_usageState())
 
     def _get_usageState(self) -> "Any":
         if self._low or self._available() < capacity.MB:
@@ -452,8 +393,18 @@ class Device(GppShmPlugin_base):
         return CF.Device.ACTIVE if self.ledger.grants() else CF.Device.IDLE
 
     def _grant(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
-        self._must_be(CF.Device.UNLOCKED)
+        """The key of what was granted; "" if it is meant for another host.  What is refused is logged."""
+        try:
+            return self._granted_key(capacities, by_terms)
+        except (CF.Device.InvalidCapacity, CF.Device.InsufficientCapacity, CF.Device.InvalidState) as refusal:
+            _log.warning("refused: %s", refusal.msg)
+            raise
+
+    def _granted_key(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
         request = self._request(capacities)
+        if request.elsewhere:
+            return ""
+        self._must_be(CF.Device.UNLOCKED)
         key = str(uuid.uuid4())
         asked = f"{CAPACITY}: {request.megabytes} MB were asked for"
         if self._low:
@@ -464,9 +415,8 @@ class Device(GppShmPlugin_base):
         try:
             self.ledger.grant(key, request.megabytes * capacity.MB, request.terms if by_terms else None)
         except capacity.Insufficient as refusal:
-            there = refusal.available // capacity.MB
             raise CF.Device.InsufficientCapacity(
-                capacities, f"{asked}, and {there} MB can be allocated on {plain(self._host)}"
+                capacities, f"{asked}, and {_there_is(refusal.room, plain(self._host))}"
             ) from None
         except OSError as error:
             raise CF.Device.InvalidState(f"the shared memory cannot be measured: {error.strerror}") from None
@@ -492,28 +442,31 @@ class Device(GppShmPlugin_base):
             elif item.id == HOST_NAME:
                 if kind != CORBA.tk_string:
                     why = "a string is expected"
-                elif item.value.value().lower() != self._host.lower():
-                    why = f"this host is {plain(self._host)}, not {plain(item.value.value(), 80)}"
+                elif not item.value.value():
+                    why = f"the name of a host is expected: this one is {plain(self._host)}"
                 else:
-                    request.host = True
+                    request.host = item.value.value().lower() == self._host.lower()
+                    request.elsewhere = not request.host
             else:
                 why = f"only {CAPACITY} and {HOST_NAME} can be allocated here"
             if why:
                 raise CF.Device.InvalidCapacity(f"{plain(item.id, 80)}: {why}", [item])
             seen.add(item.id)
+        if not seen:
+            raise CF.Device.InvalidCapacity(f"nothing was asked for: {CAPACITY} can be allocated here", [])
         return request
 
     def _must_be(self, *states: "Any") -> None:
         """InvalidState unless the device is enabled and its administrative state is one of these."""
-        if self._operationalState != CF.Device.ENABLED or self._adminState not in states:
+        if self._operational_state != CF.Device.ENABLED or self._admin_state not in states:
             raise CF.Device.InvalidState(
-                f"{plain(self._label)} is {self._operationalState} and {self._adminState};"
+                f"{plain(self._label)} is {self._operational_state} and {self._admin_state};"
                 f" it must be ENABLED and {' or '.join(str(state) for state in states)}"
             )
 
     def _granted(self) -> None:
         """Grants have changed: others hear of it soon."""
-        self.teller.tell(self.updateUsageState)
+        self._update_usage_state()
         self.figures.wake()
 
     def _available(self) -> int:
@@ -523,7 +476,7 @@ class Device(GppShmPlugin_base):
             return 0
 
     def _reserved(self) -> int:
-        return self.ledger.reserved
+        return self.ledger.reserved_on_host()
 
     def _headroom_bytes(self, size: int) -> int:
         return self._headroom.limit(size) or 0
@@ -547,27 +500,29 @@ class Device(GppShmPlugin_base):
             self._low = low
             crossing = _Crossing(usage, low, threshold.text)
             self.teller.tell(lambda: self._send(self.ThresholdCrossed(), crossing))
-        available = self._available() // capacity.MB
+        room = self.ledger.room()
+        usage.limit = room.limit
+        available = room.available // capacity.MB
         if available != self._told_capacity:
             self._told_capacity = self.shm_capacity = available
-            self._property_event(CAPACITY)
+            self.tell_property(CAPACITY)
         if usage.differs(self._told):
             if self._told is None:
-                self._property_event(HOST_NAME)
+                self.tell_property(HOST_NAME)
             self._told = usage
             self.shm_usage = _usage(usage)
-            self._property_event("shm::usage")
-        if self._usageState != self._get_usageState():
-            self.teller.tell(self.updateUsageState)
+            self.tell_property("shm::usage")
+        self._update_usage_state()
         self.on_tick()
 
-    def _property_event(self, identifier: str) -> None:
-        self.teller.tell(lambda: self.port_propEvent.sendPropertyEvent(identifier))
+    def tell_property(self, identifier: str) -> None:
+        item = self.item(identifier)
+        self.teller.tell(lambda: self.port_propEvent.send(item))
 
     def _send(self, message: "Any", source: object) -> None:
         for name, member in message.declared():
             member.set(message, plain(self._host) if name == "host_name" else getattr(source, name))
-        self.port_MessageEvent_out.sendMessage(message)
+        self.port_MessageEvent_out.send(message)
 
 
 class _Removal:
@@ -609,8 +564,8 @@ class _Crossing:
 
 
 def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
-    """A structsequence's any, of items that have the struct's members; made here, for ossie's way is slow."""
-    members = [(name, member.id_, _TYPES[member.type_]) for name, member in struct.declared()]
+    """A structsequence's any, of items that have the struct's members but are no such structs."""
+    members = [(name, member.id_, TYPES[member.type_]) for name, member in struct.declared()]
     sequence = []
     for item in items:
         fields = []
@@ -623,10 +578,18 @@ def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
     return CORBA.Any(CORBA._tc_AnySeq, sequence)
 
 
+def _there_is(room: capacity.Room, host: str) -> str:
+    """How much can be allocated, and what leaves no more."""
+    words = f"{room.available // capacity.MB} MB can be allocated on {host} (limit: {plain(room.limit, 200)}"
+    if room.others:
+        words += f"; other devices of this host have granted {room.others // capacity.MB} MB"
+    return words + ")"
+
+
 def _usage(usage: figures.Usage) -> "Any":
-    value = GppShmPlugin_base.Usage(path=plain(usage.path))
+    value = GppShmPlugin_base.Usage(path=plain(usage.path), limit=plain(usage.limit))
     for name, member in value.declared():
-        if name != "path":
+        if name not in ("path", "limit"):
             member.set(value, getattr(usage, name))
     value.free_percent = round(usage.free_percent, 2)
     return value

@@ -8,10 +8,12 @@ may hang; what has not answered in time is reported as that, and delays nobody. 
 import functools
 import math
 import os
+import socket
 import threading
 import time
 
 from gppshm.redhawk.corba import CF, CORBA, CosNaming, is_refused, named, omniORB
+from gppshm.redhawk.runtime import versions
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
@@ -44,7 +46,7 @@ class Host:
     name      of the host; "" if it did not answer
     device, node  their labels
     error     why there is nothing else; ""
-    usage     path, total, free, used, heaps, other, held, reserved, free_percent
+    usage     path, total, free, used, heaps, other, held, reserved, free_percent, inodes, free_inodes
     capacity  MB that can be allocated
     cleanup, status  as shm::cleanup and shm::cleanup_status (docs/device.md), by the last words of the ids
     heaps, recent    likewise lists, of shm::heaps and shm::recent
@@ -79,6 +81,8 @@ class Host:
         if min(usage.values()) < 0 or max(usage["free"], usage["used"]) > usage["total"]:
             raise ValueError("sizes that cannot be")
         usage.update(path=str(values["shm::usage"]["path"]), free_percent=0.0)
+        for name in INODES:
+            usage[name] = max(0, int(values["shm::usage"].get(name) or 0))
         if usage["total"]:
             usage["free_percent"] = 100.0 * usage["free"] / usage["total"]
         capacity, name = int(values["shm::capacity"]), str(values["shm::host_name"])
@@ -91,6 +95,7 @@ class Host:
         self.heaps, self.recent, self.cleanup, self.status = heaps, recent, cleanup, status
 
 
+INODES = ("inodes", "free_inodes")
 SIZES = ("total", "free", "used", "heaps", "other", "held", "reserved")
 MISTAKES = (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError)
 
@@ -132,6 +137,7 @@ class Domain:
 
     def __init__(self, name: str, nameservice: str = "", timeout: float = 2.0) -> None:
         self.name, self.timeout = name, timeout
+        self._is_2 = False
         arguments = ["gppshm"]
         # To a host that hangs a connection stays taken: another has to be made for the next.
         for option, value in (("maxGIOPConnectionPerServer", "1000"), ("traceLevel", "0")):
@@ -160,18 +166,20 @@ class Domain:
         asked = _Questions()
         bound: Optional[int] = None
         nodes = [asked.ask(functools.partial(_devices_of, manager)) for manager in managers]
-        asked.wait(nodes, time.monotonic() + FEW * self.timeout)
+        if self._is_2:
+            # Its DeviceManagers do not know the devices that are registered beside a GPP.
+            bound = asked.ask(self._bound_devices)
+        asked.wait(nodes + ([] if bound is None else [bound]), time.monotonic() + FEW * self.timeout)
         answers = [asked.answer(node) for node in nodes]
         devices = [(node, "", ref) for answer in answers if not _is_bad(answer) for node, ref in answer]
         hosts: List[Host] = []
         silent = [answer for answer in answers if _is_bad(answer)]
-        if silent:
+        if silent and bound is None:
             # Their devices may answer all the same.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], time.monotonic() + FEW * self.timeout)
-            known = {node for node, _, _ in devices}
-            hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
-            devices += [item for item in self._names_of(asked, bound) if item[0] not in known]
+        hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
+        devices += self._missing(asked, bound, devices)
         told = [asked.ask(functools.partial(_told, ref, detailed)) for _, _, ref in devices]
         asked.wait(told, began + 0.5 * self.timeout)
         if bound is None and any(_is_bad(asked.answer(key)) for key in told):
@@ -219,6 +227,11 @@ class Domain:
             raise answer
         return answer
 
+    def _missing(self, asked: "_Questions", bound: "Optional[int]", devices: "List[Any]") -> "List[Any]":
+        """Those that have a name, and that no DeviceManager told of."""
+        names = self._names_of(asked, bound)
+        return [item for item in names if not any(ref._is_equivalent(item[2]) for _, _, ref in devices)]
+
     def _managers(self) -> "Any":
         try:
             root = self._orb.resolve_initial_references("NameService")
@@ -238,9 +251,14 @@ class Domain:
         if domain is None:
             return Failure(f"what is named {plain(self.name)} is no DomainManager")
         try:
-            return domain._get_deviceManagers()
+            managers = domain._get_deviceManagers()
         except CORBA.Exception as error:
             return self._silent(error)
+        try:
+            self._is_2 = versions.is_2(versions.of_domain(domain))
+        except CORBA.SystemException:
+            pass  # as before, or 3.0
+        return managers
 
     def _silent(self, error: "Any") -> Failure:
         return Failure(
@@ -395,4 +413,10 @@ def _bindings(context: "Any") -> "List[Tuple[str, bool]]":
 def _url(nameservice: str) -> str:
     if nameservice.lower().startswith(("corbaloc:", "corbaname:", "ior:")):
         return nameservice
+    try:
+        # As people write an IPv6 address; with a port it has to be in brackets.
+        socket.inet_pton(socket.AF_INET6, nameservice.partition("%")[0])
+        nameservice = f"[{nameservice}]"
+    except (OSError, ValueError):
+        pass
     return f"corbaloc::{nameservice}/NameService"

@@ -1,7 +1,6 @@
 """The metrics that GppShmPlugin.ini asks for, for the plugin and for the device; see gppshm.outlet."""
 
 import threading
-import time
 
 from gppshm import outlet
 from gppshm.redhawk import logs
@@ -11,14 +10,11 @@ from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional, Tuple
+    from typing import Callable, Optional
 
     from gppshm.redhawk.presence import Presence
 
 _log = logs.logger("GppShmPlugin.metrics")
-
-RETRY = 15.0
-"""Seconds between tries to get the address: the plugin of a GPP that has just ended may still have it."""
 
 
 def start(chosen: Settings, work: Cleaning, presence: "Callable[[], Optional[Presence]]") -> None:
@@ -29,7 +25,7 @@ def start(chosen: Settings, work: Cleaning, presence: "Callable[[], Optional[Pre
 
     def reserved() -> int:
         here = presence()
-        return here.device.ledger.reserved if here is not None and here.device is not None else 0
+        return here.device.ledger.reserved_on_host() if here is not None and here.device is not None else 0
 
     if chosen.metrics is not None or chosen.metrics_textfile is not None:
         threading.Thread(target=_export, args=(chosen, work, reserved), name="metrics", daemon=True).start()
@@ -44,21 +40,8 @@ def _export(chosen: Settings, work: Cleaning, reserved: "Callable[[], int]") -> 
     if chosen.metrics_textfile is not None:
         metrics.write(chosen.metrics_textfile)
     if chosen.metrics is not None:
-        _serve(metrics, chosen.metrics)
-
-
-def _serve(metrics: outlet.Outlet, place: "Tuple[str, int]") -> None:
-    told = ""
-    while True:
-        try:
-            metrics.serve(place)
-            _log.info("metrics are served at %s:%d", *place)
-            return
-        except OSError as error:
-            if told != str(error):
-                told = str(error)
-                _complain(f"metrics cannot be served at {place[0]}:{place[1]}: {error.strerror}; tried again")
-            time.sleep(RETRY)
+        place = "{}:{}".format(*chosen.metrics)
+        metrics.serve(chosen.metrics, lambda: _log.info("metrics are served at %s", place))
 
 
 def _complain(sentence: str) -> None:

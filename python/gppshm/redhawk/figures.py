@@ -92,17 +92,22 @@ class Usage:
     heaps     of files that are heaps
     held      unlinked, but still mapped or open
     other     all else that is used: other files, and what cannot be seen
-    reserved  granted to waveforms, used by them or not
+    reserved  granted to waveforms by all devices of this host, used by them or not
+    limit     what leaves the least to be granted (capacity.Room), where that is known
+    inodes, free_inodes  how many files there can be (0: no limit), and how many more
     given_back, given_back_later, in_use  of removed heaps that processes are attached to; see events.Counts
     """
 
     __slots__ = (
         "free",
+        "free_inodes",
         "given_back",
         "given_back_later",
         "heaps",
         "held",
         "in_use",
+        "inodes",
+        "limit",
         "other",
         "path",
         "reserved",
@@ -113,6 +118,8 @@ class Usage:
         self.path = path
         self.total = room.size
         self.free = room.free
+        self.inodes, self.free_inodes = room.inodes, room.free_inodes
+        self.limit = ""
         self.heaps = heaps
         self.held = held
         self.other = max(0, self.used - heaps - held)
@@ -129,8 +136,8 @@ class Usage:
         return 100.0 * self.free / self.total if self.total else 0.0
 
     def differs(self, other: "Optional[Usage]") -> bool:
-        """Whether somebody who looks at it would see a difference: of a MB or more."""
-        if other is None:
+        """Whether somebody who looks at it would see a difference: of a MB or more, of another limit."""
+        if other is None or self.limit != other.limit or self.inodes != other.inodes:
             return True
         return any(
             abs(getattr(self, name) - getattr(other, name)) >= capacity.MB

@@ -2,7 +2,7 @@
 
     install.py install   [--sdrroot DIR] [--python FILE]
     install.py uninstall [--sdrroot DIR]
-    install.py stage      --sdrroot DIR  --python FILE [--path DIR ...]
+    install.py stage      --sdrroot DIR  --python FILE
 
 In $SDRROOT are then
     dev/devices/GPP/plugins/GppShmPlugin/GppShmPlugin   the plugin: what the GPP starts
@@ -14,11 +14,12 @@ and beside each of the two programs
     GppShmPlugin.ini.example  the settings
     lib-<digest>/             the package; a running program locks the one it uses, which is then not removed
 Nothing else is touched.  A program is replaced in one step, after everything that it needs is there.  An
-example that was changed is neither replaced nor removed.  Where the interpreter has no ossie there is the
-plugin alone.
+example that was changed is neither replaced nor removed.
 
-`stage` lays the same out below the root of a package that is being built, for an interpreter of which nothing
-is known here but that it looks for omniORB and ossie in these folders, too; nothing is tried out.
+The interpreter needs omniORBpy, and nothing of REDHAWK's: what PATH, or the system, calls python3 is taken if
+it has that, and else the one of this build.
+
+`stage` lays the same out below the root of a package that is being built; nothing is tried out.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -51,7 +53,11 @@ PLUGIN = "dev/devices/GPP/plugins/" + NAME
 DEVICE = "dev/devices/" + NAME
 DESCRIPTORS = tuple(f"{NAME}.{kind}.xml" for kind in ("spd", "scd", "prf"))
 EXAMPLES = (("nodes", "dev/nodes"), ("waveforms", "dom/waveforms"))
+FOLDERS = ("dev/nodes", "dom/waveforms", "dom")
+"""Folders of the examples that REDHAWK has, too: they are removed only where an install made them."""
 RECORD = DEVICE + "/installed.sha256"
+_MADE = "# folder "
+"""Begins a line of RECORD that sha256sum passes over."""
 
 BODY = """\
 # GppShmPlugin, written by gppshm.redhawk.install: an update writes it anew.
@@ -72,15 +78,22 @@ PROBE = """\
 import json, os, sys
 if not sys.flags.isolated:
     del sys.path[0]
-found = {"version": list(sys.version_info[:3])}
-for name, module in (("omniORB", "omniORB"), ("ossie", "ossie.cf"), ("psutil", "psutil")):
+found = {"version": list(sys.version_info[:3]), "prefixes": [sys.prefix, sys.base_prefix]}
+for name in ("omniORB", "psutil"):
     try:
-        __import__(module)
+        __import__(name)
         found[name] = os.path.dirname(os.path.dirname(os.path.abspath(sys.modules[name].__file__)))
     except Exception:
         pass
 print(json.dumps(found))
 """
+
+
+OMNIORB = """\
+which plugin and device need: install omniORBpy for it, or give --python FILE
+  REDHAWK 3.0 brings it, for the system's Python 3, as python3-omniORB
+  REDHAWK 2.x brings it for Python 2 only
+  PyPI has it as jeteve-omniorb, for CPython 3.8 to 3.14 on x86_64; there `./build.sh` puts it into .venv"""
 
 
 class Failure(Exception):
@@ -99,12 +112,11 @@ def main(argv: "Optional[List[str]]" = None) -> int:
             sub.add_argument(
                 "--python",
                 metavar="FILE",
-                help="its interpreter (default: one that has REDHAWK's ossie, else that of this build)",
+                help="its interpreter (default: a python3 that has omniORBpy, else that of this build)",
             )
     sub = commands.add_parser("stage")
     sub.add_argument("--sdrroot", metavar="DIR", required=True)
     sub.add_argument("--python", metavar="FILE", required=True)
-    sub.add_argument("--path", metavar="DIR", action="append", default=[])
     options = parser.parse_args(argv)
     if not options.command:
         parser.error("install or uninstall?")
@@ -115,7 +127,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         if options.command == "install":
             install(sdrroot, options.python)
         elif options.command == "stage":
-            stage(sdrroot, options.python, options.path)
+            stage(sdrroot, options.python)
         else:
             uninstall(sdrroot)
     except Failure as failure:
@@ -147,16 +159,18 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
     if not os.path.isdir(gpp):
         print(f"note: there is no GPP in {gpp} yet")
     python, paths = choose_interpreter(python)
+    closed = closed_to_others(python, paths, sdrroot)
+    if closed:
+        raise Failure(
+            f"{closed}, who can reach {sdrroot}: the plugin would not start for them; name an interpreter for"
+            " everybody with --python FILE (/usr/bin/python3, say), or open that folder or file to them"
+        )
     files = package_files()
-    said, without = plugin.prepare(files, python, paths), ""
-    found = re.search(r"^no device: (.*)$", said, re.MULTILINE)
-    if found:
-        said, without = said.replace(found.group(), "").strip(), found.group(1)
-    elif not device.is_ours():
-        without = f"{device.top} has one that was not installed by this"
-    else:
+    said = plugin.prepare(files, python, paths)
+    installed = [plugin]
+    if device.is_ours():
         device.prepare(files, python, paths)
-    installed = [plugin] if without else [plugin, device]
+        installed.append(device)
     for program in installed:
         program.put()
         print(f"installed: {program.path}")
@@ -166,18 +180,16 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         kept = program.remove_libraries(program.lib)
         if kept:
             print(f"a running {program.what} still uses {', '.join(kept)}: the next install removes it")
-    if without:
-        print(f"the device, the example nodes and the waveforms are not installed: {without}")
-        if found:
-            print("  to have them, source REDHAWK's environment, or name its interpreter with --python FILE")
-        if os.path.lexists(device.path):
-            print(f"left as it was: {device.path}")
-    else:
+    if device in installed:
         for path, new in put_examples(sdrroot).items():
             print(f"kept, as it was changed: {path}" + (f"; ours is beside it: {new}" if new else ""))
-    more = "" if without else ", which registers the device beside it"
+        more = ", which registers the device beside it"
+    else:
+        print("the device, the example nodes and the waveforms are not installed:")
+        print(f"  {device.top} has a device that was not installed by this, and is left as it was")
+        more = ""
     print(f"what to do next: restart the GPP (its node): it starts the plugin by itself{more}")
-    if not without:
+    if device in installed:
         print(
             "or launch one of the example nodes; to change one, copy it, and give the copy a name and an id"
         )
@@ -191,11 +203,11 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         print(f"  cp {shlex.quote(program.settings + '.example')} {shlex.quote(program.settings)}")
 
 
-def stage(sdrroot: str, python: str, paths: "List[str]") -> None:
+def stage(sdrroot: str, python: str) -> None:
     """Lay everything out in an SDRROOT that is to be packed; what was changed rpm itself keeps."""
     files = package_files()
     for program in programs(sdrroot):
-        program.lay_out(files, python, paths)
+        program.lay_out(files, python, [])
         program.put()
     for name, content in example_files().items():
         _put(os.path.join(sdrroot, name), content)
@@ -215,6 +227,8 @@ def uninstall(sdrroot: str) -> None:
         if program.remove():
             print(f"a running {program.what} still uses its files: stop it and run this again")
         left += program.left()
+    for program in ours:
+        program.remove_parents(sdrroot)
     if left:
         print("left:\n  " + "\n  ".join(left))
     if strangers:
@@ -312,6 +326,13 @@ class Program:
             _remove_if_empty(folder)
         return kept
 
+    def remove_parents(self, sdrroot: str) -> None:
+        """Remove the folders above it that are empty now: in an SDRROOT that is in use there is none."""
+        folder = os.path.dirname(self.top)
+        while folder != sdrroot:
+            _remove_if_empty(folder)
+            folder = os.path.dirname(folder)
+
     def left(self) -> "List[str]":
         """What is there, each library as one."""
         found = []
@@ -369,7 +390,7 @@ def choose_interpreter(wanted: "Optional[str]") -> "tuple[str, List[str]]":
             raise Failure(f"{wanted} is no program: give --python FILE")
         return _judged(os.path.abspath(found), True)
     for candidate in (shutil.which("python3"), "/usr/bin/python3"):
-        if candidate and "ossie" in _probe(candidate, isolated=False):
+        if candidate and "omniORB" in _probe(candidate, isolated=False):
             return _judged(os.path.abspath(candidate), True)
     return _judged(sys.executable, False)
 
@@ -377,17 +398,48 @@ def choose_interpreter(wanted: "Optional[str]") -> "tuple[str, List[str]]":
 def _judged(python: str, theirs: bool) -> "tuple[str, List[str]]":
     alone = _probe(python, isolated=True)
     wide = _probe(python, isolated=False) if theirs else alone
+    if not alone and os.path.exists(python) and not os.access(python, os.X_OK):
+        raise Failure(f"{python} is not executable for you: give --python FILE")
     if not alone:
         raise Failure(f"{python} does not run: give --python FILE")
     if alone["version"] < [3, 6]:
         raise Failure(f"{python} is older than Python 3.6: give --python FILE")
     if "omniORB" not in wide:
-        raise Failure(f"{python} cannot import omniORB: install omniORBpy for it, or give --python FILE")
+        raise Failure(f"{python} cannot import omniORB, {OMNIORB}")
     paths = []
-    for name in ("omniORB", "ossie", "psutil"):
+    for name in ("omniORB", "psutil"):
         if name in wide and name not in alone and wide[name] not in paths:
             paths.append(wide[name])
     return python, paths
+
+
+def closed_to_others(python: str, paths: "List[str]", sdrroot: str) -> str:
+    """Who cannot run the interpreter, and why, as the beginning of a sentence; "" if all can who need to.
+
+    Those are all users, or those of SDRROOT's group, if they can reach SDRROOT.
+    """
+    needed = [python, *_probe(python, isolated=True).get("prefixes", ()), *paths]
+    for gid, who in ((None, "other users"), (os.stat(sdrroot).st_gid, "users of its group")):
+        if not _obstacle(sdrroot, gid):
+            for path in needed:
+                obstacle = _obstacle(path, gid)
+                if obstacle:
+                    return f"{obstacle} is closed to {who}"
+    return ""
+
+
+def _obstacle(path: str, gid: "Optional[int]") -> str:
+    """The first folder on the way to `path`, links followed, or itself, that is closed to them; ""."""
+    for place in {path: 1, os.path.realpath(path): 1}:
+        steps = [place]
+        while steps[-1] != os.path.dirname(steps[-1]):
+            steps.append(os.path.dirname(steps[-1]))
+        for step in reversed(steps):
+            status = os.stat(step)
+            mode = status.st_mode >> 3 if status.st_gid == gid else status.st_mode
+            if not mode & 1 or (step == place and stat.S_ISDIR(status.st_mode) and not mode & 4):
+                return f"{step} (mode {status.st_mode & 0o777:o})"
+    return ""
 
 
 def _probe(python: str, isolated: bool) -> "dict":
@@ -433,6 +485,11 @@ def missing_profiles(sdrroot: str) -> "Dict[str, List[str]]":
 def put_examples(sdrroot: str) -> "Dict[str, str]":
     """Put them there; the paths of those that were changed, each with that of ours, put beside it, or ""."""
     before = _read_record(sdrroot)
+    made = [
+        folder
+        for folder in FOLDERS
+        if folder in _made_folders(sdrroot) or not os.path.isdir(os.path.join(sdrroot, folder))
+    ]
     now: Dict[str, str] = {}
     changed: Dict[str, str] = {}
     for name, content in sorted(example_files().items()):
@@ -451,7 +508,8 @@ def put_examples(sdrroot: str) -> "Dict[str, str]":
                 now[target] = before[target]
             changed[os.path.join(sdrroot, name)] = ""
     _remove_unchanged(sdrroot, {name: digest for name, digest in before.items() if name not in now})
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(now.items())]
+    lines = [f"{_MADE}{folder}\n" for folder in made]
+    lines += [f"{digest}  {name}\n" for name, digest in sorted(now.items())]
     _put(os.path.join(sdrroot, RECORD), "".join(lines).encode("ascii"))
     return changed
 
@@ -459,6 +517,8 @@ def put_examples(sdrroot: str) -> "Dict[str, str]":
 def remove_examples(sdrroot: str) -> "List[str]":
     """Remove those that are as they were installed; the paths of the others."""
     left = _remove_unchanged(sdrroot, _read_record(sdrroot))
+    for folder in _made_folders(sdrroot):
+        _remove_if_empty(os.path.join(sdrroot, folder))
     record = os.path.join(sdrroot, RECORD)
     if os.path.lexists(record):
         os.unlink(record)
@@ -477,6 +537,15 @@ def _remove_unchanged(sdrroot: str, names: "Dict[str, str]") -> "List[str]":
         elif there:
             left.append(path)
     return left
+
+
+def _made_folders(sdrroot: str) -> "List[str]":
+    """Those of FOLDERS that were not there before the first install."""
+    try:
+        lines = _content(os.path.join(sdrroot, RECORD)).decode("ascii", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [folder for folder in FOLDERS if _MADE + folder in lines]
 
 
 def _read_record(sdrroot: str) -> "Dict[str, str]":

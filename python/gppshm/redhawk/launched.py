@@ -2,9 +2,8 @@
 
     GppShmPlugin.py DEVICE_MGR_IOR ior DEVICE_ID id DEVICE_LABEL label PROFILE_NAME path [NAME VALUE ...]
 
-ossie's own `start_device` is not used: it exits with status 0 whatever went wrong, and on SIGTERM without
-unregistering (measured on REDHAWK 3.0.1).  Exit status: 0 after releaseObject, SIGTERM or the end of its
-manager, 1 if it could not do its work, 2 if it was started wrongly.
+Exit status: 0 after releaseObject, SIGTERM or the end of its manager, 1 if it could not do its work, 2 if it
+was started wrongly.
 """
 
 import os
@@ -64,7 +63,7 @@ def main(arguments: "List[str]") -> int:
     try:
         from gppshm.redhawk import link, presence
     except Exception as error:
-        return lifeline.refuse(f"REDHAWK's ossie, or omniORB, cannot be imported: {plain(repr(error))}", 1)
+        return lifeline.refuse(f"omniORB cannot be imported: {plain(repr(error))}", 1)
     orders = Orders(True, chosen.scope, chosen.rescan, chosen.remove_fifos, chosen.dry_run)
     board = metrics.Metrics(chosen.thresholds)
     try:

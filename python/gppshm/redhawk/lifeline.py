@@ -13,10 +13,13 @@ from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Optional, Tuple
 
 PARENT_POLL = 3.0
 """Seconds between looks at the parent where it can have no pidfd (Linux before 5.3)."""
+
+NAMES = 16
+"""So many names are tried for the plugin's claim: strangers may have taken some."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
 
@@ -85,30 +88,38 @@ def only_one(plugin_id: str) -> socket.socket:
     """Be the only plugin with this id until the returned socket is closed, or this process ends, however.
 
     An abstract socket is a name that the kernel gives back with its last descriptor: nothing is left in any
-    file system.  AlreadyRunning if another process has it.  Limit: it holds within one network namespace.
+    file system.  AlreadyRunning if a process of the same user has it: a name that a stranger has taken is
+    passed by, and so is every name if there are many of these.  Limit: it holds within one network namespace.
     """
     import hashlib
 
-    name = "\0GppShmPlugin-" + hashlib.sha256(plugin_id.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(plugin_id.encode("utf-8", "surrogateescape")).hexdigest()
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        claim.bind(name)
-        claim.listen(1)
-    except OSError:
-        claim.close()
-        raise AlreadyRunning(_listener(name)) from None
+    for number in range(NAMES):
+        name = f"\0GppShmPlugin-{digest}-{number}"
+        try:
+            claim.bind(name)
+            claim.listen(1)
+            break
+        except OSError:
+            pid, uid = _listener(name)
+            if uid == os.getuid():
+                claim.close()
+                raise AlreadyRunning(pid) from None
     return claim
 
 
-def _listener(name: str) -> int:
+def _listener(name: str) -> "Tuple[int, int]":
+    """Pid and user of the process that listens there; -1 for the user if nobody can be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.settimeout(0.2)
+        caller.setblocking(False)
         try:
             caller.connect(name)
             peer = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         except OSError:
-            return 0
-    return int(struct.unpack("iII", peer)[0])
+            return 0, -1
+    pid, uid, _ = struct.unpack("iII", peer)
+    return pid, uid
 
 
 class Lifeline:

@@ -6,7 +6,6 @@ All calls have a time limit; nothing here is called from the thread that cleans.
 from gppshm.redhawk import logs, messages
 from gppshm.redhawk.corba import (
     CORBA,
-    SOURCE,
     CosEventChannelAdmin,
     CosEventChannelAdmin__POA,
     ExtendedEvent__POA,
@@ -94,7 +93,6 @@ class Link:
             raise BadReference(f"it cannot be read: {named(error)}") from None
         if self._channel is None:
             raise BadReference("it is nil")
-        _log.debug("CORBA types are those of %s", SOURCE)
 
     def connect(self) -> None:
         """Do the dance for a place to push to.  Unreachable; BadReference if it is no event channel."""

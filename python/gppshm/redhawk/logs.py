@@ -4,7 +4,6 @@ stdout is the GPP's own: a pipe that nobody reads, a full disk or a stopped term
 the cleaning.  Lines wait, as many as there is room for, for a thread that writes them.
 """
 
-import io
 import logging
 import os
 import threading
@@ -26,7 +25,7 @@ _tree.setLoggerClass(logging.Logger)
 def logger(name: str) -> logging.Logger:
     """The logger of that name, NAME or below it.
 
-    Not one of `logging.getLogger`: ossie calls its own there by the device's label, which may be any name.
+    Not one of `logging.getLogger`, where whatever this process imports may have its own.
     """
     return _tree.getLogger(name)
 
@@ -141,18 +140,6 @@ class Handler(logging.Handler):
             os.write(self._fd, line)
         except OSError:
             pass  # nobody reads any more, or the disk is full: there is no better place to say so
-
-
-class Stream(io.TextIOBase):
-    """Stands for stdout where others write to it, whom a pipe that nobody reads would hold up."""
-
-    def __init__(self, handler: Handler) -> None:
-        super().__init__()
-        self._handler = handler
-
-    def write(self, text: str) -> int:
-        self._handler.add(text.encode("utf-8", "backslashreplace"))
-        return len(text)
 
 
 def start(level: str, fd: int = 1) -> Handler:

@@ -1,14 +1,13 @@
 """The GPP plugin: the watcher at work for one GPP, its metrics told to it, until either ends.
 
     GppShmPlugin IOR ID     as the GPP starts it: the IOR of its metrics_in port, and the plugin's id
-    GppShmPlugin --check    load everything, and say what CORBA types and what ossie are used
+    GppShmPlugin --check    load everything, and say of what versions
     GppShmPlugin --version
 
 Settings: GppShmPlugin.ini beside the executable.  Exit status: 0 after SIGTERM or the GPP's end, 1 if it
 could not do its work, 2 if it was started wrongly.
 """
 
-import importlib
 import os
 import signal
 import sys
@@ -82,22 +81,16 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 def _check() -> int:
     try:
-        from gppshm.redhawk import corba, link
+        from gppshm.redhawk import link, presence  # noqa: F401
+        from gppshm.redhawk.corba import omniORB
     except ImportError as error:
         return lifeline.refuse(
             f"this interpreter, {plain(sys.executable)}, has not what is needed: {error}", 1
         )
     version = ".".join(str(number) for number in sys.version_info[:3])
-    print(f"{link.NAME} {gppshm.__version__}: Python {version}, CORBA types of {corba.SOURCE}")
+    print(f"{link.NAME} {gppshm.__version__}: Python {version}, omniORB {omniORB.coreVersion()}")
     if not processes.available():
         print("no psutil: commands and users of processes will not be shown, and scope = children needs it")
-    try:
-        import ossie
-
-        importlib.import_module("gppshm.redhawk.presence")
-        print(f"device: ossie of {plain(os.path.dirname(os.path.dirname(os.path.abspath(ossie.__file__))))}")
-    except Exception as error:
-        print(f"no device: {plain(sys.executable)} has no ossie that can be imported ({plain(error)})")
     return 0
 
 

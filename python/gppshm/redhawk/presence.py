@@ -3,29 +3,27 @@
 REDHAWK says little when a registration fails (measured on 3.0.1): a label that is taken makes it return as
 if all were well, and a profile that does not resolve makes the DomainManager abort.  So everything is asked
 before, and looked at afterwards.
+
+Beside the GPP it goes by the version.  The DeviceManager of 2.x dies of a device that its DCD does not have
+(measured on 2.3.2; so in the source of 2.0 to 2.3), so there, and where the version cannot be had, the
+DomainManager is told directly, and what the DeviceManager would do is done here: bind the name, and start.
 """
 
-import logging
 import os
-import sys
 import threading
 import time
 import xml.etree.ElementTree as xml
 
-import ossie.logger
-import ossie.resource
-
-import CosNaming  # isort: skip
-
 from gppshm.redhawk import logs, metrics
 from gppshm.redhawk.cleaning import Cleaning, Orders
-from gppshm.redhawk.corba import CF, CORBA, is_refused, omniORB
+from gppshm.redhawk.corba import CF, CORBA, CosNaming, is_refused, named, omniORB
 from gppshm.redhawk.device import Device
+from gppshm.redhawk.runtime import log4j, sources, versions
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
 _log = logs.logger("GppShmPlugin.device")
 
@@ -46,19 +44,6 @@ class NotRegistered(Exception):
     def __init__(self, reason: str, later: bool = True) -> None:
         Exception.__init__(self, reason)
         self.later = later
-
-
-class _Orb:
-    """Stands for the ORB in ossie, which shuts it down with its device: others need it still."""
-
-    def __init__(self, orb: "Any") -> None:
-        self._orb = orb
-
-    def shutdown(self, wait: bool) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> "Any":
-        return getattr(self._orb, name)
 
 
 class Presence:
@@ -90,6 +75,8 @@ class Presence:
         self._handler = handler
         self._on_end = on_end
         self._manager: Any = None
+        self._domain: Any = None
+        self._version = ""
         self._reference: Any = None
         self._checked = time.monotonic()
 
@@ -101,33 +88,37 @@ class Presence:
         """
         try:
             self._manager = self._find_manager()
+            self._find_domain(launched)
             if not launched:
                 self._ask_before()
             self._make()
             assert self.device is not None
             self.device.launched = launched
+            # The sandboxes, Python's and the IDE's, give no such path.
+            self.device.in_node = launched and bool(self.parameters.get("DOM_PATH"))
             if not launched:
                 self.device.initialize()
-            ior, idm = self.parameters["DEVICE_MGR_IOR"], self.parameters.get("IDM_CHANNEL_IOR")
-            self.device.postConstruction(ior, idm)
-            if not self._is_registered() and not self.device.leaving:  # it may be released already
-                raise NotRegistered("its DeviceManager did not register it; see the DeviceManager's log")
+            self.device.watch_states(self._orb, self.parameters.get("IDM_CHANNEL_IOR"), self._domain)
+            if launched or (self._version and not versions.is_2(self._version)):
+                whom = "DeviceManager"
+                self._register_with_manager()
+            else:
+                whom = "DomainManager"
+                self._register_with_domain()
         except (CORBA.Exception, UnicodeError) as error:
             self._abandon()
-            raise NotRegistered(f"a call to its DeviceManager failed: {plain(error)}") from None
+            raise NotRegistered(f"a call to its DeviceManager failed: {_told(error)}") from None
         except NotRegistered:
             self._abandon()
             raise
         self.device.on_tick = self.check
-        _log.info("registered with its DeviceManager as %s", plain(self.parameters["DEVICE_LABEL"]))
+        _log.info("registered with its %s as %s", whom, plain(self.parameters["DEVICE_LABEL"]))
 
     def retire(self, seconds: float) -> None:
         """Unregister and stop, in so many seconds at most; nothing if it was released before."""
         device = self.device
         if device is not None and not self.ended:
             self.ended = "retired"
-            # Unregistering must not wait for the domain's channel, which is told of states and may hang.
-            device._idm_publisher = None
             thread = threading.Thread(target=self._release, args=(device,), name="release", daemon=True)
             thread.start()
             thread.join(seconds)
@@ -149,6 +140,17 @@ class Presence:
         omniORB.setClientCallTimeout(manager, REGISTRATION_TIME)
         return manager
 
+    def _find_domain(self, launched: bool) -> None:
+        """The DomainManager and its version, if there is one: the sandbox has none."""
+        try:
+            self._domain = self._manager._get_domMgr()
+            self._version = versions.of_domain(self._domain)
+        except CORBA.SystemException as error:
+            if not launched:
+                raise NotRegistered(f"the DomainManager cannot be asked: {named(error)}") from None
+            _log.warning("the DomainManager cannot be asked for its version: %s", named(error))
+        _log.debug("REDHAWK's version is %s", plain(self._version or "not known"))
+
     def _ask_before(self) -> None:
         """NotRegistered if registering would go wrong."""
         profile = self.parameters["PROFILE_NAME"]
@@ -168,10 +170,9 @@ class Presence:
 
     def _clear_stale_name(self) -> None:
         """A dead device keeps its label, under which nobody can be registered; NotRegistered if it lives."""
-        path = self.parameters.get("DOM_PATH", "").split("/") + [self.parameters["DEVICE_LABEL"]]
-        name = [CosNaming.NameComponent(part, "") for part in path if part]
+        name, shown = self._name()
         try:
-            root = self._orb.resolve_initial_references("NameService")._narrow(CosNaming.NamingContext)
+            root = self._names()
             there = root.resolve(name)
         except CosNaming.NamingContext.NotFound:
             return
@@ -179,41 +180,84 @@ class Presence:
             _log.warning("the naming service cannot be asked for a stale name: %s", plain(repr(error)))
             return
         if not is_gone(there):
-            raise NotRegistered(f"the name {'/'.join(path)} belongs to an object that may live")
+            raise NotRegistered(f"the name {shown} belongs to an object that may live")
         root.unbind(name)
-        _log.info("unbound %s: the device of that name is dead", plain("/".join(path)))
+        _log.info("unbound %s: the device of that name is dead", shown)
+
+    def _name(self) -> "Tuple[List[Any], str]":
+        """Of the device in the naming service."""
+        path = self.parameters.get("DOM_PATH", "").split("/") + [self.parameters["DEVICE_LABEL"]]
+        path = [part for part in path if part]
+        return [CosNaming.NameComponent(part, "") for part in path], plain("/".join(path))
+
+    def _names(self) -> "Any":
+        return self._orb.resolve_initial_references("NameService")._narrow(CosNaming.NamingContext)
 
     def _make(self) -> None:
         place = self.parameters
-        label, level = place["DEVICE_LABEL"], place.get("DEBUG_LEVEL", "")
-        uri = place.get("LOGGING_CONFIG_URI") or None
-        context = ossie.logger.DeviceCtx(label, place["DEVICE_ID"], place.get("DOM_PATH", ""))
-        number = int(level) if level.isdecimal() else None
-        if self._handler is not None:
-            sys.stdout = logs.Stream(self._handler)  # before ossie's appenders find it
-        category = label.rpartition("_")[0] or label
-        ossie.logger.Configure(uri, number, context, category)
-        if not logging.getLogger().handlers:
-            # ossie says nothing of a file that it cannot use, and nothing would be logged any more.
-            _log.warning("LOGGING_CONFIG_URI cannot be used: %s", plain(uri))
-            uri = None
-            ossie.logger.Configure(None, number, context, category)
-        ossie.resource.__orb__ = _Orb(self._orb)
+        label = place["DEVICE_LABEL"]
+        write = _to_stdout if self._handler is None else self._handler.add
+        loggers = log4j.Loggers(label, write)
         self.device = Device(
-            self._manager,
             place["DEVICE_ID"],
             label,
             place["PROFILE_NAME"],
-            place,
+            loggers,
+            self._read_config,
             self._work,
             self._orders,
             self._board,
             self._released,
         )
-        self.device.saveLoggingContext(uri, number, context)
+        self.device.version = self._version
+        self.device.configure_logging(place.get("LOGGING_CONFIG_URI", ""), place.get("DEBUG_LEVEL", ""))
         if self._handler is not None:
-            self._handler.redirect(self.device._baseLog.getChildLogger("shm"))
+            self._handler.redirect(loggers.child("user", "shm"))
         self._reference = self.device._this()  # activates it; done later, it would revive a released one
+
+    def _read_config(self, uri: str) -> str:
+        text = sources.read(uri, self._orb, self._manager, self._version)
+        return sources.expanded(text, self.parameters)
+
+    # -- registration --------------------------------------------------------------------------------
+
+    def _register_with_manager(self) -> None:
+        """CORBA.Exception, NotRegistered."""
+        assert self.device is not None
+        self.device.leave = lambda: self._manager.unregisterDevice(self._reference)
+        self._manager.registerDevice(self._reference)
+        if not self._is_registered() and not self.device.leaving:  # it may be released already
+            raise NotRegistered("its DeviceManager did not register it; see the DeviceManager's log")
+
+    def _register_with_domain(self) -> None:
+        """CORBA.Exception, NotRegistered."""
+        assert self.device is not None
+        if self._domain is None:
+            raise NotRegistered("its DeviceManager names no DomainManager to register it with")
+        omniORB.setClientCallTimeout(self._domain, REGISTRATION_TIME)
+        self.device.leave = self._leave_domain
+        self._domain.registerDevice(self._reference, self._manager)
+        name, shown = self._name()
+        try:
+            self._names().bind(name, self._reference)
+        except (CORBA.Exception, AttributeError) as error:
+            _log.warning("%s could not be bound in the naming service: %s", shown, plain(repr(error)))
+        self.device.start()
+
+    def _leave_domain(self) -> None:
+        try:
+            self._domain.unregisterDevice(self._reference)
+        finally:
+            self._unbind()
+
+    def _unbind(self) -> None:
+        name, _ = self._name()
+        try:
+            names = self._names()
+            if names.resolve(name)._is_equivalent(self._reference):
+                names.unbind(name)
+        except (CORBA.Exception, AttributeError):
+            pass  # the node has ended, and its names with it
 
     # -- after ---------------------------------------------------------------------------------------
 
@@ -256,6 +300,15 @@ class Presence:
             device.releaseObject()
         except Exception as error:
             _log.warning("the device could not be unregistered: %s", plain(repr(error)))
+
+
+def _told(error: "Any") -> str:
+    """A CORBA exception with its text, if it has any."""
+    return plain(": ".join(filter(None, [named(error), getattr(error, "msg", "")])))
+
+
+def _to_stdout(line: bytes) -> None:
+    os.write(1, line)
 
 
 def is_gone(reference: "Any") -> bool:

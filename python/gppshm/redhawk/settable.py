@@ -1,7 +1,7 @@
-"""Whether a value may be set, and if not, why: one sentence for each property or member.
+"""Whether values may be set, and if not, why: one sentence for each property or member.
 
-ossie gives the caller "Failure: " and no reason (3.0.1), takes any text for a boolean that is true, and
-stores a null.  So values are judged here, before ossie has them.
+The runtime takes properties one by one, and stops at the first fault of each.  Here all are judged before any
+is taken.
 """
 
 from gppshm import watch
@@ -24,7 +24,7 @@ def refusals(
 ) -> "List[Tuple[Any, str]]":
     """Each of the CF::DataTypes `wanted` that may not be set, and why.
 
-    declared  the properties by id, as ossie has them
+    declared  the properties by id
     starting  as start values, which a readonly property may have, too
     """
     found = []

@@ -142,7 +142,10 @@ class Scanner(threading.Thread):
         self._rows = rows
         room = self._room(shot.usage, rows)
         self._history.append((time.monotonic(), room.used))
-        return State(shot.root, room, list(rows.values()), self._history, self._removals, self._troubles())
+        troubles = self._troubles()
+        if shot.usage.inodes_are_scarce:
+            troubles.insert(0, f"inodes: {shminfo.scarce_inodes(shot.usage)}")
+        return State(shot.root, room, list(rows.values()), self._history, self._removals, troubles)
 
     def _follow_root(self) -> None:
         """Have the watcher go over to another directory that lies at the path now, and go with it."""

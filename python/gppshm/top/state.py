@@ -124,7 +124,7 @@ class State:
 
     history   (monotonic, bytes used), oldest first
     removals  newest first
-    troubles  what is wrong with looking itself, a sentence each
+    troubles  what is wrong with the file system or with looking itself, a sentence each
     """
 
     def __init__(

@@ -7,6 +7,7 @@ CORBA.TIMEOUT after CALL_LIMIT seconds.
 
 import collections
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,14 +19,16 @@ import CosNaming
 import omniORB
 from omniORB import CORBA
 
-import installing
-import serving
-import wire
-from channel import MessageConsumer
-from ossie.cf import CF, StandIn
-from ossie.properties import TYPES
+STANDIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "standin")
+if STANDIN not in sys.path:
+    sys.path.append(STANDIN)
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+import installing  # noqa: E402
+import serving  # noqa: E402
+import wire  # noqa: E402
+from channel import MessageConsumer  # noqa: E402
+from stubs import CF, StandIn  # noqa: E402
+
 CALL_LIMIT = 10.0
 install_plugin = installing.plugin
 
@@ -63,7 +66,7 @@ def wait_for(fact, limit=10.0):
 
 def prop(id_, type_, value):
     """A CF::DataType of a simple type, as a PRF names it: prop("shm::capacity", "longlong", 64)."""
-    return CF.DataType(id_, CORBA.Any(TYPES[type_][1], value))
+    return CF.DataType(id_, CORBA.Any(wire.TYPES[type_][0], value))
 
 
 def query(ref, id_):
@@ -155,7 +158,7 @@ class Marked:
         if os.path.exists(ior):
             os.unlink(ior)
         words = [str(word) for pair in dict(pairs, STANDIN_IOR=ior).items() for word in pair]
-        process = self.spawn([sys.executable, os.path.join(HERE, program + ".py"), *words], folder)
+        process = self.spawn([sys.executable, os.path.join(STANDIN, program + ".py"), *words], folder)
 
         def ready():
             if process.poll() is not None:
@@ -354,27 +357,38 @@ class Gpp(Marked, GppRef):
 
 
 class Domain(Marked):
-    """A naming service, a domain, and nodes of it.
+    """A naming service, a domain of that version of REDHAWK, and nodes of it.
 
     ref      the CF::DomainManager
     manager  the CF::DeviceManager of the node that was started last; `process` is its process
     names    the naming service's root
 
     `environment` is added to that of all, and so of the devices. `folder` is for their files: a device works
-    in FOLDER/.NODE/LABEL. Output is where `stdout` and `stderr` say, as in subprocess.Popen.
+    in FOLDER/.NODE/LABEL. `settings` are those of the node. Output is where `stdout` and `stderr` say, as in
+    subprocess.Popen.
     """
 
     def __init__(
-        self, sdrroot, folder, node=None, *, name="REDHAWK_DEV", environment=(), stdout=None, stderr=None
+        self,
+        sdrroot,
+        folder,
+        node=None,
+        *,
+        name="REDHAWK_DEV",
+        version="3.0.1",
+        settings=(),
+        environment=(),
+        stdout=None,
+        stderr=None,
     ):
         super().__init__(sdrroot, environment, stdout, stderr)
         self.name, self.folder = name, str(folder)
         try:
             self._start_naming_service()
-            self.domain, ref = self.run("domain", {"DOMAIN_NAME": name}, self.folder)
+            self.domain, ref = self.run("domain", {"DOMAIN_NAME": name, "VERSION": version}, self.folder)
             self.ref = ref._narrow(CF.DomainManager)
             if node:
-                self.start_node(node)
+                self.start_node(node, **dict(settings))
         except BaseException:
             self.close()
             raise
@@ -389,7 +403,8 @@ class Domain(Marked):
         config = os.path.join(self.folder, "omniORB.cfg")
         serving.write_whole(config, f"InitRef = NameService={where}\nendPoint = giop:tcp:127.0.0.1:\n")
         self.environment["OMNIORB_CONFIG"] = config
-        program = os.path.join(os.path.dirname(sys.executable), "omniNames")
+        places = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
+        program = shutil.which("omniNames", path=places) or "omniNames"
         argv = [program, "-start", str(port), "-datadir", data, "-errlog", os.path.join(data, "log")]
         argv += ["-ignoreport", "-ORBendPoint", f"giop:tcp:127.0.0.1:{port}"]
         process = self.spawn(argv, self.folder)
@@ -405,10 +420,13 @@ class Domain(Marked):
 
         self.names = wait_for(reached)
 
-    def start_node(self, node, debug_level=3):
-        """Start the node of that name, or of that DCD below $SDRROOT/dev; its CF::DeviceManager."""
+    def start_node(self, node, debug_level=3, **settings):
+        """Start the node of that name, or of that DCD below $SDRROOT/dev; its CF::DeviceManager.
+
+        `settings` are more name/value pairs for its command line.
+        """
         dcd = node if node.startswith("/") else f"/nodes/{node}/DeviceManager.dcd.xml"
-        pairs = {"DCD_FILE": dcd, "SDRCACHE": self.folder, "DEBUG_LEVEL": debug_level}
+        pairs = {"DCD_FILE": dcd, "SDRCACHE": self.folder, "DEBUG_LEVEL": debug_level, **settings}
         self.process, ref = self.run("node", pairs, self.folder)
         self.manager = ref._narrow(CF.DeviceManager)
         return self.manager

@@ -5,7 +5,7 @@ import sys
 import uuid
 from xml.sax.saxutils import quoteattr
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+STANDIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "standin")
 
 SPD = """<?xml version="1.0"?>
 <softpkg id="{id}" name="{name}" type="sca_compliant">
@@ -74,7 +74,7 @@ def device(sdrroot, name, text, properties=""):
 
 def gpp(sdrroot):
     """The stand-in GPP as a device; its profile."""
-    program = f'#!/bin/sh\nexec "{sys.executable}" "{HERE}/gpp.py" "$@"\n'
+    program = f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}/gpp.py" "$@"\n'
     return device(sdrroot, "GPP", program, GPP_PRF)
 
 

@@ -1,0 +1,57 @@
+"""A command line as it goes into messages and lists: who it is, in few words.
+
+REDHAWK starts a process with object references of several hundred digits as arguments, and its users may pass
+any number of properties of any length: none of that says who the process is.
+"""
+
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Sequence
+
+LIMIT = 200
+"""Characters of a short form at most."""
+WORD = 80
+"""Characters of one word of it at most."""
+CUT = "..."
+
+SHOWN = ("NAME_BINDING", "COMPONENT_IDENTIFIER", "DEVICE_LABEL", "SERVICE_NAME", "DOM_PATH")
+"""Arguments of REDHAWK's that say who a process is, the most telling first; the value stands behind each."""
+
+_PAIR = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|PROFILE|EXEC")
+_REFERENCE = re.compile(r"IOR:[0-9A-Fa-f]+")
+
+
+def short(words: "Sequence[str]") -> str:
+    """The program, and what of the arguments says who it is; "" of no words.
+
+    Of a process that REDHAWK started that is all before the first of its name/value pairs (an interpreter and
+    its script, say), and those of SHOWN; of any other it is the command line.  No object reference is in it
+    whole, no word longer than WORD, and it is no longer than LIMIT: CUT stands for what is left out.
+    """
+    parts = list(words)
+    pairs = [number for number in range(1, len(parts) - 1) if parts[number] in SHOWN]
+    if pairs:
+        first = next(number for number in range(1, len(parts)) if _PAIR.fullmatch(parts[number]))
+        parts = parts[:first] + _shown(parts)
+    # One that has a million words is not joined to be cut.
+    text = " ".join([_word(part) for part in parts[: LIMIT + 1] if part])
+    return _cut(text, LIMIT)
+
+
+def _shown(words: "List[str]") -> "List[str]":
+    found: List[str] = []
+    for name in SHOWN:
+        if name in words[1:-1]:
+            found += [name, words[words.index(name, 1) + 1]]
+    return found
+
+
+def _word(word: str) -> str:
+    # What is behind the first digits is not looked at.
+    return _cut(_REFERENCE.sub("IOR:" + CUT, word[: 10 * WORD]), WORD)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
