@@ -103,7 +103,7 @@ class Node:
         """A child of the GPP with a heap; its pid."""
         return self.heap(
             self.gpp.execute(
-                [sys.executable, "-I", HEAPWRITER, "own", f"--root={self.shm_root}", "--for-ever"]
+                [sys.executable, "-I", HEAPWRITER, "own", f"--root={self.shm_root}", "--for-ever", *options]
             )
         )
 

@@ -131,6 +131,8 @@ class _Process:
     def _on_event(self, event: events.Event) -> None:
         self._put(("event", str(event.kind), [getattr(event, name) for name in _EVENT]))
         self._tell_counts()
+        if event.attached:
+            self._returns_told = -1  # who is attached is known only now
 
     def _on_fault(self, error: Exception) -> None:
         self._faults += 1
