@@ -46,6 +46,11 @@ class Process:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
+    def checks(self, count):
+        """Have a peer that holds check every byte and release so many blocks; False if one is damaged."""
+        self.tell(str(count))
+        return bool(self.process.stdout.readline())
+
     def answer(self):
         return self.process.stdout.readline() or sys.exit("a peer found a damaged block")
 

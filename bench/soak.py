@@ -1,10 +1,13 @@
 """10,000 crashes under redhawk-shmwatch: no live heap lost, no orphan left, descriptors and memory flat.
 
-    bench/soak.py [CRASHES]
+    bench/soak.py [CRASHES [BATCH]]
 
-Batches of cheap creators are SIGKILLed, some with a peer attached that dies a little later, beside 50 live
-heaps and a process that opens all of them for writing again and again, as REDHAWK's shminfo does.
-Exit status 1 if a live heap is lost, an orphan is left, descriptors leak or memory grows by more than 1 MB.
+Batches of so many (50) cheap creators are SIGKILLed, some with a peer attached that dies a little later,
+beside 50 live heaps and a process that opens all of them for writing again and again, as REDHAWK's shminfo
+does.  After each batch one with 1 to 3 peers that hold all its blocks: they check every byte, release, check
+again and end in one way or another, while what is free is given back.  With a batch of 0 all are such.
+Exit status 1 if a byte is damaged, a live heap is lost, an orphan is left, descriptors leak or memory grows
+by more than 1 MB.
 """
 
 import contextlib
@@ -15,8 +18,10 @@ import sys
 import time
 
 from nursery import SHMWATCH, Nursery, beside, status
+from reclaim import Process
 
 LIVE, BATCH, GROWTH_KB = 50, 50, 1024
+BLOCKS, BLOCK = 24, 40000
 OPENER = """
 import os, sys, time
 while True:
@@ -33,22 +38,57 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def crash_with_peers(nursery):
+    """One crash with peers; whether each byte that a peer held stayed what it was.
+
+    They are programs of their own: forks of one process share the layout of its addresses, and could not be
+    told from the creator's children.
+    """
+    peers = random.randint(1, 3)
+    living = []
+    try:
+        options = ("--superblocks=2", f"--used={BLOCKS * BLOCK}", f"--block={BLOCK}")
+        owner = Process("own", "--root=" + nursery.root, f"--holders={peers}", *options)
+        living.append(owner)
+        for _ in range(peers):
+            living.append(Process("attach", owner.name, "--root=" + nursery.root, "--hold"))
+        time.sleep(random.random() * 0.2)  # seen alive, or not
+        owner.end()
+        counts = [random.randint(0, BLOCKS // 2) for _ in range(random.randint(1, 4))]
+        counts += random.choice([[], [BLOCKS, 0]])
+        whole = []
+        for count in counts:
+            time.sleep(random.random() * 0.1)
+            whole += [peer.checks(count) for peer in living[1:]]
+        random.shuffle(living)
+        return all(whole)
+    finally:
+        for process in living:
+            process.end()
+
+
 def main(arguments):
     crashes = int(arguments[0]) if arguments else 10000
+    batch = int(arguments[1]) if len(arguments) > 1 else BATCH
     started, done, lost, slowest = time.monotonic(), 0, set(), 0.0
+    with_peers = damaged = 0
     with contextlib.ExitStack() as ending:
         nursery = ending.enter_context(Nursery(SHMWATCH, "--json", "--rescan=5", size=4096))
         ending.enter_context(beside([sys.executable, "-c", OPENER, nursery.root]))
         living = {"heap-%d" % pid for pid in nursery.create(LIVE)}
         pid, first = nursery.cleaner.pid, None
         while done < crashes:
-            pids = nursery.create(min(BATCH, crashes - done))
-            peers = nursery.attach(random.sample(pids, len(pids) // 10))
-            if random.random() < 0.5:
-                time.sleep(random.random() * 0.06)  # seen alive, or not
-            slowest = max(slowest, nursery.deaths(pids)[-1])
-            nursery.end(peers)
-            done += len(pids)
+            if batch:
+                pids = nursery.create(min(batch, crashes - done))
+                peers = nursery.attach(random.sample(pids, len(pids) // 10))
+                if random.random() < 0.5:
+                    time.sleep(random.random() * 0.06)  # seen alive, or not
+                slowest = max(slowest, nursery.deaths(pids)[-1])
+                nursery.end(peers)
+                done += len(pids)
+            damaged += not crash_with_peers(nursery)
+            with_peers += 1
+            done += 1
             lost |= living - set(os.listdir(nursery.root))
             if first is None and done >= min(1000, crashes // 2):
                 time.sleep(1)
@@ -60,11 +100,21 @@ def main(arguments):
         time.sleep(1)
         end = nursery.told()[-1]
     took = time.monotonic() - started
-    print("%d crashes in %.0f s, slowest batch of %d: %.0f ms" % (done, took, BATCH, 1000 * slowest))
+    print("%d crashes in %.0f s, slowest batch of %d: %.0f ms" % (done, took, batch, 1000 * slowest))
+    came = with_peers, damaged, end["given_back"] >> 20, end["given_back_later"] >> 20
+    print("  with peers that check %d, damaged %d; came back at once %d MB, later %d MB" % came)
     told = len(lost), len(left), end["removed"], end["own_faults"] + end["failures"]
     print("  live heaps lost %d, orphans left %d, removed %d, faults %d" % told)
     print("  descriptors %d, then %d; memory %d kB, then %d kB" % (first[0], last[0], first[1], last[1]))
-    bad = lost or left or end["removed"] != done or end["own_faults"] or end["failures"]
+    bad = (
+        lost
+        or left
+        or damaged
+        or end["in_use"]
+        or end["removed"] != done
+        or end["own_faults"]
+        or end["failures"]
+    )
     bad = bad or last[0] > first[0] or last[1] > first[1] + GROWTH_KB
     print("FAILED" if bad else "all is well")
     return int(bool(bad))

@@ -186,6 +186,9 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         limit = _member("shm::usage::limit", "string")
         inodes = _member("shm::usage::inodes", "ulonglong")
         free_inodes = _member("shm::usage::free_inodes", "ulonglong")
+        given_back = _member("shm::usage::given_back", "ulonglong", units="B")
+        given_back_later = _member("shm::usage::given_back_later", "ulonglong", units="B")
+        in_use = _member("shm::usage::in_use", "ulonglong", units="B")
 
     shm_usage = struct_property(
         id_="shm::usage",
@@ -230,6 +233,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         rescan = _member("shm::cleanup::rescan", "double", 30.0, units="s")
         fifos = _member("shm::cleanup::fifos", "boolean", False)
         dry_run = _member("shm::cleanup::dry_run", "boolean", False)
+        reclaim = _member("shm::cleanup::reclaim", "boolean", True)
 
     shm_cleanup = struct_property(
         id_="shm::cleanup",
@@ -243,6 +247,8 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         ID = "shm::cleanup_status"
         removed = _member("shm::cleanup_status::removed", "ulonglong")
         bytes = _member("shm::cleanup_status::bytes", "ulonglong", units="B")
+        removed_by_others = _member("shm::cleanup_status::removed_by_others", "ulonglong")
+        bytes_by_others = _member("shm::cleanup_status::bytes_by_others", "ulonglong", units="B")
         fifos = _member("shm::cleanup_status::fifos", "ulonglong")
         failures = _member("shm::cleanup_status::failures", "ulonglong")
         watched = _member("shm::cleanup_status::watched", "ulonglong")
@@ -275,6 +281,12 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         evidence = _member("shm::recent::evidence", "string")
         trigger = _member("shm::recent::trigger", "string")
         attached = _member("shm::recent::attached", "ulong")
+        held_by = _member("shm::recent::held_by", "string")
+        given_back = _member("shm::recent::given_back", "ulonglong", units="B")
+        given_back_later = _member("shm::recent::given_back_later", "ulonglong", units="B")
+        in_use = _member("shm::recent::in_use", "ulonglong", units="B")
+        left = _member("shm::recent::left", "ulonglong", units="B")
+        not_given_back = _member("shm::recent::not_given_back", "string")
         time = _member("shm::recent::time", "double", units="s")
         time_iso = _member("shm::recent::time_iso", "string")
         latency_ms = _member("shm::recent::latency_ms", "double", units="ms")
@@ -317,6 +329,12 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         evidence = _member("shm::heap_removed::evidence", "string")
         trigger = _member("shm::heap_removed::trigger", "string")
         attached = _member("shm::heap_removed::attached", "ulong")
+        held_by = _member("shm::heap_removed::held_by", "string")
+        given_back = _member("shm::heap_removed::given_back", "ulonglong", units="B")
+        given_back_later = _member("shm::heap_removed::given_back_later", "ulonglong", units="B")
+        in_use = _member("shm::heap_removed::in_use", "ulonglong", units="B")
+        left = _member("shm::heap_removed::left", "ulonglong", units="B")
+        not_given_back = _member("shm::heap_removed::not_given_back", "string")
         time = _member("shm::heap_removed::time", "double", units="s")
         time_iso = _member("shm::heap_removed::time_iso", "string")
         latency_ms = _member("shm::heap_removed::latency_ms", "double", units="ms")

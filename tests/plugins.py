@@ -19,7 +19,7 @@ from conftest import HEAPWRITER, wait_for  # noqa: E402
 
 INSTALL = os.path.join(ROOT, "python", "gppshm", "redhawk", "install.py")
 NAME = "GppShmPlugin"
-METRICS = {"shm_free", "shm_orphaned", "shm_held", "shm_removed"}
+METRICS = {"shm_free", "shm_orphaned", "shm_held", "shm_removed", "shm_reclaimed"}
 
 
 def install(*arguments, **options):
@@ -103,7 +103,7 @@ class Node:
         """A child of the GPP with a heap; its pid."""
         return self.heap(
             self.gpp.execute(
-                [sys.executable, "-I", HEAPWRITER, "own", f"--root={self.shm_root}", "--for-ever"]
+                [sys.executable, "-I", HEAPWRITER, "own", f"--root={self.shm_root}", "--for-ever", *options]
             )
         )
 

@@ -48,6 +48,7 @@ COUNTS = [
     "refcount",
     "attached",
     "removed",
+    "removed_by_others",
     "fifos",
     "failures",
     "watched",

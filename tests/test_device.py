@@ -176,6 +176,7 @@ def test_all_that_it_shows_and_tells_is_numbers_and_texts(device, spawn, shm_roo
     gone(shm_root, owner)
     spawn.owner(shm_root)
     wait_for(lambda: channel.messages("shm::heap_removed") and channel.messages("shm::threshold_crossed"))
+    wait_for(lambda: device.query("shm::heaps"))
     shown = {item.id: devices.plain(item.value) for item in device.ref.query([])}
     assert shown["shm::recent"] and shown["shm::heaps"]
     for kind in ("shm::heap_removed", "shm::threshold_crossed"):
@@ -217,6 +218,76 @@ def test_a_crash_is_cleaned_and_told_in_every_place(device, spawn, shm_root):
     assert (told["time"], told["time_iso"]) == (status["last_time"], status["last_time_iso"])
 
 
+def test_memory_that_comes_back_under_a_peer_is_told_in_every_place(device, spawn, shm_root):
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "tests")
+    owner = spawn.owner(shm_root, "--holders=1", "--superblocks=8", "--used=1048576", "--block=131072")
+    peer = spawn.peer(shm_root, owner, "--hold")
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    owner.kill()
+    (removal,) = wait_for(lambda: device.query("shm::recent"))
+    assert removal["given_back"] > 0.85 * removal["bytes"]
+    assert MB <= removal["in_use"] < removal["left"] == removal["bytes"] - removal["given_back"]
+    assert removal["held_by"].startswith(f"{peer.pid} (") and removal["not_given_back"] == ""
+    message = wait_for(lambda: channel.messages("shm::heap_removed"))[0]
+    assert message["shm::heap_removed::given_back"].value() == removal["given_back"]
+    usage = device.query("shm::usage")
+    assert (usage["given_back"], usage["in_use"]) == (removal["given_back"], removal["in_use"])
+    peer.tell("3")
+    assert peer.read_line() == "holds 5"
+    wait_for(lambda: device.query("shm::recent")[0]["in_use"] < 0.7 * MB)
+    later = device.query("shm::recent")[0]
+    assert later["given_back_later"] > 0.3 * MB and later["given_back"] == removal["given_back"]
+    peer.kill()
+    wait_for(lambda: (device.query("shm::usage")["in_use"], device.query("shm::recent")[0]["left"]) == (0, 0))
+
+
+def test_nothing_is_given_back_where_that_is_switched_off(device, spawn, shm_root):
+    device.configure("shm::cleanup", cleanup(reclaim=False))
+    owner = spawn.owner(shm_root, "--holders=1", "--superblocks=8")
+    spawn.peer(shm_root, owner, "--hold")
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    owner.kill()
+    (removal,) = wait_for(lambda: device.query("shm::recent"))
+    assert (removal["attached"], removal["given_back"], removal["left"]) == (1, 0, 0)
+    assert device.query("shm::cleanup")["reclaim"] is False
+
+
+def test_a_heap_that_somebody_else_unlinks_first_is_told_in_every_place(device, spawn, shm_root):
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "tests")
+    owner = spawn.owner(shm_root)
+    path = os.path.join(shm_root, owner.name)
+    size = os.stat(path).st_blocks * 512
+    wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
+    engine = engine_of(device.process.pid)
+    os.kill(engine, signal.SIGSTOP)
+    owner.kill()
+    os.unlink(path)
+    os.kill(engine, signal.SIGCONT)
+    (removal,) = wait_for(lambda: device.query("shm::recent"))
+    assert (removal["name"], removal["creator"], removal["bytes"]) == (owner.name, owner.pid, size)
+    assert "somebody else unlinked it" in removal["reason"] and removal["evidence"] == "none"
+    status = device.query("shm::cleanup_status")
+    assert (status["removed"], status["removed_by_others"], status["bytes_by_others"]) == (0, 1, size)
+    message = wait_for(lambda: channel.messages("shm::heap_removed"))[0]
+    assert message["shm::heap_removed::reason"].value() == removal["reason"]
+    assert f"removed by others: {owner.name} (2.0 MB" in device.told()
+    summary = device.query("shm::overview")["summary"]
+    assert "0 removed and 1 by others" in summary and owner.name in summary
+
+
+def engine_of(pid):
+    """The process that cleans for that one."""
+    with open(f"/proc/{pid}/task/{pid}/children") as stream:
+        pids = stream.read().split()
+    for each in pids:
+        with open(f"/proc/{each}/cmdline", "rb") as stream:
+            if b"engine.py" in stream.read():
+                return int(each)
+    raise AssertionError(pids)
+
+
 def test_the_last_fifty_removals_are_shown_and_no_more(device, spawn, shm_root):
     for _ in range(53):
         with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
@@ -231,7 +302,7 @@ def test_the_last_fifty_removals_are_shown_and_no_more(device, spawn, shm_root):
     assert (status["last_heap"], status["last_time"]) == (recent[0]["name"], recent[0]["time"])
 
 
-def cleanup(enabled=True, scope="host", rescan=30.0, fifos=False, dry_run=False):
+def cleanup(enabled=True, scope="host", rescan=30.0, fifos=False, dry_run=False, **more):
     return struct(
         "shm::cleanup",
         enabled=CORBA.Any(CORBA.TC_boolean, enabled),
@@ -239,6 +310,7 @@ def cleanup(enabled=True, scope="host", rescan=30.0, fifos=False, dry_run=False)
         rescan=CORBA.Any(CORBA.TC_double, rescan),
         fifos=CORBA.Any(CORBA.TC_boolean, fifos),
         dry_run=CORBA.Any(CORBA.TC_boolean, dry_run),
+        **more,
     )
 
 
@@ -249,6 +321,7 @@ def test_cleaning_is_configured_while_it_works(device, spawn, shm_root):
         "rescan": 30.0,
         "fifos": False,
         "dry_run": False,
+        "reclaim": True,
     }
     device.configure("shm::cleanup", cleanup(enabled=False))
     owner = spawn.owner(shm_root)
@@ -367,6 +440,7 @@ def test_what_clients_without_types_send_is_understood(device):
         "rescan": 12.5,
         "fifos": True,
         "dry_run": False,
+        "reclaim": True,  # as for clients of an earlier version, which do not know it
     }
 
 

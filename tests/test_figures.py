@@ -111,7 +111,7 @@ def test_what_is_used_is_accounted_for(spawn, shm_root, shown):
 
 
 def test_memory_that_is_unlinked_and_still_held_is_shown(spawn, shm_root, shown):
-    display = shown(enabled=True)
+    display = shown(enabled=True, reclaim=False)
     owner = spawn.owner(shm_root)
     wait_for(lambda: owner.name in display.cleaning.living())
     peer = spawn.peer(shm_root, owner)

@@ -158,6 +158,33 @@ def test_a_crashed_child_of_the_gpp_leaves_nothing(node):
     assert f"removed: heap-{pid} (2.0 MB" in node.told()
 
 
+def test_memory_of_a_crashed_child_comes_back_under_its_peer_and_the_gpp_is_told(node, spawn):
+    pid = node.component("--holders=1", "--superblocks=8", "--used=1048576", "--block=131072")
+    peer = spawn.peer(node.shm_root, f"heap-{pid}", "--hold")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: node.recorded("shm_reclaimed") != "0.0 MB", 15)
+    assert node.recorded("shm_reclaimed") == "14.9 MB"
+    reason = node.gpp.metric("shm_reclaimed")["metric_reason"]
+    assert "14.9 MB of removed heaps came back at once" in reason
+    assert f"1.0 MB of heap-{pid} by process {peer.pid} (" in reason
+    assert "14.9 MB came back at once" in node.told()
+    peer.tell("8")
+    assert peer.read_line() == "holds 0"
+    wait_for(lambda: f"given back: heap-{pid}" in node.told())
+    wait_for(lambda: node.recorded("shm_reclaimed") in ("15.8 MB", "15.9 MB"), 15)
+
+
+def test_the_plugin_gives_nothing_back_if_it_is_told_not_to(start, sdr, spawn):
+    sdr.settings(reclaim="no")
+    node = start()
+    pid = node.component("--holders=1", "--superblocks=8")
+    spawn.peer(node.shm_root, f"heap-{pid}", "--hold")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: node.recorded("shm_removed") == "1")
+    wait_for(lambda: "its memory stays until these exit" in node.told())
+    assert node.recorded("shm_reclaimed") == "0.0 MB"
+
+
 def test_a_crashed_grandchild_leaves_nothing(node, tmp_path):
     command = [sys.executable, "-I", HEAPWRITER, "own", f"--root={node.shm_root}", "--for-ever"]
     node.gpp.execute([sys.executable, "-I", "-c", PARENT, *command])

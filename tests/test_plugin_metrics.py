@@ -71,12 +71,36 @@ def test_removals_are_counted_and_never_busy():
     assert "34.0 MB" in removed.reason
 
 
+def test_what_others_removed_is_counted_apart():
+    state = metrics.State(MB, 0, removed=3, removed_bytes=6 * MB)
+    assert "others" not in by_name(board().read(state))["shm_removed"].reason
+    state.cleaned, state.cleaned_bytes = 197, 394 * MB
+    removed = by_name(board().read(state))["shm_removed"]
+    assert removed.recorded == "3"
+    assert "3 heaps" in removed.reason and removed.reason.endswith("; others removed 197, 394.0 MB in all")
+
+
+def test_what_came_back_and_what_is_still_in_use_by_whom_is_told_and_never_busy():
+    state = metrics.State(100 * MB, 0)
+    nothing = by_name(board().read(state))["shm_reclaimed"]
+    assert (nothing.busy, nothing.recorded) == (False, "0.0 MB")
+    state.given_back, state.given_back_later = 57 * MB, 2 * MB
+    state.returns = [("heap-12", (1, 2), 57 * MB, 2 * MB, 4 * MB, 5 * MB, [(77, "rx")])]
+    told = by_name(board().read(state))["shm_reclaimed"]
+    assert (told.busy, told.recorded, told.threshold) == (False, "59.0 MB", "off")
+    for words in ("57.0 MB", "2.0 MB", "4.0 MB of heap-12 by process 77 (rx)", "takes 5.0 MB"):
+        assert words in told.reason
+    state.returns = [(f"heap-{pid}", (1, pid), 1, 0, 1, 1, []) for pid in range(100)]
+    assert len(by_name(board().read(state))["shm_reclaimed"].reason) < 500
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("shm_free", "-1"),
         ("shm_free", "nan"),
         ("shm_removed", "5"),
+        ("shm_reclaimed", "5"),
         ("shm_fre", "5"),
         ("", "5"),
         ("shm_held", ""),

@@ -17,6 +17,7 @@ DEFAULTS = {
     "scope": "host",
     "rescan": 30.0,
     "dry_run": False,
+    "reclaim": True,
     "remove_fifos": False,
     "settle": 30.0,
     "device": True,

@@ -117,7 +117,7 @@ def test_a_line_tells_what_happened_and_why(spawn, shm_root):
         line = watching.line()
         assert re.search(
             r"others are still attached( \(killed by SIGKILL\))? \[identity\], [\d.]+ ms after \w+;"
-            r" the memory is held until"
+            r" \d+ bytes came back at once, 0 later; \d+ \(0 in use\) are held until"
             rf" these exit: {peer.pid} \(.*heapwriter.py attach {attached.name}.*\)$",
             line,
         )

@@ -7,6 +7,8 @@ from gppshm.events import (
     CLEANED,
     FAILED,
     REMOVED,
+    RETURNED,
+    RETURNS,
     TROUBLE,
     UNLINKED,
     WOULD_REMOVE,
@@ -42,15 +44,30 @@ class Account:
         self._telling = telling
         self._told_fifos: Set[Tuple[str, str]] = set()
 
-    def removed(self, outcome: reaper.Outcome, heap: "Known", pidfd: int) -> None:
-        """A heap was unlinked; the event waits until it is known who is attached.  `pidfd` is closed."""
+    def removed(self, outcome: reaper.Outcome, heap: "Known", pidfd: int, returns: bool = False) -> Event:
+        """A heap was unlinked; the event waits until it is known who is attached.  `pidfd` is closed.
+
+        returns  the event also waits until it is known what comes back at once; see Telling.first_returned
+        """
         event = _event(REMOVED, outcome, heap)
         self.counts.removed += 1
         self.counts.bytes += event.bytes
         if event.trigger in ("close", "pidfd"):
             self.counts.latencies.add(event.latency)
         attached = heap.file_id if event.evidence != creator.LEASE else None
-        self._telling.tell(event, _uid(heap), attached, pidfd)
+        self._telling.tell(event, _uid(heap), attached, pidfd, returns)
+        return event
+
+    def returned(self, removal: Event) -> None:
+        """More has come back of a removed heap than the event of its removal tells."""
+        event = Event(RETURNED, "its processes let go of it", removal.name)
+        for name in _OF_THE_REMOVAL:
+            setattr(event, name, getattr(removal, name))
+        if removal.not_given_back:
+            event.reason = removal.not_given_back
+        elif not removal.left:
+            event.reason = "the last of its processes has gone"
+        self._telling.tell(event)
 
     def cleaned(self, name: str, heap: "Known", pidfd: int) -> None:
         """Somebody else unlinked the heap of a creator that had ended.  `pidfd` is closed."""
@@ -115,6 +132,20 @@ class Account:
             event.device, event.inode = file_id
             event.creator, event.uid = fifos.pid_of_name(name), uid
             self._telling.tell(event, uid)
+
+
+_OF_THE_REMOVAL = (
+    "device",
+    "inode",
+    "bytes",
+    "uid",
+    "creator",
+    "command",
+    "words",
+    "user",
+    "attached",
+    *RETURNS,
+)
 
 
 def _event(kind: "events.Kind", outcome: reaper.Outcome, heap: "Known") -> Event:

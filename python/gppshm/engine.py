@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+    Orders = Tuple[str, float, bool, bool, bool]
+
 STARTING = 10.0
 """Seconds that the process may take to start."""
 RESTARTS = (0.0, 0.5, 2.0, 10.0, 60.0)
@@ -41,11 +43,15 @@ _COUNTS = (
     "bytes",
     "cleaned",
     "cleaned_bytes",
+    "given_back",
+    "given_back_later",
     "failures",
     "rescans",
     "wakeups",
     "longest_step",
 )
+_LEVELS = ("returning", "in_use")
+"""Of Counts, what is no sum: a process that is started anew begins at nothing."""
 _KINDS = {str(kind): kind for kind in events.KINDS}
 
 
@@ -60,10 +66,11 @@ class _Process:
         self._dirty: Set[str] = set()
         self._finishing = self._ended = False
         self._faults = 0
+        self._returns_told = 0
         self._watcher: Optional[watch.Watcher] = None
 
-    def start(self, root: str, orders: "Tuple[str, float, bool, bool]", parent: int, proc_root: str) -> None:
-        scope, rescan, dry_run, remove_fifos = orders
+    def start(self, root: str, orders: "Orders", parent: int, proc_root: str) -> None:
+        scope, rescan, dry_run, remove_fifos, reclaim = orders
         watch.raise_descriptor_limit()
         try:
             self._watcher = watch.Watcher(
@@ -77,6 +84,7 @@ class _Process:
                 proc_root=proc_root,
                 on_change=self._dirty.add,
                 also=self._wire.sock.fileno(),
+                reclaim=reclaim,
             )
         except OSError as error:
             self._put(("refused", error.errno or errno.EIO, str(error.strerror)))
@@ -123,6 +131,8 @@ class _Process:
     def _on_event(self, event: events.Event) -> None:
         self._put(("event", str(event.kind), [getattr(event, name) for name in _EVENT]))
         self._tell_counts()
+        if event.attached:
+            self._returns_told = -1  # who is attached is known only now
 
     def _on_fault(self, error: Exception) -> None:
         self._faults += 1
@@ -130,9 +140,13 @@ class _Process:
             self._put(("fault", f"{type(error).__name__}: {error}"))
 
     def _tell_changes(self) -> None:
+        assert self._watcher is not None
+        if self._returns_told != self._watcher.returns_changed:
+            self._returns_told = self._watcher.returns_changed
+            self._put(("returns", self._watcher.returns()))
+            self._tell_counts()
         if not self._dirty:
             return
-        assert self._watcher is not None
         dirty = list(self._dirty)
         self._dirty.clear()
         self._put(("heaps", [(name, self._watcher.record(name)) for name in dirty]))
@@ -142,7 +156,7 @@ class _Process:
     def _tell_counts(self) -> None:
         assert self._watcher is not None
         counts = self._watcher.counts
-        values = [getattr(counts, name) for name in _COUNTS]
+        values = [getattr(counts, name) for name in _COUNTS + _LEVELS]
         self._put(("counts", values, list(counts.latencies.counts), counts.latencies.seconds))
 
     def _put(self, message: "Any") -> None:
@@ -196,7 +210,7 @@ class Engine:
         self,
         root: str,
         on_event: "Callable[[events.Event], None]",
-        orders: "Tuple[str, float, bool, bool]",
+        orders: "Orders",
         parent: int = 0,
         on_fault: "Callable[[str], None]" = lambda sentence: None,
         proc_root: str = "/proc",
@@ -212,6 +226,7 @@ class Engine:
         self._proc_root = proc_root
         self._before = events.Counts()
         self._heaps: Dict[str, Tuple[Any, ...]] = {}
+        self._returns: List[Tuple[Any, ...]] = []
         self._troubles: List[str] = []
         self._unsettled = False
         self._finishing = self._done = False
@@ -244,6 +259,10 @@ class Engine:
         """As Watcher.troubles."""
         return list(self._troubles)
 
+    def returns(self) -> "List[Tuple[Any, ...]]":
+        """As Watcher.returns."""
+        return self._returns
+
     def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
         """As Watcher.description."""
         heap = self._heaps.get(name)
@@ -251,10 +270,12 @@ class Engine:
             return processes.Description()
         return processes.Description(heap[5], heap[3], heap[4])
 
-    def change(self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool) -> None:
+    def change(
+        self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool, reclaim: bool = True
+    ) -> None:
         """As Watcher.change."""
-        self._orders = scope, rescan, dry_run, remove_fifos
-        self._send(("orders", scope, rescan, dry_run, remove_fifos))
+        self._orders = scope, rescan, dry_run, remove_fifos, reclaim
+        self._send(("orders", *self._orders))
 
     def finish(self) -> None:
         """Have it end, after a last sweep; `step` then returns False soon."""
@@ -378,6 +399,7 @@ class Engine:
         self._on_fault("the process that cleans has ended, whoever ended it; it is started anew")
         self._before = copy.deepcopy(self.counts)
         self._heaps = {}
+        self._returns = []
 
     def _start_again(self) -> None:
         try:
@@ -402,6 +424,8 @@ class Engine:
                     self._heaps.pop(name, None)
                 else:
                     self._heaps[name] = record
+        elif what == "returns":
+            self._returns = [(name, tuple(file_id), *rest) for name, file_id, *rest in message[1]]
         elif what == "state":
             self._unsettled, self._troubles, self.pidfds = message[1:]
         elif what == "fault":
@@ -412,8 +436,8 @@ class Engine:
     def _count(self, values: "List[Any]", latencies: "List[int]", seconds: float) -> None:
         """What it has counted, on top of what those before it have."""
         before, now = self._before, self.counts
-        for name, value in zip(_COUNTS, values):
-            setattr(now, name, getattr(before, name) + value)
+        for name, value in zip(_COUNTS + _LEVELS, values):
+            setattr(now, name, value if name in _LEVELS else getattr(before, name) + value)
         now.longest_step = max(before.longest_step, values[_COUNTS.index("longest_step")])
         now.latencies.counts = [old + new for old, new in zip(before.latencies.counts, latencies)]
         now.latencies.seconds = before.latencies.seconds + seconds

@@ -24,12 +24,14 @@ UNPROVEN = Kind("unproven")
 """After all tries it is not known whether the creator lives; kept, tried again at each rescan; told once."""
 CLEANED = Kind("removed by others")
 """A creator died and left its heap, and somebody else (a GPP, a cleaner, a person) unlinked it first."""
+RETURNED = Kind("given back")
+"""Of a removed heap that processes are attached to more memory has come back than its removal told."""
 UNLINKED = Kind("unlinked by others")
 """A heap was unlinked, and its creator lives on and maps it."""
 TROUBLE = Kind("trouble")
 """A trigger is missing or has lost events; what stands in for it.  Told once until it is mended."""
 
-KINDS = (REMOVED, WOULD_REMOVE, FAILED, UNPROVEN, CLEANED, UNLINKED, TROUBLE)
+KINDS = (REMOVED, WOULD_REMOVE, FAILED, UNPROVEN, CLEANED, RETURNED, UNLINKED, TROUBLE)
 
 
 class Event:
@@ -44,6 +46,10 @@ class Event:
     creator     pid by the header or the name; `command`, its `words` and `user` as noted while it lived
     died        how the creator ended, "killed by SIGSEGV"; "" where the kernel does not tell
     attached    (pid, command) of those who keep the memory of a removed heap
+    given_back  bytes of it that came back at once although they are attached; given_back_later: after that
+    in_use      bytes of it in blocks in use, which come back when those who are attached let go of them
+    left        bytes that it still takes; 0 where nothing was given back
+    not_given_back  why nothing, or not all, can be given back; else ""
     """
 
     __slots__ = (
@@ -54,10 +60,15 @@ class Event:
         "device",
         "died",
         "evidence",
+        "given_back",
+        "given_back_later",
+        "in_use",
         "inode",
         "kind",
         "latency",
+        "left",
         "name",
+        "not_given_back",
         "reason",
         "time",
         "trigger",
@@ -84,6 +95,12 @@ class Event:
         self.user = processes.UNKNOWN
         self.died = ""
         self.attached: List[Tuple[int, str]] = []
+        self.given_back = self.given_back_later = self.in_use = self.left = 0
+        self.not_given_back = ""
+
+
+RETURNS = ("given_back", "given_back_later", "in_use", "left", "not_given_back")
+"""Of an Event, what changes after the removal."""
 
 
 class Latencies:
@@ -110,6 +127,9 @@ class Counts:
 
     latencies  of heaps whose creator's death was told; of what a rescan found it is not known when it died
     cleaned, cleaned_bytes  heaps of the dead that somebody else unlinked first
+    given_back, given_back_later  bytes of removed heaps that came back at once although processes are
+                attached, and after that
+    returning, in_use  so many removed heaps are kept open now, to give back what is in use in them: bytes
     longest_step  seconds that the longest step of the engine took, waiting for events left out
     """
 
@@ -120,6 +140,10 @@ class Counts:
         self.bytes = 0
         self.cleaned = 0
         self.cleaned_bytes = 0
+        self.given_back = 0
+        self.given_back_later = 0
+        self.returning = 0
+        self.in_use = 0
         self.failures = 0
         self.rescans = 0
         self.wakeups = 0

@@ -169,6 +169,13 @@ class Collector:
         counts = self._counts
         yield _counter("removals", "Heaps of dead processes that were removed.", counts.removed)
         yield _counter("removed_bytes", "Memory that these heaps took.", counts.bytes)
+        yield _counter(
+            "removals_by_others",
+            "Heaps of dead processes that others removed first: a GPP, another watcher, a person.",
+            counts.cleaned,
+        )
+        yield _counter("removals_by_others_bytes", "Memory that these heaps took.", counts.cleaned_bytes)
+        yield from _returns(counts)
         yield _counter("fifo_removals", "FIFOs of dead processes that were removed.", counts.fifos)
         yield _counter(
             "failures",
@@ -225,6 +232,23 @@ def _gauge(name: str, meaning: str, value: float) -> "Metric":
 
 def _counter(name: str, meaning: str, value: float) -> "Metric":
     return CounterMetricFamily(PREFIX + name, meaning, float(value))
+
+
+def _returns(counts: events.Counts) -> "Iterator[Metric]":
+    given_back = CounterMetricFamily(
+        PREFIX + "given_back_bytes",
+        "Memory of removed heaps that came back although processes are attached.",
+        labels=["when"],
+    )
+    given_back.add_metric(["at_once"], counts.given_back)
+    given_back.add_metric(["later"], counts.given_back_later)
+    yield given_back
+    yield _gauge(
+        "returning_heaps",
+        "Removed heaps that processes are attached to, and that give back what these let go of.",
+        counts.returning,
+    )
+    yield _gauge("returning_in_use_bytes", "Memory of these heaps that is still in use.", counts.in_use)
 
 
 def _latencies(latencies: events.Latencies) -> "Metric":

@@ -18,14 +18,22 @@ DELETED = b" (deleted)"
 
 
 class Holder:
-    """One process that holds a file: `mapped` bytes of it (0 = none), by `descriptors` open descriptors."""
+    """One process that holds a file: `mapped` bytes of it (0 = none), by `descriptors` open descriptors.
 
-    __slots__ = ("descriptors", "mapped", "pid")
+    reads  it maps nothing of it, and has it open for reading alone
+    """
+
+    __slots__ = ("descriptors", "mapped", "pid", "writable")
 
     def __init__(self, pid: int, mapped: int = 0, descriptors: int = 0) -> None:
         self.pid = pid
         self.mapped = mapped
         self.descriptors = descriptors
+        self.writable = 0
+
+    @property
+    def reads(self) -> bool:
+        return not self.mapped and not self.writable
 
 
 class Unlinked:
@@ -136,6 +144,10 @@ def survey_device(
             result.unseen.append(pid)
         for inode, holder in holders.items():
             result.holders.setdefault((device, inode), []).append(holder)
+    for inode in found:
+        # A watcher that gives back what is free in it lets go of it when the others have (see returns).
+        everybody = result.holders.get((device, inode), [])
+        result.holders[device, inode] = [holder for holder in everybody if not holder.reads] or everybody
     result.unlinked = list(found.values())
     return result
 
@@ -191,10 +203,14 @@ def _descriptors(
             if status.st_dev != device or not stat.S_ISREG(status.st_mode):
                 continue
             target = os.readlink(path) if status.st_nlink == 0 else ""
+            # The links' own permissions are the modes that the files are open in (proc(5)).
+            writable = bool(os.lstat(path).st_mode & stat.S_IWUSR)
         except OSError:
             continue
         inode = status.st_ino
-        holders.setdefault(inode, Holder(pid)).descriptors += 1
+        holder = holders.setdefault(inode, Holder(pid))
+        holder.descriptors += 1
+        holder.writable += writable
         if status.st_nlink == 0 and not (inode in found and found[inode].exact):
             old = os.path.basename(os.fsencode(target))
             old = old[: -len(DELETED)] if old.endswith(DELETED) else old

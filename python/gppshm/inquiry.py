@@ -6,7 +6,7 @@ established in advance settles.
 
 import time
 
-from gppshm import creator, observer, observing, processes, schedule, shmfs
+from gppshm import creator, observer, observing, processes, reclaim, schedule, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ class Answer:
     verdict   on it
     start     when its living creator's process started; 0 if that was not asked
     who       that creator; descends: whether it descends from the parent that was asked for
+    noted     of it, for what is given back after its death
     identity  what was established of it; None if nothing was, or the file was changed since
     void      the file was, or may have been, changed since it was asked: the verdict is no good
     """
 
-    __slots__ = ("descends", "identity", "seen", "start", "verdict", "void", "who")
+    __slots__ = ("descends", "identity", "noted", "seen", "start", "verdict", "void", "who")
 
     def __init__(self, seen: shmfs.Sighting, verdict: creator.Verdict, void: bool) -> None:
         self.seen = seen
@@ -47,6 +48,7 @@ class Answer:
         self.start = 0
         self.who = processes.Description()
         self.descends = False
+        self.noted = reclaim.NOTHING
         self.identity: Optional[creator.Identity] = None
 
 
@@ -155,7 +157,8 @@ class Inquiry:
         for each, version, portrait in zip(seen, versions, plain or [None] * len(seen)):
             answer = self._answer(each, version, portrait and portrait[0])
             if portrait is not None:
-                _, answer.start, established, uid, command, words, answer.descends = portrait
+                _, answer.start, established, uid, command, words, answer.descends, noted = portrait
+                answer.noted = reclaim.Noted(*noted)
                 answer.who = processes.Description(processes.UNKNOWN, command, words, uid)
                 pid = answer.verdict.creator
                 if established and not answer.void:

@@ -21,6 +21,7 @@ IN_UNMOUNT = 0x00002000
 IN_Q_OVERFLOW = 0x00004000
 IN_IGNORED = 0x00008000
 IN_ONLYDIR = 0x01000000
+IN_EXCL_UNLINK = 0x04000000
 
 # The same number on every architecture (the syscall tables agree from 424 on); Linux 5.3.
 _SYS_PIDFD_OPEN = 434

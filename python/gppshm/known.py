@@ -1,6 +1,6 @@
 """What is known of each heap: its file, its creator, what was established of it, what was told."""
 
-from gppshm import creator, processes
+from gppshm import creator, processes, reclaim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Known:
     identity  what was established of the creator, unless it is void
     version   grows when the file is changed, or may have been: what was asked before is void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
+    noted     of it, too, for what is given back after its death
     doubtful  a writer has let go of it since it was last looked at whether its creator still maps it
     asked     a question on it is under way
     attempts  so many tries in a row proved nothing
@@ -53,6 +54,7 @@ class Known:
         "file_id",
         "identity",
         "let_go",
+        "noted",
         "removed",
         "since",
         "stage",
@@ -90,6 +92,7 @@ class Known:
         self.identity: Optional[creator.Identity] = None
         self.description = processes.Description()
         self.descends = False
+        self.noted = reclaim.NOTHING
         self.version += 1
 
     def changed(self) -> None:

@@ -17,7 +17,18 @@ import time
 if __name__ == "__main__":  # started by its file's name, isolated: see observer
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from gppshm import creator, heapfile, held, lease, processes, procfs, shmfs, supervised
+from gppshm import (
+    creator,
+    heapfile,
+    held,
+    lease,
+    locks,
+    processes,
+    procfs,
+    reclaim,
+    shmfs,
+    supervised,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,13 +106,16 @@ def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -
     for sighting in seen:
         verdict = creator.judge(sighting, host)
         pid, start, identity = verdict.creator, 0, False
-        who, descends = processes.Description(), False
+        who, descends, noted = processes.Description(), False, reclaim.NOTHING
         if verdict.state is creator.ALIVE and pid:
             start = host.start(pid)
             identity = creator.identify(sighting, host, 0.0) is not None
             who = processes.describe(pid, names=False)
             descends = ancestor > 0 and ancestor in processes.ancestors(pid) and host.start(ancestor) == born
-        found.append((verdict.plain(), start, identity, who.uid, who.command, who.words, descends))
+            noted = reclaim.note(pid, sighting.file_id, proc_root)
+        found.append(
+            (verdict.plain(), start, identity, who.uid, who.command, who.words, descends, noted.plain())
+        )
     return found
 
 
@@ -119,6 +133,22 @@ def mapped(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
     """Whether each (pid, file) is so: the process maps the file."""
     host = procfs.Processes(proc_root)
     return [host.maps(pid, tuple(file_id)) for pid, file_id in plain]
+
+
+def kin(plain: "Sequence[Any]", proc_root: str) -> "List[str]":
+    """Whether a forked child of its creator is among the holders of each (file, what was noted of it)."""
+    questions = [(tuple(file_id), reclaim.Noted(*noted)) for file_id, noted in plain]
+    return [str(kinship) for kinship, _ in reclaim.kin_of(questions, proc_root)]
+
+
+def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
+    """Whether the thread that holds a lock of each (file, thread) is gone; the lock is to be read again."""
+    host = procfs.Processes(proc_root)
+    return [
+        locks.look(heapfile.Superblock(0, 0, 0, 1, owner, 0, 0, 0), locks.Threads(tuple(file_id), host)).state
+        is locks.DEAD
+        for file_id, owner in plain
+    ]
 
 
 def holders(
@@ -157,6 +187,10 @@ def _perform(job: str, argument: "Any", proc_root: str) -> "Any":
         return renew(argument, proc_root)
     if job == "mapped":
         return mapped(argument, proc_root)
+    if job == "kin":
+        return kin(argument, proc_root)
+    if job == "locks":
+        return dead_locks(argument, proc_root)
     if job == "holders":
         return holders(argument, proc_root)
     if job == "user":

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     FileId = Tuple[int, int]
     LockIsDead = Callable[[heapfile.Superblock], bool]
 
-BUDGET = 0.002
-"""Seconds that one call works, by and by; one hole of SLICE bytes more at most."""
-SLICE = 4 << 20
-"""Bytes of the largest single hole: less than half a millisecond."""
+BUDGET = 0.0005
+"""Seconds that one call works, by and by; one hole of SLICE bytes more at most: an unlink may wait for it."""
+SLICE = 1 << 20
+"""Bytes of the largest single hole: about a tenth of a millisecond."""
 REMEMBERED = 1 << 24
 """So many pages (64 GiB) of one heap are remembered as given back; others are given back again."""
 
@@ -90,6 +90,10 @@ class Noted:
         self.address = address
         self.started = started
         self.uid = uid
+
+    def plain(self) -> "Tuple[int, int, int]":
+        """What its parameters are."""
+        return self.address, self.started, self.uid
 
 
 NOTHING = Noted()
@@ -157,26 +161,54 @@ def kin(
     into.  A child may hand on what it holds by a fork and end while this looks: what is new in /proc is
     looked at until nothing is.  So is, for some milliseconds, who is just ending, and shows no maps.
     """
-    maps: Dict[int, Optional[bytes]] = {}
+    return kin_of([(file_id, noted)], proc_root)[0]
+
+
+def kin_of(
+    questions: "Sequence[Tuple[FileId, Noted]]", proc_root: str = "/proc"
+) -> "List[Tuple[Kinship, Tuple[int, ...]]]":
+    """`kin` of each of these heaps, with one look at the processes for all of them."""
+    holders: List[Dict[int, Optional[bytes]]] = [{} for _ in questions]
+    eldest = min([noted.started for _, noted in questions], default=0)
     known: Set[int] = set()
     for delay in _LOOKS:
-        processes = _Younger(proc_root, noted.started, known.difference(maps))
+        seen_to_hold = {pid for maps in holders for pid in maps}
+        processes = _Younger(proc_root, eldest, known - seen_to_hold)
         if processes.blind_spot():
-            return UNTOLD, ()
+            return [(UNTOLD, ())] * len(holders)
         for process in processes.all():
-            pid = process.pid
-            maps.pop(pid, None)
-            if process.existence is procfs.UNREADABLE or file_id in process.files:
-                text = maps_of(pid, proc_root)
-                if text or not (processes.no_such_process(pid) or _is_no_child(proc_root, pid, noted)):
-                    maps[pid] = text
-        if processes.listed <= known and all(maps.values()):
-            return kinship(maps, file_id, noted.address)
+            _look_into(process, processes, questions, holders)
+        whole = all(text for maps in holders for text in maps.values())
+        if processes.listed <= known and whole:
+            break
         if processes.listed <= known:
             time.sleep(delay)
         known |= processes.listed
-    found, pids = kinship(maps, file_id, noted.address)
-    return (found, pids) if found is CHILD else (UNTOLD, pids)
+    else:
+        # Some are still new, or show nothing: only a child that was found is proof of anything.
+        found = [kinship(maps, file_id, noted.address) for (file_id, noted), maps in zip(questions, holders)]
+        return [(kind, pids) if kind is CHILD else (UNTOLD, pids) for kind, pids in found]
+    return [kinship(maps, file_id, noted.address) for (file_id, noted), maps in zip(questions, holders)]
+
+
+def _look_into(
+    process: procfs.Process,
+    processes: procfs.Processes,
+    questions: "Sequence[Tuple[FileId, Noted]]",
+    holders: "List[Dict[int, Optional[bytes]]]",
+) -> None:
+    """Note of each heap whether that process holds it, and by what maps."""
+    pid, started, text = process.pid, 0, None
+    for (file_id, noted), maps in zip(questions, holders):
+        maps.pop(pid, None)
+        if process.existence is not procfs.UNREADABLE and file_id not in process.files:
+            continue
+        started = started or _started(processes.proc_root, pid)
+        if pid != os.getpid() and 0 < started < noted.started:
+            continue
+        text = text or maps_of(pid, processes.proc_root)
+        if text or not (processes.no_such_process(pid) or _is_no_child(processes.proc_root, pid, noted)):
+            maps[pid] = text
 
 
 class _Younger(procfs.Processes):
@@ -310,7 +342,7 @@ def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc"
 
 
 def way_to(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> str:
-    """The path by which `open_held` reaches the file; all that looks into processes, and may block."""
+    """The path by which `open_held` reaches the file; what looks into processes, and may block, is here."""
     refusal: Optional[OSError] = None
     for pid in pids:
         for path in _ways_to(file_id, pid, proc_root):
@@ -723,27 +755,35 @@ class Reclaiming:
     """An orphan after its unlink: pins the file for as long as somebody is attached, and no longer.
 
     fd           open for reading, from before the unlink (or `open_held`); closed here
-    attached     pids of those who hold it, where they are known: needed where the kernel grants no leases
+    attached     pids of those who hold it; None while they are not known: needed where the kernel grants no
+                 leases
     departures   tells when a holder goes; without it that is seen at the next look only
+    closing      closes `fd`: the last descriptor of a large file without a name takes long
     `allow` it to give back as soon as the conditions are proven.  Call `step` when it says so, and `departed`
     when `departures` tells of `watch`.  Neither waits for anybody.  Its figures are those of `reclaim`.
 
     finished  the descriptor is closed, and nothing more will be done; `error` says why, or is ""
-    later     bytes given back after the first look was over
+    at_once   bytes given back by the first look; -1 = it is not over
+    later     bytes given back after it
     """
 
     def __init__(
-        self, fd: int, attached: "Sequence[int]" = (), departures: "Optional[Departures]" = None
+        self,
+        fd: int,
+        attached: "Optional[Sequence[int]]" = (),
+        departures: "Optional[Departures]" = None,
+        closing: "Callable[[int], None]" = os.close,
     ) -> None:
         self.reclaim: Optional[Reclaim] = None
         self.finished = False
         self.error = ""
+        self.at_once = -1
         self.later = 0
         self.watch = -1
         self._fd = fd
-        self._attached = tuple(attached)
+        self.attached = attached
         self._departures = departures
-        self._at_once = -1
+        self._closing = closing
         self._delay = FIRST_DELAY
         self._due = 0.0
         self._working = False
@@ -799,19 +839,22 @@ class Reclaiming:
             self.reclaim.close()
         if self._departures is not None and self.watch >= 0:
             self._departures.forget(self.watch)
-        os.close(self._fd)
+        self._closing(self._fd)
 
     def _next_look(self, now: float) -> float:
         assert self.reclaim is not None
         total = self.reclaim.given_back
-        if self._at_once < 0:
-            self._at_once = total
-        if total - self._at_once > self.later:
+        if self.at_once < 0:
+            self.at_once = total
+        if total - self.at_once > self.later:
             self._delay = FIRST_DELAY
         else:
             self._delay = min(2 * self._delay, LAST_DELAY)
-        self.later = total - self._at_once
-        return now + self._delay
+        self.later = total - self.at_once
+        if self._delay < LAST_DELAY:
+            return now + self._delay
+        # At the same moments for all heaps, so that whoever has many wakes once for all of them.
+        return (now // LAST_DELAY + 1) * LAST_DELAY
 
     def _quiet(self) -> bool:
         """Whether only a departure can change anything now, and that is told."""
@@ -830,10 +873,10 @@ class Reclaiming:
         if answer is lease.REFUSED:
             return False
         # No lease tells: then those who were seen to hold it, and who it is by pids.
-        if self.reclaim is None or self._at_once < 0:
+        if self.reclaim is None or self.at_once < 0 or self.attached is None:
             return False
         processes = procfs.Processes()
-        return all(processes.no_such_process(pid) for pid in self._attached)
+        return all(processes.no_such_process(pid) for pid in self.attached)
 
 
 def _last_error(what: str) -> OSError:

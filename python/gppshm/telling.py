@@ -18,6 +18,8 @@ HOLDERS = 10.0
 """Seconds for which an event waits to be told who is attached."""
 NAME = 0.25
 """Seconds for which it waits for the name of a user."""
+RETURNS = 2.0
+"""Seconds for which it waits for what comes back at once."""
 END = 0.05
 """Seconds for which it waits for how the creator ended: the kernel knows when its parent has reaped it."""
 LOOKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
@@ -27,14 +29,25 @@ LOOKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
 class _Pending:
     """An event and what it waits for, until when (monotonic; 0: it does not)."""
 
-    __slots__ = ("died", "event", "file_id", "holders", "looks", "name", "next_look", "pidfd", "uid")
+    __slots__ = (
+        "died",
+        "event",
+        "file_id",
+        "holders",
+        "looks",
+        "name",
+        "next_look",
+        "pidfd",
+        "returns",
+        "uid",
+    )
 
     def __init__(self, event: "events.Event", uid: int) -> None:
         self.event = event
         self.uid = uid
         self.file_id: Optional[Tuple[int, int]] = None
         self.pidfd = -1
-        self.holders = self.name = self.died = self.next_look = 0.0
+        self.holders = self.name = self.died = self.returns = self.next_look = 0.0
         self.looks = 0
 
 
@@ -60,12 +73,14 @@ class Telling:
         uid: int = -1,
         file_id: "Optional[Tuple[int, int]]" = None,
         pidfd: int = -1,
+        returns: bool = False,
     ) -> None:
         """Tell an event.
 
         uid      of the user to be named
         file_id  of a file whose holders are to be named
         pidfd    of the creator, where it is to be told how that ended; it is closed
+        returns  wait for `first_returned`
         """
         now = time.monotonic()
         pending = _Pending(event, uid)
@@ -73,12 +88,22 @@ class Telling:
             pending.file_id, pending.holders = file_id, now + HOLDERS
         if uid >= 0 and self.name(uid) is None:
             pending.name = now + NAME
+        if returns:
+            pending.returns = now + RETURNS
         if pidfd >= 0 and self._kernel_tells:
             pending.pidfd, pending.died, pending.next_look = pidfd, now + END, now
         elif pidfd >= 0:
             os.close(pidfd)
         self._pending.append(pending)
         self.step(now)
+
+    def first_returned(self, event: "events.Event") -> bool:
+        """The event has the figures of what came back at once; False: it has been told already."""
+        for pending in self._pending:
+            if pending.event is event:
+                pending.returns = 0.0
+                return True
+        return False
 
     def name(self, uid: int) -> "Optional[str]":
         """The name of a user; None while it is not known.  Each user is looked up once."""
@@ -143,7 +168,10 @@ class Telling:
         found = {tuple(file_id): holders for file_id, holders in answer or ()}
         for pending in self._pending:
             if pending.file_id in asked:
-                pending.event.attached = [(pid, command) for pid, command in found.get(pending.file_id, ())]
+                # This process, too, where it gives back what is free.
+                pending.event.attached = [
+                    (pid, command) for pid, command in found.get(pending.file_id, ()) if pid != os.getpid()
+                ]
                 pending.holders = 0.0
 
     def _named(self, uid: int, name: "Any") -> None:
@@ -154,9 +182,9 @@ class Telling:
 
 
 def _is_ready(pending: _Pending, now: float) -> bool:
-    return all(until <= now for until in (pending.holders, pending.name, pending.died))
+    return all(until <= now for until in (pending.holders, pending.name, pending.died, pending.returns))
 
 
 def _next(pending: _Pending) -> float:
-    until = max(pending.holders, pending.name, pending.died)
+    until = max(pending.holders, pending.name, pending.died, pending.returns)
     return pending.next_look if pending.pidfd >= 0 else until

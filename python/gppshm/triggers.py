@@ -122,7 +122,9 @@ class Triggers:
             return
         deaths = kernel.Inotify(root, _EVENTS | _GOING)
         try:
-            changes = kernel.Inotify(root, kernel.IN_MODIFY)
+            # Not of files that have lost their name: the holes that are made in those (see returns) would be
+            # told as changes of a new file of that name.
+            changes = kernel.Inotify(root, kernel.IN_MODIFY | kernel.IN_EXCL_UNLINK)
         except OSError:
             deaths.close()
             raise

@@ -23,12 +23,23 @@ from gppshm import (
     processes,
     procfs,
     reaper,
+    returns,
     schedule,
     shmfs,
     telling,
     triggers,
 )
-from gppshm.events import CLEANED, FAILED, REMOVED, TROUBLE, UNLINKED, UNPROVEN, WOULD_REMOVE, Event
+from gppshm.events import (
+    CLEANED,
+    FAILED,
+    REMOVED,
+    RETURNED,
+    TROUBLE,
+    UNLINKED,
+    UNPROVEN,
+    WOULD_REMOVE,
+    Event,
+)
 from gppshm.known import ALIVE, ENDED, SEEN, Known
 
 TYPE_CHECKING = False
@@ -43,6 +54,7 @@ __all__ = [
     "FAILED",
     "HOST",
     "REMOVED",
+    "RETURNED",
     "SCOPES",
     "TROUBLE",
     "UNLINKED",
@@ -97,6 +109,7 @@ class Watcher:
     remove_fifos  at each rescan, also dead processes' FIFOs in `fifo_root`
     on_change  called with the name of each heap of which `record` tells something else than before
     also      a descriptor; `step` returns when it is readable, too
+    reclaim   of what is removed while processes are attached, give back what is free
     A context manager.  `run` does the work, in the thread that calls it; no other thread is made, but a
     process, the observer.  An exception of `on_event` ends `run`: catch in the callback what shall not.
     OSError if the directory cannot be opened.
@@ -118,6 +131,7 @@ class Watcher:
         proc_root: str = "/proc",
         on_change: "Callable[[str], None]" = lambda name: None,
         also: int = -1,
+        reclaim: bool = True,
     ) -> None:
         self.root = root
         self.scope = scope
@@ -128,7 +142,8 @@ class Watcher:
         self._dry_run = dry_run
         self._fifo_root = fifo_root
         self._remove_fifos = remove_fifos
-        self._orders: Optional[Tuple[str, float, bool, bool]] = None
+        self._reclaim = reclaim
+        self._orders: Optional[Tuple[str, float, bool, bool, bool]] = None
         self._on_change = on_change
         self._known: Dict[str, Known] = {}
         self._timers = schedule.Timers()
@@ -149,7 +164,7 @@ class Watcher:
         except OSError:
             self._own_proc = False
         self.directory = shmfs.ShmDirectory(root, proc_root)
-        self._reaper = reaper.Reaper(self.directory, dry_run, large=LARGE)
+        self._reaper = reaper.Reaper(self.directory, dry_run, reclaim and not dry_run, LARGE)
         try:
             self._triggers = triggers.Triggers()
             try:
@@ -165,6 +180,13 @@ class Watcher:
         self._account = account.Account(self._telling)
         ancestor = parent, self._parent_start
         self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, ancestor)
+        self._returns = returns.Returns(
+            self._observer,
+            self._account.counts,
+            self._triggers.also,
+            self._telling.first_returned,
+            self._account.returned,
+        )
         try:
             self._heed_observer()
             if also >= 0:
@@ -237,6 +259,15 @@ class Watcher:
             return processes.Description()
         return heap.description
 
+    def returns(self) -> "List[Tuple[Any, ...]]":
+        """As Returns.figures."""
+        return self._returns.figures()
+
+    @property
+    def returns_changed(self) -> int:
+        """Grows with every change of `returns`."""
+        return self._returns.changed
+
     def record(self, name: str) -> "Optional[Tuple[Any, ...]]":
         """What is known of a heap; None if nothing is.
 
@@ -268,9 +299,11 @@ class Watcher:
         """Make `step` return soon; from any thread and from a signal handler."""
         self._triggers.wake()
 
-    def change(self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool) -> None:
+    def change(
+        self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool, reclaim: bool = True
+    ) -> None:
         """Go on by other orders, all at once, and look at everything anew; from any thread."""
-        self._orders = scope, rescan, dry_run, remove_fifos
+        self._orders = scope, rescan, dry_run, remove_fifos, reclaim
         self.wake()
 
     def look_again(self) -> None:
@@ -289,6 +322,7 @@ class Watcher:
             self._close()
 
     def _close(self) -> None:
+        self._returns.close()
         self._triggers.close()
         self._observer.close()
         self._reaper.close()
@@ -352,7 +386,8 @@ class Watcher:
         now = time.monotonic()
         since = now if now - before > AT_ONCE else self._waited
         self._waited = now
-        self.counts.wakeups += 1
+        self.counts.wakeups += left > 0
+        removed = self.counts.removed
         if self._orders is not None:
             self._obey(now)
 
@@ -381,6 +416,8 @@ class Watcher:
             self._absorb_changes()
         self._inquiry.step(now, self._absorb_changes)
         self._telling.step(time.monotonic())
+        if self.counts.removed == removed:  # else the triggers are asked first
+            self._returns.step(time.monotonic())
         self._heed_observer()
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
 
@@ -388,6 +425,7 @@ class Watcher:
         if self._backlog or self._strange:
             return 0.0
         until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
+        until = min(until, self._returns.next())
         now = time.monotonic()
         for resume in (self._resume, self._triggers.resume):
             if resume > now or (resume and resume is self._triggers.resume):
@@ -399,8 +437,11 @@ class Watcher:
         """Put new orders in force; what was told under the old ones is told again."""
         orders, self._orders = self._orders, None
         assert orders is not None
-        self.scope, self.rescan, self._dry_run, self._remove_fifos = orders
+        self.scope, self.rescan, self._dry_run, self._remove_fifos, self._reclaim = orders
         self._reaper.dry_run = self._dry_run
+        self._reaper.pin = self._reclaim and not self._dry_run
+        if not self._reclaim:
+            self._returns.close()
         for heap in self._known.values():
             heap.told = ""
         self._next_rescan = now
@@ -427,7 +468,7 @@ class Watcher:
         for name in happened.closed:
             heap = self._known.get(name)
             if heap is not None and heap.removed and name not in happened.removed:
-                heap.let_go = True
+                heap.let_go = True  # of what came in one go `removed` tells the order
             if heap is not None and heap.creator:
                 heap.follow("close", since)
                 names.append(name)
@@ -580,7 +621,8 @@ class Watcher:
                 self._reaper.close()
                 self.directory.close()
                 self.directory = directory
-                self._reaper = reaper.Reaper(directory, self._dry_run, large=LARGE)
+                pin = self._reclaim and not self._dry_run
+                self._reaper = reaper.Reaper(directory, self._dry_run, pin, LARGE)
                 self._account.mended("root")
                 self._account.news(f"another directory lies at {self.root} now: that one is watched")
                 self._start()
@@ -716,8 +758,12 @@ class Watcher:
         if result is reaper.REMOVED:
             pidfd = self._triggers.release(name)
             self._forget(name)
-            self._account.removed(outcome, heap, pidfd)
-            if outcome.fd >= 0:
+            attached = outcome.verdict is not None and outcome.verdict.evidence != creator.LEASE
+            pinned = outcome.fd >= 0 and self._reaper.pin and attached
+            event = self._account.removed(outcome, heap, pidfd, pinned)
+            if pinned:
+                self._returns.take(outcome.fd, event, heap.noted)
+            elif outcome.fd >= 0:
                 self._observer.let_go(outcome.fd)
             return True
         if result is reaper.WOULD_REMOVE:
@@ -838,7 +884,7 @@ class Watcher:
             return
         heap.attempts, heap.told = 0, ""
         heap.creator, heap.start = answer.verdict.creator, answer.start
-        heap.description, heap.descends = answer.who, answer.descends
+        heap.description, heap.descends, heap.noted = answer.who, answer.descends, answer.noted
         heap.stage = ALIVE
         heap.identity = answer.identity if self.inotify_works else None
         self._on_change(name)

@@ -71,6 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--fifo-root", metavar="DIR", help=f"where FIFOs lie (default: {fifos.DEFAULT_ROOT}); with --fifos")
     add("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    add(
+        "--no-reclaim",
+        action="store_true",
+        help="leave the free memory of a removed heap where it is while processes are attached to it",
+    )
     add("--json", action="store_true", help="one JSON object per line (docs/shmwatch-json.md)")
     add("--quiet", action="store_true", help="tell nothing of what was removed, only what could not be")
     add(
@@ -264,6 +269,7 @@ class Command:
                 options.dry_run,
                 options.fifos,
                 options.fifo_root or fifos.DEFAULT_ROOT,
+                reclaim=not options.no_reclaim,
             )
         except OSError as error:
             self._complain(f"{text.escaped(options.root)} cannot be watched: {error.strerror}; see --root")
@@ -387,6 +393,9 @@ class Command:
             "bytes_removed_by_others": counts.cleaned_bytes,
             "fifos_removed": counts.fifos,
             "bytes_removed": counts.bytes,
+            "given_back": counts.given_back,
+            "given_back_later": counts.given_back_later,
+            "in_use": counts.in_use,
             "failures": counts.failures,
             "rescans": counts.rescans,
             "wakeups": counts.wakeups,
@@ -423,6 +432,11 @@ class Command:
         if state["removed_by_others"]:
             others = text.many(state["removed_by_others"], "heap")
             words.append(f"others removed {others}, {state['bytes_removed_by_others']} bytes")
+        if state["given_back"] or state["given_back_later"]:
+            words.append(
+                f"{state['given_back']} bytes came back at once although processes are attached, and"
+                f" {state['given_back_later']} later; {state['in_use']} are still in use"
+            )
         if state["questions"]:
             words.append(f"waiting for {text.many(state['questions'], 'answer')} of the observer")
         if state["passed_over"]:
@@ -457,8 +471,20 @@ def event_line(event: events.Event) -> str:
         line += f", {event.latency * 1000:.2f} ms after {event.trigger}"
     if event.attached:
         holders = ", ".join([f"{pid} ({_command(command)})" for pid, command in event.attached])
-        line += f"; the memory is held until these exit: {holders}"
+        line += f"; {_what_is_held(event)} held until these exit: {holders}"
+    if event.not_given_back:
+        line += f"; nothing is given back: {text.escaped(event.not_given_back)}"
     return line
+
+
+def _what_is_held(event: events.Event) -> str:
+    """What of a heap's memory came back although processes are attached, and what did not."""
+    if not event.given_back and not event.given_back_later:
+        return "the memory is"
+    return (
+        f"{event.given_back} bytes came back at once, {event.given_back_later} later;"
+        f" {event.left} ({event.in_use} in use) are"
+    )
 
 
 def event_object(event: events.Event) -> "Dict[str, Any]":
@@ -483,6 +509,11 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "trigger": event.trigger or None,
         "latency_ms": round(event.latency * 1000, 3) if event.trigger else None,
         "attached": [{"pid": pid, "command": _json_word(command)} for pid, command in event.attached],
+        "given_back": event.given_back,
+        "given_back_later": event.given_back_later,
+        "in_use": event.in_use,
+        "left": event.left,
+        "not_given_back": named(event.not_given_back)[0] if event.not_given_back else None,
     }
 
 

@@ -22,9 +22,10 @@ class Orders:
     rescan   seconds between looks at everything
     fifos    dead processes' FIFOs in /tmp, too
     dry_run  only tell what would be removed
+    reclaim  of what is removed while processes are attached, give back what is free
     """
 
-    __slots__ = ("dry_run", "enabled", "fifos", "rescan", "scope")
+    __slots__ = ("dry_run", "enabled", "fifos", "reclaim", "rescan", "scope")
 
     def __init__(
         self,
@@ -33,17 +34,19 @@ class Orders:
         rescan: float = 30.0,
         fifos: bool = False,
         dry_run: bool = False,
+        reclaim: bool = True,
     ) -> None:
         self.enabled = enabled
         self.scope = scope
         self.rescan = rescan
         self.fifos = fifos
         self.dry_run = dry_run
+        self.reclaim = reclaim
 
     @property
-    def words(self) -> "Tuple[str, float, bool, bool]":
+    def words(self) -> "Tuple[str, float, bool, bool, bool]":
         """As a watcher takes them."""
-        return self.scope, self.rescan, self.dry_run or not self.enabled, self.fifos
+        return self.scope, self.rescan, self.dry_run or not self.enabled, self.fifos, self.reclaim
 
 
 class Cleaning(threading.Thread):

@@ -142,7 +142,7 @@ class Device(GppShmPlugin_base):
         self._told: Optional[figures.Usage] = None
         self._told_capacity = -1
         self._heaps_asked = 0.0
-        self._removals_seen = work.journal.removed
+        self._removals_seen = work.journal.gone
         self._has_start_values = False
         # Until the first look, which may be asked for its capacity.
         self.figures = figures.Figures(
@@ -244,6 +244,7 @@ class Device(GppShmPlugin_base):
         journal = self._work.journal
         status = self.CleanupStatus()
         status.removed, status.bytes = journal.removed, journal.removed_bytes
+        status.removed_by_others, status.bytes_by_others = journal.cleaned, journal.cleaned_bytes
         status.fifos, status.failures = journal.fifos, journal.failures
         status.watched = len(self._work.living())
         recent = list(journal.recent)
@@ -256,9 +257,14 @@ class Device(GppShmPlugin_base):
         return status
 
     def query_prop_shm_recent(self) -> "Any":
-        return _structs(
-            self.Removal, [_Removal(event) for event in reversed(list(self._work.journal.recent))]
-        )
+        returns = {(name, file_id): rest for name, file_id, *rest in self._work.watcher.returns()}
+        removals = []
+        for event in reversed(list(self._work.journal.recent)):
+            removals.append(_Removal(event))
+            figures = returns.get((event.name, (event.device, event.inode)))
+            if figures is not None:
+                removals[-1].note_returns(*figures[:4])
+        return _structs(self.Removal, removals)
 
     def query_prop_shm_threshold(self) -> "Any":
         return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
@@ -274,7 +280,7 @@ class Device(GppShmPlugin_base):
         refused = settable.refusals(wanted, declared, starting=True)
         bad = [item for item, _ in refused]
         GppShmPlugin_base.initializeProperties(
-            self, [item for item in wanted if not any(item is each for each in bad)]
+            self, settable.completed([item for item in wanted if not any(item is each for each in bad)])
         )
         self._has_start_values = True
         if refused:
@@ -302,7 +308,7 @@ class Device(GppShmPlugin_base):
             why = settable.sentence(refused)
             _log.warning("nothing is configured, for a value is refused: %s", why)
             raise CF.PropertySet.InvalidConfiguration(why, [item for item, _ in refused])
-        GppShmPlugin_base.configure(self, properties)
+        GppShmPlugin_base.configure(self, settable.completed(properties))
 
     def _cleanup_configured(self, identifier: str, old: "Any", new: "Any") -> None:
         if self.refusal:
@@ -320,15 +326,17 @@ class Device(GppShmPlugin_base):
             float(value.rescan),
             bool(value.fifos),
             bool(value.dry_run),
+            bool(value.reclaim),
         )
         self._work.obey(orders)
         _log.info(
-            "cleaning is %s: scope %s, rescan %g s%s%s",
+            "cleaning is %s: scope %s, rescan %g s%s%s%s",
             "on" if orders.enabled else "off",
             orders.scope,
             orders.rescan,
             ", FIFOs too" if orders.fifos else "",
             ", dry run" if orders.dry_run else "",
+            "" if orders.reclaim else ", nothing given back while processes are attached",
         )
 
     def _heed(self, value: "Any") -> None:
@@ -478,8 +486,8 @@ class Device(GppShmPlugin_base):
     def _something_happened(self) -> None:
         """In the watcher's thread."""
         journal = self._work.journal
-        if journal.removed != self._removals_seen:
-            self._removals_seen = journal.removed
+        if journal.gone != self._removals_seen:
+            self._removals_seen = journal.gone
             event = journal.recent[-1]
             self.teller.tell(lambda: self._send(self.HeapRemoved(), _Removal(event)))
         self.figures.wake()
@@ -532,8 +540,15 @@ class _Removal:
         self.evidence = plain(event.evidence)
         self.trigger = plain(event.trigger)
         self.attached = len(event.attached)
+        self.held_by = plain(", ".join(f"{pid} ({command})" for pid, command in event.attached))
+        self.not_given_back = plain(event.not_given_back)
+        self.note_returns(event.given_back, event.given_back_later, event.in_use, event.left)
         self.time, self.time_iso = overview.seconds(event.time), overview.iso(event.time)
         self.latency_ms = _milliseconds(event.latency)
+
+    def note_returns(self, given_back: int, given_back_later: int, in_use: int, left: int) -> None:
+        self.given_back, self.given_back_later = given_back, given_back_later
+        self.in_use, self.left = in_use, left
 
 
 class _Crossing:
@@ -587,6 +602,7 @@ def _cleanup(orders: Orders) -> "Any":
         rescan=orders.rescan,
         fifos=orders.fifos,
         dry_run=orders.dry_run,
+        reclaim=orders.reclaim,
     )
 
 

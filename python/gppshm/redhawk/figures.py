@@ -95,13 +95,17 @@ class Usage:
     reserved  granted to waveforms by all devices of this host, used by them or not
     limit     what leaves the least to be granted (capacity.Room), where that is known
     inodes, free_inodes  how many files there can be (0: no limit), and how many more
+    given_back, given_back_later, in_use  of removed heaps that processes are attached to; see events.Counts
     """
 
     __slots__ = (
         "free",
         "free_inodes",
+        "given_back",
+        "given_back_later",
         "heaps",
         "held",
+        "in_use",
         "inodes",
         "limit",
         "other",
@@ -120,6 +124,7 @@ class Usage:
         self.held = held
         self.other = max(0, self.used - heaps - held)
         self.reserved = reserved
+        self.given_back = self.given_back_later = self.in_use = 0
 
     @property
     def used(self) -> int:
@@ -136,7 +141,17 @@ class Usage:
             return True
         return any(
             abs(getattr(self, name) - getattr(other, name)) >= capacity.MB
-            for name in ("total", "free", "heaps", "held", "other", "reserved")
+            for name in (
+                "total",
+                "free",
+                "heaps",
+                "held",
+                "other",
+                "reserved",
+                "given_back",
+                "given_back_later",
+                "in_use",
+            )
         )
 
 
@@ -191,7 +206,11 @@ class Figures(threading.Thread):
     def usage(self) -> Usage:
         """Measured now; what the heaps and the unlinked files take, at the last look."""
         heaps = sum(self._heap_bytes.values())
-        return Usage(self._cleaning.root, self.room(), heaps, self._held, self._reserved())
+        usage = Usage(self._cleaning.root, self.room(), heaps, self._held, self._reserved())
+        counts = self._cleaning.watcher.counts
+        usage.given_back, usage.given_back_later = counts.given_back, counts.given_back_later
+        usage.in_use = counts.in_use
+        return usage
 
     def room(self) -> shmfs.Usage:
         """Size and free space now; thread-safe.  OSError too if it has been stopped."""

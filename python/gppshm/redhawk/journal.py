@@ -23,6 +23,7 @@ _LEVELS = {
     events.FAILED: logging.ERROR,
     events.UNPROVEN: logging.INFO,
     events.CLEANED: logging.INFO,
+    events.RETURNED: logging.INFO,
     events.UNLINKED: logging.WARNING,
     events.TROUBLE: logging.WARNING,
 }
@@ -48,7 +49,16 @@ class _Line:
             text += f"; evidence: {event.evidence}, {event.latency * 1000:.1f} ms after {event.trigger}"
         if event.attached:
             holders = ", ".join(f"{pid} ({command})" for pid, command in event.attached)
-            text += f"; its memory stays until these exit: {holders}"
+            if event.given_back or event.given_back_later:
+                text += (
+                    f"; {megabytes(event.given_back)} came back at once,"
+                    f" {megabytes(event.given_back_later)} later, {megabytes(event.in_use)} are in use;"
+                    f" {megabytes(event.left)} stay until these exit: {holders}"
+                )
+            else:
+                text += f"; its memory stays until these exit: {holders}"
+        if event.not_given_back:
+            text += f"; nothing is given back: {event.not_given_back}"
         return text
 
 
@@ -70,9 +80,11 @@ class Journal:
     """Takes the events of a watcher, in its thread; is read in others.
 
     removed, removed_bytes  heaps so far, and what they took; fifos: likewise FIFOs
+    cleaned, cleaned_bytes  heaps of the dead that somebody else unlinked first
     failures   what could not be opened or unlinked, so far
     held_up    how often memory may have become unlinked and still held
-    recent     the last RECENT removals of heaps, oldest first
+    recent     the last RECENT removals of heaps, by whomever, oldest first
+    gone       so many removals there were, by whomever
     quiet      what would be removed is not logged
     listeners  called after each event, in the watcher's thread; must be quick and raise nothing
     """
@@ -81,6 +93,8 @@ class Journal:
         self.root = root
         self.removed = 0
         self.removed_bytes = 0
+        self.cleaned = 0
+        self.cleaned_bytes = 0
         self.fifos = 0
         self.failures = 0
         self.held_up = 0
@@ -101,6 +115,15 @@ class Journal:
                 self.removed += 1
                 self.removed_bytes += event.bytes
                 self.held_up += bool(event.attached)
+        elif event.kind is events.CLEANED:
+            self._orphans.pop(event.name, None)
+            self.recent.append(event)
+            self.cleaned += 1
+            self.cleaned_bytes += event.bytes
+            self.held_up += bool(event.attached)
+        elif event.kind is events.RETURNED:
+            self._note_return(event)
+            self.held_up += 1
         elif event.kind in (events.FAILED, events.WOULD_REMOVE) and event.evidence != creator.NONE:
             self._orphans[event.name] = Orphan(event)
         elif event.kind is events.UNLINKED:
@@ -108,6 +131,17 @@ class Journal:
         self.failures += event.kind is events.FAILED
         for listener in self.listeners:
             listener()
+
+    @property
+    def gone(self) -> int:
+        return self.removed + self.cleaned
+
+    def _note_return(self, event: events.Event) -> None:
+        """Have what was told of the removal say what has come back since."""
+        for removal in self.recent:
+            if (removal.device, removal.inode) == (event.device, event.inode) and removal.name == event.name:
+                for name in events.RETURNS:
+                    setattr(removal, name, getattr(event, name))
 
     def orphans(self, living: "List[str]") -> "List[Orphan]":
         """Orphans that could not be removed and are still there; `living`: names of heaps that are none."""

@@ -1,4 +1,4 @@
-"""The plugin's four metrics: what they measure, when they are busy, and the sentence that says why."""
+"""The plugin's metrics: what they measure, when they are busy, and the sentence that says why."""
 
 import errno
 import os
@@ -12,13 +12,18 @@ from gppshm.redhawk.text import megabytes, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+    from gppshm.engine import Engine
 
 FREE = "shm_free"
 ORPHANED = "shm_orphaned"
 HELD = "shm_held"
 REMOVED = "shm_removed"
-NAMES = (FREE, ORPHANED, HELD, REMOVED)
+RECLAIMED = "shm_reclaimed"
+NAMES = (FREE, ORPHANED, HELD, REMOVED, RECLAIMED)
+COUNTS = (REMOVED, RECLAIMED)
+"""What is never busy."""
 
 FILES = 20000
 """A directory with more files than this is not added up: held memory is then always looked for."""
@@ -56,9 +61,25 @@ class Holding:
 
 
 class State:
-    """What was measured at one moment; sizes in bytes; `size` is 0 where the file system has no limit."""
+    """What was measured at one moment; sizes in bytes; `size` is 0 where the file system has no limit.
 
-    __slots__ = ("free", "held", "orphans", "removed", "removed_bytes", "size")
+    cleaned, cleaned_bytes  heaps of the dead that others removed
+    returns                 as Watcher.returns; given_back, given_back_later: see events.Counts
+    """
+
+    __slots__ = (
+        "cleaned",
+        "cleaned_bytes",
+        "free",
+        "given_back",
+        "given_back_later",
+        "held",
+        "orphans",
+        "removed",
+        "removed_bytes",
+        "returns",
+        "size",
+    )
 
     def __init__(
         self,
@@ -75,13 +96,23 @@ class State:
         self.held = held
         self.removed = removed
         self.removed_bytes = removed_bytes
+        self.cleaned = self.cleaned_bytes = 0
+        self.given_back = self.given_back_later = 0
+        self.returns: Sequence[Tuple[Any, ...]] = ()
 
 
 class Gauge:
     """Measures, for the metrics, without getting into the watcher's way; for one thread."""
 
-    def __init__(self, directory: shmfs.ShmDirectory, journal: Journal, proc_root: str = "/proc") -> None:
+    def __init__(
+        self,
+        directory: shmfs.ShmDirectory,
+        journal: Journal,
+        proc_root: str = "/proc",
+        engine: "Optional[Engine]" = None,
+    ) -> None:
         self._directory = directory
+        self._engine = engine
         self._journal = journal
         self._proc_root = proc_root
         self._held: List[Holding] = []
@@ -96,7 +127,7 @@ class Gauge:
             self._held_up = self._journal.held_up
             self._held = self._find_held(usage)
         journal = self._journal
-        return State(
+        state = State(
             usage.size,
             usage.free,
             journal.orphans(living),
@@ -104,6 +135,12 @@ class Gauge:
             journal.removed,
             journal.removed_bytes,
         )
+        state.cleaned, state.cleaned_bytes = journal.cleaned, journal.cleaned_bytes
+        if self._engine is not None:
+            counts = self._engine.counts
+            state.given_back, state.given_back_later = counts.given_back, counts.given_back_later
+            state.returns = self._engine.returns()
+        return state
 
     def _find_held(self, usage: shmfs.Usage) -> "List[Holding]":
         """A look at all processes, unless the files that can be seen account for all that is used.
@@ -170,8 +207,8 @@ class Metrics:
 
     def set_threshold(self, name: str, text: str) -> str:
         """Put a threshold in force; its text as it is shown.  ValueError, with a sentence, if it is bad."""
-        if name == REMOVED:
-            raise ValueError(f"{REMOVED} is a count, and never busy")
+        if name in COUNTS:
+            raise ValueError(f"{name} is a count, and never busy")
         if name not in self._thresholds:
             raise ValueError("there is no such metric: there are {}".format(", ".join(NAMES)))
         threshold = thresholds.parse(text)
@@ -181,8 +218,14 @@ class Metrics:
         return threshold.text
 
     def read(self, state: State) -> "List[Reading]":
-        """All four; for one thread."""
-        return [self._free(state), self._orphaned(state), self._held(state), _removed(state)]
+        """All of them; for one thread."""
+        return [
+            self._free(state),
+            self._orphaned(state),
+            self._held(state),
+            _removed(state),
+            _reclaimed(state),
+        ]
 
     def _judge(self, name: str, level: int, size: int) -> "Tuple[bool, str]":
         threshold = self._thresholds[name]
@@ -225,7 +268,29 @@ class Metrics:
 def _removed(state: State) -> Reading:
     total = megabytes(state.removed_bytes)
     reason = f"{_heaps(state.removed)} of dead processes removed since the plugin started, {total} in all"
+    if state.cleaned:
+        reason += f"; others removed {state.cleaned}, {megabytes(state.cleaned_bytes)} in all"
     return Reading(REMOVED, False, reason, thresholds.OFF.text, str(state.removed))
+
+
+def _reclaimed(state: State) -> Reading:
+    total = megabytes(state.given_back + state.given_back_later)
+    if not state.given_back and not state.given_back_later and not state.returns:
+        reason = "No removed heap had free memory to give back while processes are attached"
+    else:
+        reason = (
+            f"{megabytes(state.given_back)} of removed heaps came back at once although processes are"
+            f" attached, {megabytes(state.given_back_later)} as they let go"
+        )
+    if state.returns:
+        reason += f"; still in use: {_listed([_return_words(each) for each in state.returns])}"
+    return Reading(RECLAIMED, False, reason, thresholds.OFF.text, total)
+
+
+def _return_words(figures: "Tuple[Any, ...]") -> str:
+    name, _, _, _, in_use, left, attached = figures
+    text = f"{megabytes(in_use)} of {plain(name, 80)} by {_people(attached)}"
+    return text + f", which takes {megabytes(left)}"
 
 
 def _heaps(count: int) -> str:

@@ -89,6 +89,8 @@ def _phrases(
         found.append(f"{megabytes(usage.reserved)} are reserved")
     found.append(f"{megabytes(available)} can be allocated")
     removed = f"{journal.removed} removed"
+    if journal.cleaned:
+        removed += f" and {journal.cleaned} by others"
     recent = list(journal.recent)
     if recent:
         removed += f", the last {recent[-1].name} at {iso(recent[-1].time)}"

@@ -98,7 +98,7 @@ def _serve(
     ior: str, plugin_id: str, chosen: settings.Settings, line: lifeline.Lifeline, handler: logs.Handler
 ) -> int:
     gpp = beside.parent_words(line.parent)
-    orders = Orders(True, chosen.scope, chosen.rescan, chosen.remove_fifos, chosen.dry_run)
+    orders = Orders(True, chosen.scope, chosen.rescan, chosen.remove_fifos, chosen.dry_run, chosen.reclaim)
     work = Cleaning(chosen.root, orders, line.parent, line.wake)
     work.start()
 
@@ -110,7 +110,7 @@ def _serve(
     board = metrics.Metrics(chosen.thresholds)
     telling = reporter.Reporter(
         make_link,
-        metrics.Gauge(shmfs.ShmDirectory(chosen.root), work.journal),
+        metrics.Gauge(shmfs.ShmDirectory(chosen.root), work.journal, engine=work.watcher),
         board,
         work.living,
         line.wake,

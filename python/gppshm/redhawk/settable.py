@@ -6,12 +6,15 @@ is taken.
 
 from gppshm import watch
 from gppshm.redhawk import thresholds
-from gppshm.redhawk.corba import CF
+from gppshm.redhawk.corba import CF, CORBA
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+ADDED = {"shm::cleanup": ("shm::cleanup::reclaim", True)}
+"""By struct: a boolean that earlier versions did not have; who sets the struct without it gets this."""
 
 LEAST_RESCAN, MOST_RESCAN = 0.1, 3600.0
 
@@ -29,6 +32,20 @@ def refusals(
         why = list(_faults(item, declared.get(item.id), starting))
         if why:
             found.append((item, "; ".join(why)))
+    return found
+
+
+def completed(wanted: "Sequence[Any]") -> "List[Any]":
+    """The same, with what an earlier version's client left out: ossie takes a struct as a whole only."""
+    found = []
+    for item in wanted:
+        id_, default = ADDED.get(item.id, ("", False))
+        if id_ and item.value.typecode().equivalent(CF._tc_Properties):
+            members = list(item.value.value())
+            if id_ not in [member.id for member in members]:
+                members.append(CF.DataType(id_, CORBA.Any(CORBA.TC_boolean, default)))
+                item = CF.DataType(item.id, CORBA.Any(CF._tc_Properties, members))
+        found.append(item)
     return found
 
 
@@ -58,7 +75,7 @@ def _faults_of_members(item: "Any", structdef: "Any") -> "List[str]":
     for id_, type_ in types.items():
         if id_ in given:
             found += _faults_of_value(id_, type_, given[id_])
-        else:
+        elif ADDED.get(item.id, ("",))[0] != id_:
             found.append(f"{id_}: it is missing, and a struct is set as a whole")
     return found
 

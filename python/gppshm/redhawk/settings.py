@@ -112,6 +112,14 @@ SETTINGS = (
     ),
     Setting("dry_run", "no", "yes or no", "Only tell what would be removed.", _switch),
     Setting(
+        "reclaim",
+        "yes",
+        "yes or no",
+        "Of a heap that is removed while processes are attached to it, give back what is free at once, and"
+        " what they let go of soon after they do.",
+        _switch,
+    ),
+    Setting(
         "remove_fifos",
         "no",
         "yes or no",
@@ -161,6 +169,7 @@ class Settings:
         self.scope = watch.HOST
         self.rescan = 30.0
         self.dry_run = False
+        self.reclaim = True
         self.remove_fifos = False
         self.settle = 30.0
         self.device = True
