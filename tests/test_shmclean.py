@@ -213,7 +213,7 @@ for arguments in ([], ["-f"], ["heap-4190001"], ["-f", "heap-4190001"]):
     for status, out, err, left in (everything, forced):
         assert (status, out, left) == (1, "", ["heap-4190001"])
         assert "not on a tmpfs" in err and "nothing is removed" in err
-    assert named[0] == 1 and "may be in use (it is not on a tmpfs" in named[2] and named[3]
+    assert named[0] == 1 and "may be in use (it is not known to be on a tmpfs" in named[2] and named[3]
     # Nothing is proven there, so that is told.
     assert named_forced[:2] == [0, ""] and "may have been in use" in named_forced[2] and not named_forced[3]
 

@@ -208,7 +208,7 @@ def test_where_there_is_no_tmpfs_nothing_is_removed_and_it_is_told(private_tmpfs
 heapwriter.create(root + "/heap-%d" % spawn.dead_pid(), spawn.dead_pid())
 with Watching(root, rescan=0.2) as watched:
     rescans(watched)
-    assert "is no tmpfs" in watched.told(watch.TROUBLE).reason
+    assert "not on a tmpfs" in watched.told(watch.TROUBLE).reason
     assert len(os.listdir(root)) == 1
     assert not watched.of_kind(watch.REMOVED)
 """,

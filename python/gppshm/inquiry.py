@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PORTRAITS = 64
 """The creators of so many heaps are asked for at once."""
-RENEWALS = 128
+RENEWALS = 256
 """The identities of so many creators are renewed at once."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""

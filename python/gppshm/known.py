@@ -34,6 +34,7 @@ class Known:
     version   grows when the file is changed, or may have been: what was asked before is void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
     noted     of it, too, for what is given back after its death
+    doubtful  a writer has let go of it since it was last looked at whether its creator still maps it
     asked     a question on it is under way
     attempts  so many tries in a row proved nothing
     since, trigger  when the death came that is being followed, and what told of it
@@ -49,6 +50,7 @@ class Known:
         "creator",
         "descends",
         "description",
+        "doubtful",
         "file_id",
         "identity",
         "let_go",
@@ -70,7 +72,7 @@ class Known:
         self.uid = -1
         self.version = 0
         self.attempts = 0
-        self.asked = False
+        self.asked = self.doubtful = False
         self.since = since
         self.trigger = trigger
         self.told = ""

@@ -104,11 +104,14 @@ class Observer:
         except OSError:
             pass  # `step` finds out
 
-    def _start(self) -> None:
-        self._started = time.monotonic()
+    def _start(self, soon: bool = True) -> None:
+        self._started = time.monotonic() + (0 if soon else RESTART)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             command = [sys.executable, "-IS", observing.__file__]
+            if not soon:
+                # What is asked meanwhile waits in the socket, and nobody here waits.
+                command = ["/bin/sh", "-c", f'sleep {RESTART:g}; exec "$0" "$@"', *command]
             self.pid = start(command, observing.main, theirs.fileno())
         except BaseException:
             ours.close()
@@ -116,16 +119,17 @@ class Observer:
         finally:
             theirs.close()
         self._wire = observing.Wire(ours)
-        self._wire.put(([path for path in sys.path if path], self._proc_root))
+        try:
+            self._wire.put(([path for path in sys.path if path], self._proc_root))
+        except OSError:
+            pass  # it has ended already: `step` finds out
 
     def _restart(self) -> None:
         """Its end was seen; what was asked is asked again, once."""
         self._wire.sock.close()
         self._reap()
         asked, self._asked = self._asked, {}
-        if time.monotonic() - self._started < RESTART:
-            time.sleep(0.01)
-        self._start()
+        self._start(soon=time.monotonic() - self._started > RESTART)
         self._on_restart()
         for question, answered in asked.values():
             self.ask(*question, answered)
@@ -148,7 +152,7 @@ class Observer:
 
 
 def start(command: "List[str]", main: "Callable[[], None]", stdin: int) -> int:
-    """Start a program with that descriptor as its stdin, in a process group of its own; its pid.
+    """Start a program with that descriptor as its stdin, in a session of its own; its pid.
 
     stdout and stderr are /dev/null: who reads ours must not wait for a program that hangs.  Where the
     interpreter cannot be executed (any more: it may have been replaced), a fork calls `main` instead.
@@ -160,9 +164,7 @@ def start(command: "List[str]", main: "Callable[[], None]", stdin: int) -> int:
             actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]  # novm
             actions += [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (1, 2)]  # novm
             try:
-                return os.posix_spawn(  # novm
-                    command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask=()
-                )
+                return _spawn(command, actions)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.ENOENT, errno.ENOEXEC):
                     raise
@@ -174,10 +176,22 @@ def start(command: "List[str]", main: "Callable[[], None]", stdin: int) -> int:
         os.close(null)
 
 
+def _spawn(command: "List[str]", actions: "List[Any]") -> int:
+    """In a session of its own: so it also has a share of the processor of its own (sched(7), autogroup)."""
+    try:
+        return os.posix_spawn(  # novm
+            command[0], command, os.environ, file_actions=actions, setsid=True, setsigmask=()
+        )
+    except NotImplementedError:  # glibc before 2.26
+        return os.posix_spawn(  # novm
+            command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask=()
+        )
+
+
 def _become(command: "List[str]", main: "Callable[[], None]", stdin: int, null: int) -> None:
     """In the child of a fork: be the program."""
     try:
-        os.setpgid(0, 0)
+        os.setsid()
         for old, new in ((stdin, 0), (null, 1), (null, 2)):
             os.dup2(old, new)
         signal.set_wakeup_fd(-1)

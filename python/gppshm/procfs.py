@@ -89,6 +89,7 @@ class Processes:
         self.proc_root = proc_root
         self._processes: Dict[int, Process] = {}
         self._pids: Optional[List[int]] = None
+        self._listed: FrozenSet[int] = frozenset()
         self._innermost: Dict[int, int] = {}
         self._namesakes: Optional[Dict[int, List[int]]] = None
         self._threads: Dict[int, Dict[int, int]] = {}
@@ -139,6 +140,7 @@ class Processes:
         """The pid of every process that could be seen; none if /proc cannot be listed: a blind spot."""
         if self._pids is None:
             self._pids = [int(name) for name in _listdir(self.proc_root) if name.isdigit()]
+            self._listed = frozenset(self._pids)
         return self._pids
 
     def all(self) -> "List[Process]":
@@ -219,11 +221,12 @@ class Processes:
     def _read_process(self, pid: int) -> Process:
         if not may_read(pid):
             return Process(pid, UNREADABLE)
-        status = self._status(str(pid))
-        if b"Tgid" not in status:
-            return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
-        if status[b"Tgid"] != b"%d" % pid:
-            return Process(pid, GONE)  # a thread of another process: a creator is a whole process
+        if self._pids is None or pid not in self._listed:  # what /proc lists is no thread of another
+            status = self._status(str(pid))
+            if b"Tgid" not in status:
+                return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
+            if status[b"Tgid"] != b"%d" % pid:
+                return Process(pid, GONE)  # a thread of another process: a creator is a whole process
         maps = self._read(f"{pid}/maps")
         if not maps:
             fields = self._stat(str(pid))

@@ -12,6 +12,10 @@ RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
 """Seconds between the tries of a heap on which nothing is proven, before it waits for the next rescan."""
 
 
+EXITS = (0.0002, 0.0003, 0.0005)
+"""Seconds between the first tries of a heap whose creator is about to have ended; then `RETRIES`."""
+
+
 class Timers:
     """Names, each with the time (monotonic) when it is due; of several times of one the earliest counts."""
 
@@ -50,6 +54,11 @@ class Timers:
 def retry_delay(attempts: int) -> float:
     """Seconds before the try that follows so many; jitter keeps two cleaners from meeting again and again."""
     return RETRIES[attempts] * random.uniform(0.5, 1.5)
+
+
+def exit_delay(attempts: int) -> float:
+    """Seconds before the try that follows so many, of a heap whose creator is just ending."""
+    return EXITS[attempts] if attempts < len(EXITS) else retry_delay(attempts - len(EXITS))
 
 
 class Queue:

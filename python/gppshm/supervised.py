@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 0.1
 """Seconds for which a child may sleep over one process."""
-CHECKED_EVERY = 0.02
+CHECKED_EVERY = 0.04
 ELSEWHERE = 5.0
 """The same over what is no process: a heap that comes back from swap, a directory service."""
 LONGEST = 20.0
@@ -246,6 +246,8 @@ class Pool:
         self._stop(child)
         if pid:
             self.passed_over[pid] = procfs.pulse(pid)[0] if pid > 0 else 0
+        else:
+            child.tries = 1  # what there is nothing of to be passed over blocks again
         return self._again(child, "what was looked into does not answer")
 
     def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":

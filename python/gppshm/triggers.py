@@ -25,6 +25,8 @@ HEADROOM = 16
 """So many descriptors are never spent on pidfds: judging and unlinking need some."""
 GATHER = 0.25
 """Seconds for which changes of files gather, once there was one."""
+SHORT = 0.002
+"""Seconds; a wait that is shorter is not rounded up."""
 MOST_BUFFERS = 64
 """So many buffers of events are read in one go; if more wait, what they tell counts as lost."""
 
@@ -252,6 +254,10 @@ class Triggers:
         Of a flood of changes only the first wakes; `resume` says when they are heeded again.
         """
         happened = Happened()
+        if 0 < seconds < SHORT:
+            # epoll_wait() counts whole milliseconds.
+            select.select([self._epoll.fileno()], [], [], seconds)
+            seconds = 0.0
         ready = {fd for fd, _ in self._epoll.poll(seconds)}
         if self._wake_read in ready:
             try:

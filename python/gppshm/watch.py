@@ -83,7 +83,7 @@ LOST_EVENTS_RESCAN = 1.0
 """Seconds between rescans that lost events call for."""
 SLOW_EXIT = 1.0
 """Seconds that a creator may take to exit after it unlinked its heap, before it is told as another's deed."""
-EXITING = 7
+EXITING = len(schedule.EXITS) + len(RETRIES)
 """So many tries follow an event on a heap whose creator, watched by no pidfd, has not ended yet."""
 LAST_WORDS = 0.25
 """Seconds for which the end waits for what is still to be told."""
@@ -562,7 +562,9 @@ class Watcher:
         for name in first:
             heap = self._known[name]
             if heap.lives:
-                self._inquiry.renew(name)
+                if heap.doubtful or heap.identity is None:  # it may have exec'd another program
+                    heap.doubtful = False
+                    self._inquiry.renew(name)
                 if not self._triggers.watches(name) and not self._watch(name, heap):
                     self._timers.set(name, now)
         if self._remove_fifos and not self._fifos_asked:
@@ -725,9 +727,10 @@ class Watcher:
 
     def _still_alive(self, name: str, heap: Known) -> bool:
         """A writer has let go of the heap of a living creator: which it may be itself, just ending."""
-        heap.told = ""
+        heap.told, heap.doubtful = "", True
         if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < EXITING:
-            self._retry(name, heap)
+            self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
+            heap.attempts += 1
         else:
             heap.attempts = 0
         return False
