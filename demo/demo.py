@@ -48,12 +48,19 @@ class Component:
             raise RuntimeError(f"{role} process {self.pid} did not become ready: {words}")
         self.heap = words[1]
 
-    def kill(self) -> float:
-        """SIGKILL it; when that was (monotonic)."""
-        now = time.monotonic()
+    def kill(self, root: str) -> float:
+        """SIGKILL it, and wait until its heap in `root` is gone; the seconds that took."""
+        path = os.path.join(root, self.heap)
+        began = time.monotonic()
         self.process.send_signal(signal.SIGKILL)
+        while os.path.lexists(path):
+            check()
+            if time.monotonic() - began > PATIENCE:
+                raise RuntimeError(f"{self.heap} was not removed in {PATIENCE:g} s")
+            time.sleep(0.0001)
+        took = time.monotonic() - began
         self.process.wait()
-        return now
+        return took
 
     def finish(self) -> None:
         """Let it exit normally, as at the end of a waveform."""
@@ -93,7 +100,7 @@ class Demo:
             list(undertaker.settle({component.heap for component in self.components}, judging.Judge()))
 
     def _on_event(self, event: events.Event) -> None:
-        self.events.put((time.monotonic(), event))
+        self.events.put(event)
 
     def start(self, role: str, *arguments: str) -> Component:
         component = Component(role, "--root=" + self.root, *arguments)
@@ -110,34 +117,41 @@ class Demo:
                 raise RuntimeError("waited in vain; see the lines above")
             time.sleep(0.002)
 
-    def removal(self, component: Component) -> "tuple[float, Optional[events.Event]]":
-        """When (monotonic) a component's heap was removed, and the watcher's event; None: by another."""
+    def removal(self, component: Component) -> "Optional[events.Event]":
+        """The watcher's event of the removal of a component's heap; None: it was removed by another."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             check()
-            gone = time.monotonic() if component.heap not in os.listdir(self.root) else 0.0
+            gone = component.heap not in os.listdir(self.root)
             try:
-                when, event = self.events.get(timeout=0.5)
+                event = self.events.get(timeout=0.5)
             except queue.Empty:
                 if gone:
-                    return gone, None
+                    return None
                 continue
             if event.kind is watch.REMOVED and event.name == component.heap:
-                return when, event
+                return event
         raise RuntimeError(f"{component.heap} was not removed in {PATIENCE:g} s")
 
     def crash(self, component: Component) -> None:
         """Kill a component, and show what becomes of its heap."""
-        killed = component.kill()
-        when, event = self.removal(component)
+        took = component.kill(self.root)
+        event = self.removal(component)
         if event is None:
             say("   unlinked by another cleaner on this host, before the watcher")
             return
-        say(f"   unlinked {(when - killed) * 1e3:.2f} ms after the kill ({text.size_auto(event.bytes)})")
+        say(f"   unlinked {took * 1e3:.2f} ms after the kill ({text.size_auto(event.bytes)})")
         say(f"   because  {event.reason}")
         say(f"   evidence {event.evidence}; noticed by {event.trigger}")
+        if event.given_back:
+            say(f"   memory   {text.size_auto(event.given_back)} given back at once: it was free")
         for pid, _ in event.attached:
             say(f"   memory   held by process {pid} until it exits")
+
+
+def free_bytes(root: str) -> int:
+    room = os.statvfs(root)
+    return room.f_bfree * room.f_frsize
 
 
 def show_file_system(root: str, own: "list[str]") -> None:
@@ -182,9 +196,14 @@ def tell(demo: Demo) -> None:
     say()
     say(f"3. {shared.heap}: process {shared.pid} is SIGKILLed while process {peer.pid} is attached")
     demo.crash(shared)
-    before = os.statvfs(root).f_bfree
+    before = free_bytes(root)
     peer.finish()
-    back = (os.statvfs(root).f_bfree - before) * os.statvfs(root).f_frsize
+    # The watcher, too, has it open until it hears that the last peer has gone.
+    deadline = time.monotonic() + 1
+    while free_bytes(root) <= before and time.monotonic() < deadline:
+        check()
+        time.sleep(0.002)
+    back = free_bytes(root) - before
     say(f"   process {peer.pid} exits: {text.size_auto(max(0, back))} come back")
     say()
 
@@ -208,7 +227,7 @@ def go_on(demo: Demo) -> None:
         while victim.process.poll() is None:
             show_status(standing(demo.root, removed))
             time.sleep(0.1)
-        _, event = demo.removal(victim)
+        event = demo.removal(victim)
         if event is None:
             say(f"   {victim.heap} unlinked by another cleaner on this host, before the watcher")
             continue

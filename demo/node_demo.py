@@ -23,7 +23,7 @@ import installing
 from client import CF
 from gppshm import judging, reaper, shmfs
 from gppshm.cli import text
-from gppshm.redhawk import install
+from gppshm.redhawk import install, metrics
 from interrupts import check
 from screen import bar, heading, say
 
@@ -40,7 +40,6 @@ DEVICE = GPP + "_shm"
 KIND = "DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d"
 RESERVED = 64
 """MB that the installed example of a waveform reserves."""
-METRICS = 4
 MB = 1048576
 READY = r"ready heap-(\d+)\n"
 
@@ -101,7 +100,7 @@ class Node:
     def _meet(self) -> None:
         self.gpp, self.device = self.domain.gpp(GPP), self.domain.device(DEVICE)
         client.wait_for(self.device._get_started)
-        client.wait_for(lambda: len(self.gpp.metric_status()) == METRICS)
+        client.wait_for(lambda: len(self.gpp.metric_status()) == len(metrics.NAMES))
 
     def __exit__(self, kind: object, *exc: object) -> None:
         said: List[str] = []
