@@ -1,4 +1,4 @@
-"""The README's pictures are of real runs, and show what a run shows today."""
+"""The pictures of README and docs are of real runs, and show what a run shows today."""
 
 import os
 import subprocess
