@@ -3,6 +3,8 @@
 What blocks is real: tests/silent.py, by FUSE, and a FIFO over its maps, as on kernels before 6.17.
 """
 
+# ruff: noqa: F811 (pytest finds fixtures by name: they are imported, and are arguments)
+
 import json
 import os
 import re
@@ -11,9 +13,12 @@ import time
 
 import pytest
 
-from conftest import needs_root, run_command
+from conftest import needs_root, run_command, wait_for
+from devices import manager, start  # noqa: F401
+from scraping import free_port, scrape
+from test_blocked import ENDING, fifo, over
 from test_blocked import blocked as blocked
-from test_blocked import fifo, over
+from watching import Shmwatch
 
 pytestmark = needs_root
 
@@ -23,7 +28,7 @@ ENDS = 8.0
 
 @pytest.fixture
 def run(shm_root, tmp_path):
-    """run(child, kind, module, *arguments): a command that finds `child` in its way; what it said, its end"""
+    """run(child, kind, module, *arguments): a command with `child` in its way; what it said, and its end."""
 
     def start(child, kind, module, *arguments):
         prefix = over((fifo(tmp_path / "fifo"), f"/proc/{child.pid}/maps")) if "maps" in kind else ()
@@ -118,3 +123,48 @@ def test_fifos_of_the_dead_are_removed_though_maps_block(shm_root, tmp_path, spa
     done = run(child, "maps", "shmclean", f"--root={shm_root}", "--fifos", f"--fifo-root={fifos}")
     assert is_named(child, done)
     assert os.listdir(str(fifos)) == [f"fifo-{child.pid}-ab12"]
+
+
+@pytest.mark.parametrize("kind", ["maps", "descriptor"])
+def test_metrics_are_scraped_and_the_watcher_ends_though_a_process_blocks(
+    shm_root, tmp_path, spawn, blocked, kind
+):
+    spawn.owner(shm_root)
+    child, port = blocked(kind), free_port()
+    prefix = over((fifo(tmp_path / "fifo"), f"/proc/{child.pid}/maps")) if kind == "maps" else ()
+    with Shmwatch(shm_root, f"--metrics={port}", prefix=prefix) as watching:
+        started = time.monotonic()
+        figures = scrape(port)
+        assert time.monotonic() - started < ENDS
+        assert figures["scan_success"] == 1
+        assert figures["heaps{state=alive}"] == figures["heaps{state=unknown}"] == 1
+        started = time.monotonic()
+        watching.end()
+        assert time.monotonic() - started < ENDING
+
+
+@pytest.mark.parametrize("kind", ["maps", "command line", "descriptor"])
+def test_a_frame_of_shmtop_is_printed_though_a_process_blocks(shm_root, spawn, blocked, run, kind):
+    owner, child = spawn.owner(shm_root), blocked(kind)
+    done = run(child, kind, "shmtop", f"--root={shm_root}", "--once")
+    assert is_named(child, done)
+    assert owner.name in done.stdout and child.heap in done.stdout
+
+
+def test_the_device_shows_its_figures_and_ends_though_a_process_blocks(shm_root, spawn, blocked, start):
+    owner, child = spawn.owner(shm_root), blocked("descriptor")
+    device = start()
+
+    def shown():
+        return {heap["name"]: heap["state"] for heap in device.query("shm::heaps")}
+
+    wait_for(lambda: {owner.name, child.heap} <= set(shown()))
+    assert shown()[owner.name] == "alive"
+    later = spawn.owner(shm_root)
+    wait_for(lambda: later.name in shown(), 20)
+    later.kill()
+    wait_for(lambda: not os.path.exists(os.path.join(shm_root, later.name)))
+    assert device.query("shm::usage")["total"] > 0
+    started = time.monotonic()
+    assert device.end() == 0
+    assert time.monotonic() - started < ENDING

@@ -14,6 +14,7 @@ import pytest
 import heapwriter
 from conftest import needs_root, stays, wait_for
 from gppshm import lease, procfs, shmfs, triggers, watch
+from gppshm.redhawk import lifeline
 from test_life_interleavings import fork_as
 from watching import Farm, Shmwatch, Watching, gone
 
@@ -358,3 +359,23 @@ def test_as_the_first_process_of_a_container_it_reaps_whoever_is_left_to_it(spaw
 
         stays(lambda: len(zombies()) <= 1, 0.5)
         wait_for(lambda: not zombies())
+
+
+def test_only_ones_own_user_can_hold_a_plugins_name(spawn):
+    """The name is in the plugin's arguments, for everybody to see."""
+    import hashlib
+
+    digest = hashlib.sha256(b"DCE:0815").hexdigest()
+    stranger = spawn.python(
+        "import socket; os.setuid(65534)\n"
+        "held = [socket.socket(socket.AF_UNIX) for _ in range(2)]\n"
+        "for i, each in enumerate(held):\n"
+        "    each.bind('\\0GppShmPlugin-%s-%d' % (sys.argv[1], i)); each.listen(1)\n"
+        "print('ready', flush=True); sys.stdin.read()",
+        digest,
+    )
+    with lifeline.only_one("DCE:0815"):
+        with pytest.raises(lifeline.AlreadyRunning) as refusal:
+            lifeline.only_one("DCE:0815")
+        assert refusal.value.pid == os.getpid()
+    stranger.kill()

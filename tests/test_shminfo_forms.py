@@ -1,6 +1,7 @@
 """Promises of redhawk-shminfo's own forms: --json, --holders, --check, --blocks; locks; unlinked memory."""
 
 import json
+import mmap
 import os
 import struct
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 import heapwriter
-from conftest import IN_A_PID_NAMESPACE, needs_root, wait_for
+from conftest import IN_A_PID_NAMESPACE, in_child, needs_root, wait_for
 from gppshm import heapfile, held, locks, procfs, shmfs, snapshot
 from test_shminfo import command, run, write  # noqa: F401
 
@@ -580,3 +581,23 @@ def test_inodes_that_are_scarce_are_told(private_tmpfs):
     assert after.rstrip("\n").endswith("  " + line.rstrip()) and line in holders
     assert line.rstrip() in display
     assert (json.loads(whole)["inodes"], json.loads(whole)["free_inodes"]) == (100, 4)
+
+
+@needs_root
+def test_a_file_whose_name_ends_as_that_of_an_unlinked_one_is_not_taken_for_one(shm_root):
+    """Where maps alone tell: an ordinary user may not follow /proc/<pid>/map_files."""
+
+    def unlinked():
+        found = []
+        for name in ("heap-5 (deleted)", "heap-6"):
+            fd = os.open(os.path.join(shm_root, name), os.O_RDWR | os.O_CREAT)
+            os.ftruncate(fd, 4096)
+            found.append(mmap.mmap(fd, 4096))
+            os.close(fd)
+        os.unlink(os.path.join(shm_root, "heap-6"))
+        with shmfs.ShmDirectory(shm_root) as directory:
+            return [file.name for file in held.survey(directory).unlinked if len(file.holders) == 1]
+
+    os.chmod(shm_root, 0o1777)
+    assert "heap-6" in in_child(unlinked, uid=65534)
+    assert "heap-5" not in in_child(unlinked, uid=65534)

@@ -29,7 +29,8 @@ def test_without_inotify_a_pidfd_tells_of_a_death(spawn, shm_root):
     spawn.peer(shm_root, attached)
     with Shmwatch(shm_root, "--rescan=1000", without=NO_INOTIFY) as command:
         assert [trouble["reason"] for trouble in command.said if trouble["event"] == "trouble"] == [
-            "no inotify: Too many open files; pidfds and rescans remain"
+            "no inotify: Too many open files (the limit is fs.inotify.max_user_instances, or that of"
+            " descriptors); pidfds and rescans remain"
         ]
         assert (command.ready["inotify"], command.ready["pidfds"]) == (False, 2)
         assert command.ready["troubles"]

@@ -12,7 +12,7 @@ import time
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from gppshm import creator, events, held, locks, shmfs, snapshot
+from gppshm import asking, events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,17 +30,10 @@ PATIENCE = 5.0
 """Seconds that somebody who asks waits for a scan; Prometheus itself waits 10."""
 HANGS = 30.0
 """Seconds after which a scan is said to hang, and nobody waits for it any more."""
+GIVEN_UP = 60.0
+"""Seconds after which a scan is given up."""
 RESERVED = 64
 """So many descriptors are left to cleaning; a quarter of them where there are few."""
-
-UNREADABLE = "unreadable"
-STATES = {
-    creator.ALIVE: "alive",
-    creator.ORPHANED: "orphaned",
-    creator.ATTACHED: "orphaned_attached",
-    creator.UNKNOWN: "unknown",
-}
-"""The values of the label `state`; and UNREADABLE, of what is named like a heap and could not be judged."""
 
 FOUND = (
     ("size_bytes", "Size of the file system that the heaps lie in; 0 if it has no limit."),
@@ -60,34 +53,18 @@ FOUND = (
 
 
 class Scan:
-    """What was found in one look at everything, in bytes; `heaps` counts them by the label `state`."""
+    """What was found in one look at everything, in bytes; `heaps` counts them by the label `state`.
+
+    OSError if the directory or /proc cannot be read, or the look does not come to an end.
+    """
+
+    heaps: "Dict[str, int]"
 
     def __init__(self, root: str, reserved: int, proc_root: str = "/proc") -> None:
-        """OSError if the directory or /proc cannot be read."""
-        self.heaps: Dict[str, int] = dict.fromkeys((*STATES.values(), UNREADABLE), 0)
-        self.heap_bytes = self.orphaned_bytes = 0
         self.reserved_bytes = reserved
-        # Opened anew each time: another file system may have been mounted there.
-        with shmfs.ShmDirectory(root, proc_root) as directory:
-            shot = snapshot.take(directory, proc_root=proc_root)
-            all_locks = locks.examine(directory, shot.entries, proc_root)
-            unlinked = held.survey(directory, proc_root).unlinked
-        self.size_bytes, self.free_bytes = shot.usage.size, shot.usage.free
-        self.inodes, self.free_inodes = shot.usage.inodes, shot.usage.free_inodes
-        self.held_bytes = sum(file.size for file in unlinked)
-        self.locks_held_by_dead = sum(lock.state is locks.DEAD for found in all_locks for lock in found)
-        for entry in shot.entries:
-            self._add(entry)
-
-    def _add(self, entry: snapshot.Entry) -> None:
-        seen, verdict = entry.sighting, entry.verdict
-        if verdict is None and not (seen.kind is shmfs.UNREADABLE and seen.name_pid):
-            return
-        size = seen.status.st_blocks * 512
-        self.heaps[STATES[verdict.state] if verdict is not None else UNREADABLE] += 1
-        self.heap_bytes += size
-        if verdict is not None and verdict.state in creator.ORPHANS:
-            self.orphaned_bytes += size
+        self.__dict__.update(
+            asking.shared.call("gppshm.scan:look", [root, proc_root], GIVEN_UP, asking.TELLING)
+        )
 
 
 class NoScanYet(Exception):

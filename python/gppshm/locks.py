@@ -12,7 +12,7 @@ from gppshm import heapfile, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
 
     from gppshm import snapshot
 
@@ -47,6 +47,15 @@ class Lock:
         self.reason = reason
         self.thread = thread
         self.process = process
+
+    @classmethod
+    def of(cls, told: "Sequence[Any]") -> "Lock":
+        """The Lock that `plain` told."""
+        offset, state, reason, thread, process = told
+        return cls(offset, _STATES[state], reason, thread, process)
+
+
+_STATES = {str(state): state for state in (FREE, HELD, DEAD, UNKNOWN)}
 
 
 class Threads:
@@ -104,6 +113,16 @@ class Threads:
                 self._holders.setdefault(inside, (thread, pid))
                 if not inside and not self._doubt:
                     self._doubt = f"the ids of process {pid} in its own pid namespace are not known"
+
+
+def plain(root: str, name: str) -> "List[Tuple[Any, ...]]":
+    """The locks of one heap, as another process can be told: see `Lock.of`."""
+    from gppshm import creator, snapshot
+
+    with shmfs.ShmDirectory(root) as directory:
+        shot = snapshot.take(directory, [name], judge=lambda seen: [creator.Verdict(creator.UNKNOWN, "")])
+        found = examine(directory, shot.entries)
+    return [(x.offset, str(x.state), x.reason, x.thread, x.process) for each in found for x in each]
 
 
 def examine(

@@ -79,6 +79,19 @@ def look(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
     return [creator.judge(sighting, host, ended).plain() for sighting, ended in seen]
 
 
+def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], List[Any]]":
+    """A verdict on each sighting; and each file with the pids of all who map it."""
+    seen = [sighting_of(sighting) for sighting in plain]
+    host = procfs.Processes(proc_root)
+    verdicts = [creator.judge(sighting, host).plain() for sighting in seen]
+    mapping: Dict[Tuple[int, int], List[int]] = {sighting.file_id: [] for sighting in seen}
+    for process in host.all():
+        for file_id in process.files:
+            if file_id in mapping:
+                mapping[file_id].append(process.pid)
+    return verdicts, list(mapping.items())
+
+
 def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -> "List[Any]":
     """For each sighting, the verdict; and of a living creator its start (0: none was seen), whether its
     identity is established (creator.Identity), uid (-1: not known), command in short, words, and whether it
@@ -328,8 +341,17 @@ def serve(wire: Wire) -> None:
             pool.forget_the_gone()
 
 
+def _import(module: str) -> None:
+    try:
+        __import__(module)
+    except Exception:
+        pass  # the child tells
+
+
 def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
     key, kind, job, argument = message
+    if job == "call" and argument[0] == "gppshm.asking":
+        _import(argument[2][0].partition(":")[0])  # once, and not in each child
     deadline = NAME_DEADLINE if kind == supervised.NAMES else supervised.DEADLINE
     pool.submit(key, lambda: _perform(job, argument, proc_root), kind, deadline)
 

@@ -342,7 +342,7 @@ def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc"
 
 
 def way_to(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> str:
-    """The path by which `open_held` reaches the file; all that looks into processes, and may block."""
+    """The path by which `open_held` reaches the file; what looks into processes, and may block, is here."""
     refusal: Optional[OSError] = None
     for pid in pids:
         for path in _ways_to(file_id, pid, proc_root):

@@ -6,7 +6,7 @@ from gppshm import creator, heapfile, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, List, Optional
+    from typing import Callable, Iterable, List, Optional, Sequence
 
 
 class Entry:
@@ -55,12 +55,14 @@ def take(
     check: bool = False,
     brief: bool = False,
     known: "Callable[[shmfs.Sighting], Optional[creator.Verdict]]" = lambda sighting: None,
+    judge: "Optional[Callable[[List[shmfs.Sighting]], Sequence[creator.Verdict]]]" = None,
 ) -> Snapshot:
     """Look at all files of the directory, or at those of `names`, and judge the heaps among them.
 
     With `check` the faults of each heap include those of its blocks and free lists; with `brief` a heap
     without faults has only its sums (heapfile.Sum), which takes half the time.  `known` may give a verdict
-    that is known to hold still.  A bad heap is an entry with faults, an unreadable file one with an error;
+    that is known to hold still; all others `judge` gives, where somebody else looks at processes.  A bad heap
+    is an entry with faults, an unreadable file one with an error;
     OSError only if the directory cannot be read.
     """
     usage = directory.usage()
@@ -81,9 +83,16 @@ def take(
                 raise
             missing.append(name)
     processes = procfs.Processes(proc_root)
-    for entry in entries:
-        if entry.sighting.kind in (shmfs.HEAP, shmfs.HALF_MADE):
-            entry.verdict = known(entry.sighting) or creator.judge(entry.sighting, processes)
+    heaps = [entry for entry in entries if entry.sighting.kind in (shmfs.HEAP, shmfs.HALF_MADE)]
+    for entry in heaps:
+        entry.verdict = known(entry.sighting)
+    heaps = [entry for entry in heaps if entry.verdict is None]
+    if judge is not None:
+        for entry, verdict in zip(heaps, judge([entry.sighting for entry in heaps]) if heaps else ()):
+            entry.verdict = verdict
+    else:
+        for entry in heaps:
+            entry.verdict = creator.judge(entry.sighting, processes)
     return Snapshot(directory.root, usage, entries, missing, processes)
 
 

@@ -247,7 +247,7 @@ class Pool:
         if pid:
             self.passed_over[pid] = procfs.pulse(pid)[0] if pid > 0 else 0
         else:
-            child.tries = 1  # what there is nothing of to be passed over blocks again
+            child.tries = min(child.tries, 2)  # there is nothing to be passed over the next time
         return self._again(child, "what was looked into does not answer")
 
     def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":

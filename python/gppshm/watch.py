@@ -10,6 +10,7 @@ Limit: of files that are not named heap-<pid> the triggers tell only once a resc
 heaps.
 """
 
+import errno
 import os
 import time
 
@@ -91,6 +92,10 @@ REST = 0.1
 """Seconds of rest after an exception, so that one that comes again and again costs little."""
 LARGE = 4 << 20
 """Bytes from which on an unlinked file is let go elsewhere: the kernel frees 7 MB in a millisecond."""
+INOTIFY_LIMITS = {
+    errno.EMFILE: " (the limit is fs.inotify.max_user_instances, or that of descriptors)",
+    errno.ENOSPC: " (the limit is fs.inotify.max_user_watches)",
+}
 AT_ONCE = 0.0002
 """A wait of less seconds found something that had come before."""
 
@@ -598,7 +603,8 @@ class Watcher:
         try:
             self._triggers.add_inotify(self.root)
         except OSError as error:
-            words = f"no inotify: {error.strerror}; pidfds and rescans remain"
+            limit = INOTIFY_LIMITS.get(error.errno or 0, "")
+            words = f"no inotify: {error.strerror}{limit}; pidfds and rescans remain"
             self._account.trouble("inotify", words)
             return
         self._account.mended("inotify")

@@ -65,6 +65,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 
 def _once(options: "argparse.Namespace", output: text.Output) -> int:
+    from gppshm import asking
     from gppshm.top import canvas, table, view
     from gppshm.top.scanner import Scanner
 
@@ -77,7 +78,9 @@ def _once(options: "argparse.Namespace", output: text.Output) -> int:
     lines = table.once(looked, _width(), canvas.Glyphs(text.draws_blocks()))
     output.put("\n".join(lines) + "\n")
     output.flush()
-    return int(output.failed)
+    passed_over = {*asking.shared.passed_over, *scanner.passed_over}
+    output.pass_over(sorted(passed_over))
+    return int(output.failed or bool(passed_over))
 
 
 def _domain(options: "argparse.Namespace", output: text.Output) -> int:

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 
-from gppshm import capacity, kernel, procfs, shmfs, snapshot
+from gppshm import asking, capacity, creator, kernel, procfs, shmfs, snapshot
 from gppshm.redhawk import logs, metrics, overview
 from gppshm.redhawk.cleaning import Cleaning
 from gppshm.roles import role
@@ -315,9 +315,15 @@ class Figures(threading.Thread):
 
     def _look(self) -> None:
         started = time.monotonic()
-        shot = snapshot.take(self._directory, brief=True)
+        holders: Dict[Tuple[int, int], List[int]] = {}
+
+        def judge(seen: "List[shmfs.Sighting]") -> "List[creator.Verdict]":
+            verdicts, mapping = asking.judge_and_map(seen)
+            holders.update(mapping)
+            return verdicts
+
+        shot = snapshot.take(self._directory, brief=True, judge=judge)
         entries = [entry for entry in shot.entries if _is_heap(entry)]
-        holders = _holders(shot.processes) if entries else {}
         found = overview.worst_first([self._figure(entry, holders) for entry in entries])
         shown = self._on_look(found)
         self._heap_bytes = {entry.sighting.name: entry.sighting.status.st_blocks * 512 for entry in entries}
@@ -341,15 +347,6 @@ class Figures(threading.Thread):
 def _is_heap(entry: snapshot.Entry) -> bool:
     seen = entry.sighting
     return entry.verdict is not None or (seen.kind is shmfs.UNREADABLE and bool(seen.name_pid))
-
-
-def _holders(processes: procfs.Processes) -> "Dict[Tuple[int, int], List[int]]":
-    """The pids of all who map a file, by (device, inode)."""
-    found: Dict[Tuple[int, int], List[int]] = {}
-    for process in processes.all():
-        for file_id in process.files:
-            found.setdefault(file_id, []).append(process.pid)
-    return found
 
 
 def _as_long(pid: int) -> int:

@@ -1,10 +1,11 @@
 """The plugin's metrics: what they measure, when they are busy, and the sentence that says why."""
 
+import errno
 import os
 import pwd
 import time
 
-from gppshm import held, processes, shmfs
+from gppshm import asking, shmfs
 from gppshm.redhawk import thresholds
 from gppshm.redhawk.journal import Journal, Orphan
 from gppshm.redhawk.text import megabytes, plain
@@ -142,20 +143,27 @@ class Gauge:
         return state
 
     def _find_held(self, usage: shmfs.Usage) -> "List[Holding]":
-        """A look at all processes, unless the files that can be seen account for all that is used."""
+        """A look at all processes, unless the files that can be seen account for all that is used.
+
+        The last one, where this one does not come to an end.
+        """
         hidden = usage.size - usage.free - self._visible()
         now = time.monotonic()
         if usage.size and (hidden <= 0 or (hidden == self._hidden and now - self._looked < SURVEY)):
             return self._held if hidden > 0 else []
         self._hidden, self._looked = hidden, now
+        try:
+            survey = asking.survey(self._directory.root, self._proc_root)
+        except OSError as error:
+            if error.errno not in (errno.ETIMEDOUT, errno.EIO):
+                raise
+            return self._held
+        unlinked = [file for file in survey.unlinked if file.size]
+        people = [[holder.pid for holder in file.holders[:3]] for file in unlinked]
+        who = asking.describe([pid for pids in people for pid in pids])
         return [
-            Holding(
-                file.name,
-                file.size,
-                [(holder.pid, processes.describe(holder.pid).command) for holder in file.holders[:3]],
-            )
-            for file in held.survey(self._directory, self._proc_root).unlinked
-            if file.size
+            Holding(file.name, file.size, [(pid, who[pid][1]) for pid in pids])
+            for file, pids in zip(unlinked, people)
         ]
 
     def _visible(self) -> int:

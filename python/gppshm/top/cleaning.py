@@ -2,7 +2,7 @@
 
 import threading
 
-from gppshm import creator, procfs, reaper, shmfs
+from gppshm import asking, creator, reaper, shmfs
 from gppshm.cli import shmclean, text
 from gppshm.top.state import shown
 
@@ -58,11 +58,7 @@ class Cleaning(threading.Thread):
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
         with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory) as cleaner:
-            yield from shmclean.settled(cleaner, list(self._confirmed), self._judge, self._confirmed.get)
-
-    def _judge(self, seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
-        processes = procfs.Processes()
-        return [creator.judge(each, processes) for each in seen]
+            yield from shmclean.settled(cleaner, list(self._confirmed), asking.judge, self._confirmed.get)
 
 
 def _failure(outcome: reaper.Outcome) -> str:

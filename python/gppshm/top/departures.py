@@ -6,7 +6,7 @@ heap first, and a cleaner unlinks it after.  inotify tells both in their order.
 
 import time
 
-from gppshm import kernel, procfs
+from gppshm import asking, kernel, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ class Departures:
     cleaned  name -> why it was unlinked, of what the display itself has removed
     """
 
-    def __init__(self, root: str, proc_root: str = "/proc") -> None:
+    def __init__(self, root: str) -> None:
         self.cleaned: Dict[str, str] = {}
-        self._proc_root = proc_root
         self._closed: Set[str] = set()
         self._deleted: Set[str] = set()
         self._closed_later: Set[str] = set()
@@ -55,7 +54,9 @@ class Departures:
                 if mask & kernel.IN_Q_OVERFLOW:
                     self._forget_all()
                 elif mask & kernel.IN_DELETE:
-                    self._deleted.add(name)
+                    # Who removes an orphan renames it first (see shmfs.DYING).
+                    self._moved.discard(shmfs.living_name(name))
+                    self._deleted.add(shmfs.living_name(name) or name)
                 elif mask & kernel.IN_MOVED_FROM:
                     self._moved.add(name)
                 elif mask & kernel.IN_CLOSE_WRITE:
@@ -84,7 +85,7 @@ class Departures:
             removal.settled = True
         elif row.orphaned:
             removal.why = f"somebody cleaned: {row.reason}"
-        elif row.living and procfs.Processes(self._proc_root).maps(row.living, row.file_id):
+        elif row.living and asking.maps(row.living, row.file_id):
             removal.why = "unlinked by somebody else: its creator lives on"
         elif name in self._closed and (name not in self._closed_later or removal.left):
             # Whoever gives back what is free in it lets go of it later, too.

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from gppshm import held, locks, processes, shmfs, snapshot
+from gppshm import asking, locks, shmfs, snapshot
 from gppshm.cli import shminfo, shminfo_blocks
 from gppshm.top.state import shown
 
@@ -68,7 +68,7 @@ class Details:
 def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]") -> Details:
     """All of one heap, whatever is wrong with it; OSError if the directory itself cannot be read."""
     details = Details(name)
-    shot = snapshot.take(directory, [name], check=True)
+    shot = snapshot.take(directory, [name], check=True, judge=asking.judge)
     if not shot.entries:
         details.error = "it is not there any more"
         return details
@@ -80,7 +80,7 @@ def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]
     ]
     if header is not None:
         details.header.append(("refcount", str(header.refcount)))
-    held_locks = locks.examine(directory, [entry])[0]
+    held_locks = _locks(directory.root, name)
     taken = [lock for lock in held_locks if lock.state is not locks.FREE]
     details.locks_taken, details.more_locks = taken[:MOST], len(taken[MOST:])
     if heap is not None:
@@ -89,6 +89,17 @@ def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]
             _draw_blocks(directory, entry, held_locks, details)
     _add_holders(directory, entry, descriptions, details)
     return details
+
+
+def _locks(root: str, name: str) -> "List[locks.Lock]":
+    """None where processes cannot be looked at."""
+    try:
+        return [
+            locks.Lock.of(each)
+            for each in asking.shared.call("gppshm.locks:plain", [root, name], asking.LOOKS)
+        ]
+    except OSError:
+        return []
 
 
 def _draw_blocks(
@@ -117,14 +128,15 @@ def _add_holders(
     directory: shmfs.ShmDirectory, entry: snapshot.Entry, descriptions: "Dict[int, str]", details: Details
 ) -> None:
     try:
-        survey = held.survey(directory)
+        survey = asking.survey(directory.root)
     except OSError:
         return
     details.unseen = len(survey.unseen)
-    for holder in survey.holders.get(entry.sighting.file_id, ())[:MOST]:
-        if holder.pid not in descriptions:
-            who = processes.describe(holder.pid)
-            descriptions[holder.pid] = shown(f"{who.user}  {who.command}")
+    holders = survey.holders.get(entry.sighting.file_id, [])[:MOST]
+    fresh = [holder.pid for holder in holders if holder.pid not in descriptions]
+    for pid, (user, command) in asking.describe(fresh).items():
+        descriptions[pid] = shown(f"{user}  {command}")
+    for holder in holders:
         ways = [f"maps {holder.mapped} bytes"] if holder.mapped else []
         if holder.descriptors:
             ways.append(f"has it open {holder.descriptors}x")

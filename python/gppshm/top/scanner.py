@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 
-from gppshm import creator, events, held, lease, shmfs, snapshot, watch
+from gppshm import asking, creator, events, held, lease, shmfs, snapshot, watch
 from gppshm.cli import shminfo
 from gppshm.top.departures import Departures
 from gppshm.top.state import Removal, Room, Row, State
@@ -54,6 +54,10 @@ class Scanner(threading.Thread):
         self._fault = ""
         self._changed = False
         self._stopped = False
+
+    @property
+    def passed_over(self) -> "Tuple[int, ...]":
+        return self._watcher.passed_over
 
     def look_soon(self) -> None:
         """From any thread: something has changed."""
@@ -130,7 +134,7 @@ class Scanner(threading.Thread):
     def _look(self) -> State:
         self._follow_root()
         self.departures.listen()
-        shot = snapshot.take(self._directory, brief=True, known=self._known_verdict)
+        shot = snapshot.take(self._directory, brief=True, known=self._known_verdict, judge=asking.judge)
         rows = {}
         self._verdicts = {}
         for entry in shot.entries:
@@ -210,7 +214,7 @@ class Scanner(threading.Thread):
 
     def _look_through_processes(self) -> None:
         try:
-            self._survey = held.survey(self._directory)
+            self._survey = asking.survey(self._directory.root)
         except OSError:
             self._survey = None
             return

@@ -1,0 +1,169 @@
+"""Looks at processes for the threads of a program: each waits for its answer, and no longer than it says.
+
+One observer (see `observer`) serves them all; it is started when somebody asks, and ends with this process.
+A look that hangs so keeps neither a thread waiting nor the process from ending.
+"""
+
+import errno
+import os
+import select
+import threading
+
+from gppshm import creator, held, observer, observing, processes, procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+    from gppshm import shmfs
+
+SOON, TELLING = observer.SOON, observer.TELLING
+
+
+class Asker:
+    """For any number of threads."""
+
+    def __init__(self) -> None:
+        self._observer: Optional[observer.Observer] = None
+        self._lock = threading.Lock()
+        self._thread: Optional[threading.Thread] = None
+        self._questions: List[Tuple[str, Any, _Answer]] = []
+        self._read = self._write = -1
+
+    @property
+    def passed_over(self) -> "Tuple[int, ...]":
+        """As of an Observer."""
+        return self._observer.passed_over if self._observer is not None else ()
+
+    def call(self, function: str, arguments: "Sequence[Any]", seconds: float, kind: str = SOON) -> "Any":
+        """What `function` ("module:name", of this package) returns, in a child of the observer.
+
+        Arguments and answer must be plain (see marshal).  OSError if it raised one, if there is no answer
+        within so many seconds, or if nobody can be asked.
+        """
+        answer = _Answer()
+        question = ("gppshm.asking", "answer", [function, list(arguments)])
+        with self._lock:
+            if self._thread is None:
+                self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
+                self._thread.start()
+            self._questions.append((kind, question, answer))
+        try:
+            os.write(self._write, b"\0")
+        except BlockingIOError:
+            pass
+        if not answer.wait(seconds):
+            raise OSError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+        if answer.told is None:
+            raise OSError(errno.EIO, answer.failure)
+        good, told = answer.told
+        if not good:
+            raise OSError(*told)
+        return told
+
+    def _run(self) -> None:
+        while True:
+            watched = self._observer
+            poll = select.poll()
+            poll.register(self._read, select.POLLIN)
+            if watched is not None:
+                poll.register(watched.fileno(), select.POLLIN | (select.POLLOUT if watched.writing else 0))
+            poll.poll()
+            try:
+                os.read(self._read, 4096)
+            except BlockingIOError:
+                pass
+            with self._lock:
+                questions, self._questions = self._questions, []
+            try:
+                watched = self._observer = watched or observer.Observer()
+                watched.step()
+            except OSError as error:  # it cannot be started
+                for _, _, answer in questions:
+                    answer.fail(f"processes cannot be looked at: {error.strerror}")
+                continue
+            for kind, question, answer in questions:
+                watched.ask(kind, "call", question, answer.take)
+
+
+class _Answer:
+    """`told`: (True, what was returned) or (False, errno and words of an OSError); None if there is none."""
+
+    def __init__(self) -> None:
+        self.told: Optional[Tuple[bool, Any]] = None
+        self.failure = "processes cannot be looked at"
+        self._come = threading.Event()
+
+    def take(self, told: "Optional[Tuple[bool, Any]]") -> None:
+        self.told = told
+        self._come.set()
+
+    def fail(self, why: str) -> None:
+        self.failure = why
+        self._come.set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._come.wait(seconds)
+
+
+shared = Asker()
+"""The one of this process."""
+
+LOOKS = 5.0
+"""Seconds for a look at processes."""
+
+
+def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
+    """A verdict on each; UNKNOWN where processes cannot be looked at."""
+    plain = [(observing.plain_sighting(each), 0) for each in seen]
+    try:
+        found = shared.call("gppshm.observing:look", [plain, "/proc"], LOOKS)
+    except OSError as error:
+        why = f"the processes of this host cannot be looked at: {error.strerror}"
+        return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
+    return [creator.verdict_of(each) for each in found]
+
+
+def judge_and_map(
+    seen: "Sequence[shmfs.Sighting]",
+) -> "Tuple[List[creator.Verdict], Dict[Tuple[int, int], List[int]]]":
+    """A verdict on each, and the pids of all who map each file.  OSError if that cannot be seen."""
+    plain = [observing.plain_sighting(each) for each in seen]
+    verdicts, mapping = shared.call("gppshm.observing:look_at_all", [plain, "/proc"], LOOKS)
+    return [creator.verdict_of(each) for each in verdicts], {tuple(key): pids for key, pids in mapping}
+
+
+def survey(root: str, proc_root: str = "/proc") -> held.Survey:
+    """Who holds the files of a directory's file system.  OSError if that cannot be seen."""
+    return held.survey_of(shared.call("gppshm.held:look", [root, proc_root], LOOKS))
+
+
+def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
+    """User and command of each process, as far as they are known."""
+    unknown = dict.fromkeys(pids, (processes.UNKNOWN, processes.UNKNOWN))
+    try:
+        return dict(shared.call("gppshm.processes:described", [list(pids)], LOOKS)) if pids else {}
+    except OSError:
+        return unknown
+
+
+def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
+    """Whether a process maps a file, as far as that can be seen."""
+    if procfs.pulse(pid)[1]:
+        return False
+    try:
+        return bool(shared.call("gppshm.observing:mapped", [[(pid, file_id)], "/proc"], LOOKS)[0])
+    except OSError:
+        return False
+
+
+def answer(function: str, arguments: "Sequence[Any]") -> "Tuple[bool, Any]":
+    """In the child: call it."""
+    module, _, name = function.partition(":")
+    if module.split(".")[0] != "gppshm":
+        raise ValueError(module)
+    try:
+        return True, getattr(__import__(module, fromlist=[name]), name)(*arguments)
+    except OSError as error:
+        return False, (error.errno or errno.EIO, str(error.strerror or error))
