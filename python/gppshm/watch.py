@@ -300,6 +300,11 @@ class Watcher:
         self._stopping = True
         self.wake()
 
+    @property
+    def wake_fd(self) -> int:
+        """For signal.set_wakeup_fd: a handler in Python does not run while `step` is about to wait."""
+        return self._triggers.wake_fd
+
     def wake(self) -> None:
         """Make `step` return soon; from any thread and from a signal handler."""
         self._triggers.wake()

@@ -280,6 +280,7 @@ class Command:
             return 1
         with watcher:
             self._watcher = watcher
+            signal.set_wakeup_fd(watcher.wake_fd)
             if self._ended_by:
                 watcher.stop()
             self._guarded(lambda: watcher.sweep(patience=READY))
@@ -293,6 +294,7 @@ class Command:
             _notify("STOPPING=1")
             self._guarded(watcher.run)  # which ends at once, and says the last words
             self._guarded(self._say_end)
+            signal.set_wakeup_fd(-1)
         return 0
 
     def _offer_metrics(self, watcher: watch.Watcher) -> None:
