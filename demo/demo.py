@@ -93,7 +93,8 @@ class Demo:
             list(undertaker.settle({component.heap for component in self.components}, judging.Judge()))
 
     def _on_event(self, event: events.Event) -> None:
-        self.events.put((time.monotonic(), event))
+        # It comes when it is known who is attached, too; the heap was unlinked before that.
+        self.events.put((time.monotonic() - (time.time() - event.time), event))
 
     def start(self, role: str, *arguments: str) -> Component:
         component = Component(role, "--root=" + self.root, *arguments)

@@ -40,7 +40,7 @@ DEVICE = GPP + "_shm"
 KIND = "DCE:cdc5ee18-7ceb-4ae6-bf4c-31f983179b4d"
 RESERVED = 64
 """MB that the installed example of a waveform reserves."""
-METRICS = 4
+METRICS = 5
 MB = 1048576
 READY = r"ready heap-(\d+)\n"
 
