@@ -48,19 +48,12 @@ class Component:
             raise RuntimeError(f"{role} process {self.pid} did not become ready: {words}")
         self.heap = words[1]
 
-    def kill(self, root: str) -> float:
-        """SIGKILL it, and wait until its heap in `root` is gone; the seconds that took."""
-        path = os.path.join(root, self.heap)
-        began = time.monotonic()
+    def kill(self) -> float:
+        """SIGKILL it; when that was (monotonic)."""
+        now = time.monotonic()
         self.process.send_signal(signal.SIGKILL)
-        while os.path.lexists(path):
-            check()
-            if time.monotonic() - began > PATIENCE:
-                raise RuntimeError(f"{self.heap} was not removed in {PATIENCE:g} s")
-            time.sleep(0.0001)
-        took = time.monotonic() - began
         self.process.wait()
-        return took
+        return now
 
     def finish(self) -> None:
         """Let it exit normally, as at the end of a waveform."""
@@ -100,7 +93,8 @@ class Demo:
             list(undertaker.settle({component.heap for component in self.components}, judging.Judge()))
 
     def _on_event(self, event: events.Event) -> None:
-        self.events.put(event)
+        # It comes when it is known who is attached, too; the heap was unlinked before that.
+        self.events.put((time.monotonic() - (time.time() - event.time), event))
 
     def start(self, role: str, *arguments: str) -> Component:
         component = Component(role, "--root=" + self.root, *arguments)
@@ -117,30 +111,30 @@ class Demo:
                 raise RuntimeError("waited in vain; see the lines above")
             time.sleep(0.002)
 
-    def removal(self, component: Component) -> "Optional[events.Event]":
-        """The watcher's event of the removal of a component's heap; None: it was removed by another."""
+    def removal(self, component: Component) -> "tuple[float, Optional[events.Event]]":
+        """When (monotonic) a component's heap was removed, and the watcher's event; None: by another."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             check()
-            gone = component.heap not in os.listdir(self.root)
+            gone = time.monotonic() if component.heap not in os.listdir(self.root) else 0.0
             try:
-                event = self.events.get(timeout=0.5)
+                when, event = self.events.get(timeout=0.5)
             except queue.Empty:
                 if gone:
-                    return None
+                    return gone, None
                 continue
             if event.kind is watch.REMOVED and event.name == component.heap:
-                return event
+                return when, event
         raise RuntimeError(f"{component.heap} was not removed in {PATIENCE:g} s")
 
     def crash(self, component: Component) -> None:
         """Kill a component, and show what becomes of its heap."""
-        took = component.kill(self.root)
-        event = self.removal(component)
+        killed = component.kill()
+        when, event = self.removal(component)
         if event is None:
             say("   unlinked by another cleaner on this host, before the watcher")
             return
-        say(f"   unlinked {took * 1e3:.2f} ms after the kill ({text.size_auto(event.bytes)})")
+        say(f"   unlinked {(when - killed) * 1e3:.2f} ms after the kill ({text.size_auto(event.bytes)})")
         say(f"   because  {event.reason}")
         say(f"   evidence {event.evidence}; noticed by {event.trigger}")
         if event.given_back:
@@ -227,7 +221,7 @@ def go_on(demo: Demo) -> None:
         while victim.process.poll() is None:
             show_status(standing(demo.root, removed))
             time.sleep(0.1)
-        event = demo.removal(victim)
+        _, event = demo.removal(victim)
         if event is None:
             say(f"   {victim.heap} unlinked by another cleaner on this host, before the watcher")
             continue

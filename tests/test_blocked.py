@@ -200,7 +200,7 @@ def test_the_library_ends_in_time_though_its_helper_hangs(shm_root, blocked, cra
 def test_the_engine_ends_in_time_though_its_helper_hangs(shm_root, blocked, crashes, kind):
     child = blocked(kind)
     before, told, named = set(family(os.getpid())), [], f"process {child.pid} "
-    running = engine.Engine(shm_root, told.append, (watch.HOST, 0.5, False, False))
+    running = engine.Engine(shm_root, told.append, (watch.HOST, 0.5, False, False, True))
     thread = threading.Thread(target=running.run)
     thread.start()
     try:

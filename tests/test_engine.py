@@ -12,7 +12,7 @@ from gppshm import engine, watch
 from test_blocked import family, lives
 from watching import Farm, gone
 
-ORDERS = (watch.HOST, 1000.0, False, False)
+ORDERS = (watch.HOST, 1000.0, False, False, True)
 SMALL = "--size=4096"
 
 
@@ -89,7 +89,7 @@ def test_a_killed_process_is_started_anew_and_goes_on_and_what_was_counted_is_ke
 
 def test_orders_are_obeyed_and_outlive_a_restart(spawn, shm_root):
     owner, other = spawn.owner(shm_root, SMALL), spawn.owner(shm_root, SMALL)
-    with Running(shm_root, (watch.HOST, 1000.0, True, False)) as running:
+    with Running(shm_root, (watch.HOST, 1000.0, True, False, True)) as running:
         running.knows(owner, other)
         owner.kill()
         running.told(watch.WOULD_REMOVE, owner)
@@ -108,7 +108,7 @@ def test_orders_are_obeyed_and_outlive_a_restart(spawn, shm_root):
 PARENT = """
 import threading
 from gppshm import engine, watch
-orders = (watch.HOST, 1000.0, False, False)
+orders = (watch.HOST, 1000.0, False, False, True)
 one = engine.Engine(sys.argv[1], lambda event: print(event.kind, event.name, flush=True), orders)
 threading.Thread(target=one.run, daemon=True).start()
 while len(one.living()) < int(sys.argv[2]):

@@ -7,8 +7,8 @@ import time
 import pytest
 
 import heapwriter
-from conftest import stays, wait_for
-from gppshm import held, reclaim, returns, shmfs, watch
+from conftest import descriptors, stays, wait_for
+from gppshm import held, reclaim, returns, shmfs, telling, triggers, watch
 from watching import Shmwatch, Watching
 
 PAGE = heapwriter.PAGE
@@ -236,6 +236,39 @@ def test_beyond_so_many_heaps_one_is_let_go_of(spawn, shm_root, watched, monkeyp
     event = watched.told(watch.REMOVED, second)
     assert (event.given_back, event.not_given_back) == (0, returns.TOO_MANY)
     assert watched.watcher.counts.returning == 1
+
+
+def test_where_descriptors_run_out_a_heap_is_let_go_of(spawn, shm_root, watched, monkeypatch):
+    owner, _ = heap(spawn, shm_root, watched, "--superblocks=2")
+    monkeypatch.setattr(triggers, "descriptor_limit", lambda: triggers.HEADROOM)
+    owner.kill()
+    event = watched.told(watch.REMOVED, owner)
+    assert (event.given_back, event.not_given_back) == (0, returns.TOO_MANY)
+    assert watched.watcher.counts.returning == 0
+
+
+def test_its_end_lets_go_of_every_descriptor(spawn, shm_root):
+    def opened():  # but by the processes that the test talks to
+        return sorted(path for _, path in descriptors() if not path.startswith("pipe:"))
+
+    before = opened()
+    with Watching(shm_root, rescan=1000) as watched:
+        owner, _ = heap(spawn, shm_root, watched)
+        owner.kill()
+        assert watched.told(watch.REMOVED, owner).given_back
+        assert len(watched.watcher.returns()) == 1
+    assert opened() == before
+
+
+def test_what_comes_back_after_the_removal_was_told_is_told(spawn, shm_root, watched, monkeypatch):
+    """Of a look at the processes that takes long, an event of the removal does not wait for ever."""
+    monkeypatch.setattr(telling, "RETURNS", 0.0)
+    monkeypatch.setattr(telling, "HOLDERS", 0.0)
+    owner, _ = heap(spawn, shm_root, watched)
+    owner.kill()
+    watched.told(watch.REMOVED, owner)
+    event = watched.told(watch.RETURNED, owner)
+    assert event.given_back > 0.85 * event.bytes
 
 
 def test_a_lock_that_the_dead_hold_is_asked_about_and_what_is_free_comes_back(spawn, shm_root, watched):

@@ -135,6 +135,29 @@ def test_what_was_removed_lately_is_told_and_why(spawn, shm_root, top):
 
 
 @needs_terminal
+def test_of_a_heap_of_the_dead_it_is_told_what_is_left_and_that_goes_down(spawn, shm_root, top):
+    screen = top(width=150, height=30)
+    remover = subprocess.Popen([sys.executable, "-s", "-c", WATCH, shm_root], stdout=subprocess.PIPE)
+    try:
+        remover.stdout.readline()
+        owner = spawn.owner(shm_root, "--holders=1", "--superblocks=8", "--used=1048576", "--block=131072")
+        peer = spawn.peer(shm_root, owner, "--hold")
+        screen.shows("1 heap, 0 orphaned")
+        time.sleep(0.5)
+        owner.kill()
+        screen.matches(rf"{owner.name} 16\.0M .*: 1\.1M of it left, held by 1 process; .*somebody cleaned")
+        peer.tell("8")
+        assert peer.read_line() == "holds 0"
+        screen.matches(rf"{owner.name} 16\.0M .*: [\d.]+K of it left, held by 1 process; ")
+        peer.kill()
+        stays(lambda: owner.name in screen.text, 0.5)
+        screen.matches(rf"{owner.name} 16\.0M [^;]*: [^;]*somebody cleaned")
+    finally:
+        remover.kill()
+        remover.communicate()
+
+
+@needs_terminal
 def test_of_what_died_and_was_cleaned_within_moments_both_are_told(spawn, shm_root, top):
     screen = top()
     remover = subprocess.Popen([sys.executable, "-s", "-c", WATCH, shm_root], stdout=subprocess.PIPE)

@@ -103,6 +103,11 @@ class Triggers:
             if fd >= 0:
                 os.close(fd)
 
+    @property
+    def wake_fd(self) -> int:
+        """Whatever is written there makes `wait` return; never blocks."""
+        return self._wake_write
+
     def wake(self) -> None:
         """Make `wait` return; from any thread and from a signal handler."""
         try:

@@ -35,7 +35,7 @@ LINES_KEPT = 10000
 
 USAGE = """\
 redhawk-shmwatch [--root DIR] [--scope host | --scope children --parent PID] [--rescan S]
-                        [--fifos [--fifo-root DIR]] [--dry-run] [--json] [--quiet]
+                        [--fifos [--fifo-root DIR]] [--no-reclaim] [--dry-run] [--json] [--quiet]
                         [--metrics ADDRESS:PORT] [--metrics-textfile FILE]"""
 DESCRIPTION = """\
 Watch for the death of processes that own REDHAWK heaps, and remove the heap of each one that is provably
@@ -46,6 +46,10 @@ Each line: local time, what happened, heap, dev:inode, its creator's pid and com
 alive), bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that
 nobody has it open or mapped for writing; "identity": the process has ended of which it was established, while
 it lived, that nobody else can be the creator; or "pids": no process of this host can be its creator.
+
+What is free in a removed heap is given back while processes are attached to it, and what they let go of
+within a second; not where a forked child of its creator is among them, or its creator was never seen alive.
+The line says how many bytes; "given back" comes when there is more to tell.
 
 Signals: SIGTERM and SIGINT (Ctrl-C) end it with a summary, SIGUSR1 prints its state.
 Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
@@ -276,6 +280,7 @@ class Command:
             return 1
         with watcher:
             self._watcher = watcher
+            signal.set_wakeup_fd(watcher.wake_fd)
             if self._ended_by:
                 watcher.stop()
             self._guarded(lambda: watcher.sweep(patience=READY))
@@ -289,6 +294,7 @@ class Command:
             _notify("STOPPING=1")
             self._guarded(watcher.run)  # which ends at once, and says the last words
             self._guarded(self._say_end)
+            signal.set_wakeup_fd(-1)
         return 0
 
     def _offer_metrics(self, watcher: watch.Watcher) -> None:

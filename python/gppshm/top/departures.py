@@ -87,10 +87,11 @@ class Departures:
             removal.why = f"somebody cleaned: {row.reason}"
         elif row.living and asking.maps(row.living, row.file_id):
             removal.why = "unlinked by somebody else: its creator lives on"
+        elif name in self._closed and (name not in self._closed_later or removal.left):
+            # Whoever gives back what is free in it lets go of it later, too.
+            removal.why, removal.orphan = "its creator died, somebody cleaned at once", True
         elif name in self._moved:
             removal.why = "it was renamed"
-        elif name in self._closed and name not in self._closed_later:
-            removal.why, removal.orphan = "its creator died, somebody cleaned at once", True
         elif name in self._deleted and row.living:
             removal.why = "its creator ended and removed it"
         else:

@@ -194,15 +194,23 @@ class Scanner(threading.Thread):
     def _find_removals(self, rows: "Dict[str, Row]") -> None:
         self.departures.still_there(rows, [name for name, row in rows.items() if row.state is creator.ALIVE])
         for removal in self._removals:
+            self._find_what_is_left(removal)
             if not removal.settled:
                 self.departures.explain(removal)
         for name, row in self._rows.items():
             if name not in rows or rows[name].file_id != row.file_id:
                 removal = Removal(row)
+                self._find_what_is_left(removal)
                 self.departures.explain(removal)
                 self._removals.appendleft(removal)
         open_questions = [removal.row.file for removal in self._removals if not removal.settled]
         self.departures.keep([*rows, *open_questions])
+
+    def _find_what_is_left(self, removal: Removal) -> None:
+        removal.left = removal.holders = 0
+        for file in self._survey.unlinked if self._survey is not None else ():
+            if (file.device, file.inode) == removal.row.file_id:
+                removal.left, removal.holders = file.size, len(file.holders)
 
     def _look_through_processes(self) -> None:
         try:

@@ -82,9 +82,10 @@ class Removal:
 
     settled  nothing more is to be learned about it
     orphan   it was one: somebody cleaned
+    left     bytes that it still takes, without a name, for others hold it; `holders`: so many
     """
 
-    __slots__ = ("orphan", "row", "seen", "settled", "time", "why")
+    __slots__ = ("holders", "left", "orphan", "row", "seen", "settled", "time", "why")
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -93,6 +94,7 @@ class Removal:
         self.why = ""
         self.orphan = row.orphaned
         self.settled = False
+        self.left = self.holders = 0
 
 
 class Room:

@@ -269,7 +269,11 @@ def _removed(result: Frame, removals: "Sequence[Removal]", lines: int) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(removal.time))
         who = row.component or program(row.command)
         what = f"{clock} {row.name} {text.size_auto(row.allocated)} ({who})"
-        result.put((BOLD if removal.orphan else PLAIN, what), (PLAIN, f": {removal.why}"))
+        why = removal.why
+        if removal.left and removal.orphan:
+            holders = "1 process" if removal.holders == 1 else f"{removal.holders} processes"
+            why = f"{text.size_auto(removal.left)} of it left, held by {holders}; {why}"
+        result.put((BOLD if removal.orphan else PLAIN, what), (PLAIN, f": {why}"))
     for _ in range(lines - 1 - len(removals)):
         result.put()
 
