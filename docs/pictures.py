@@ -10,11 +10,13 @@ cannot be made.
 
 import collections
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(DOCS)
@@ -117,6 +119,37 @@ def display_and_blocks():
         shown = printed(command("shminfo", "--blocks", mapped))
         yield "blocks", "redhawk-shminfo --blocks", typed(f"redhawk-shminfo --blocks {mapped}", shown)
     printed(command("shmclean"))
+
+
+def before_and_after():
+    """A crash under redhawk-shmwatch, with a peer attached."""
+    with Farm() as farm:
+        creator, heap = farm.start("demod", "own", "--superblocks=8", "--used=1677721", "--block=65536")
+        farm.start("sink", "attach", heap)
+        watcher = subprocess.Popen(
+            command("shmwatch", "--json"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        farm.running.append(watcher)
+
+        def heard(event):
+            return next(each for each in map(json.loads, watcher.stdout) if each["event"] == event)
+
+        heard("ready")
+        while True:
+            watcher.send_signal(signal.SIGUSR1)
+            if heard("state")["identities"]:
+                break
+            time.sleep(0.05)
+
+        def shown(lines):
+            output = printed(command("shminfo", "--holders")).splitlines(True)
+            return typed(f"redhawk-shminfo --holders | head -n {lines}", "".join(output[:lines]))
+
+        before = shown(10)
+        creator.kill()
+        heard("removed")
+        kill = typed(f"kill -9 {creator.pid}    # redhawk-shmwatch runs; sink stays attached", "")
+        yield "reclaim", "a crash with a peer attached", before + "\n" + kill + "\n" + shown(7)
 
 
 class Hosts:
@@ -238,7 +271,7 @@ def whole_domain():
         devices[1].send_signal(signal.SIGCONT)
 
 
-SCENES = (display_and_blocks, whole_domain)
+SCENES = (display_and_blocks, before_and_after, whole_domain)
 
 
 def make(folder):
