@@ -1,4 +1,4 @@
-"""Makes the pictures of README and docs, of real runs: real heaps in a /dev/shm of their own, real devices in a domain.
+"""Makes the pictures of README and docs: real heaps in a /dev/shm of their own, real devices in a domain.
 
     docs/pictures.py            make docs/pictures/*.svg
     docs/pictures.py --check    make them elsewhere, and tell whether those in docs/pictures say the same
