@@ -13,6 +13,7 @@ import time
 import pytest
 
 import devices
+import heapwriter
 from conftest import needs_root, run_command, wait_for
 from devices import CF, CORBA, MB, Channel, device, manager, start, struct  # noqa: F401
 from gppshm import heapfile
@@ -163,6 +164,17 @@ def test_orphans_come_before_all_other_heaps(device, spawn, shm_root):
         owner.kill()
     wait_for(lambda: device.query("shm::overview")["orphaned"] == 3)
     assert [each["state"] for each in device.query("shm::heaps")] == ["orphaned"] * 3 + ["alive"] * 3
+
+
+def test_a_reply_is_bounded_however_many_heaps_there_are(device, shm_root):
+    """Any user can make thousands: omniORB refuses a reply of more than 2 MB, with all that is in it."""
+    device.configure("shm::cleanup", cleanup(enabled=False))
+    for number in range(2500):
+        heapwriter.create(os.path.join(shm_root, f"heap-{4000000 + number}"), 4000000 + number, [(4096, ())])
+    # Who asks without rest takes the time from who looks.
+    wait_for(lambda: time.sleep(0.5) or device.query("shm::overview")["heap_count"] == 2500, 60)
+    assert len(device.query("shm::heaps")) == 300
+    assert {item.id for item in device.ref.query([])} >= {"shm::heaps", "shm::usage"}
 
 
 def test_all_that_it_shows_and_tells_is_numbers_and_texts(device, spawn, shm_root):

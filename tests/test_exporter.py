@@ -595,3 +595,19 @@ def test_both_ways_may_be_taken_at_once_and_a_signal_ends_it(shm_root, tmp_path)
         started = time.monotonic()
         watching.end(signal.SIGINT)
         assert time.monotonic() - started < 1.0
+
+
+def test_a_file_of_many_names_is_read_and_counted_once(shm_root, spawn):
+    """39 links to one file of 65,536 superblocks took a minute and 2 GB."""
+    owner = spawn.owner(shm_root, "--superblocks=3000", "--size=4096")
+    path = os.path.join(shm_root, owner.name)
+    took = os.stat(path).st_blocks * 512
+    started = time.monotonic()
+    alone = collect(shm_root)
+    once = time.monotonic() - started
+    for number in range(39):
+        os.link(path, os.path.join(shm_root, f"link-{number}"))
+    started = time.monotonic()
+    figures = collect(shm_root)
+    assert time.monotonic() - started < 5 * once + 0.5
+    assert figures["heap_bytes"] == alone["heap_bytes"] == took

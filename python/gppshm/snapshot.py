@@ -6,7 +6,7 @@ from gppshm import creator, heapfile, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, List, Optional, Sequence
+    from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 
 class Entry:
@@ -68,12 +68,17 @@ def take(
     usage = directory.usage()
     entries = []
     missing = []
+    linked: Dict[shmfs.FileId, Optional[heapfile.Heap]] = {}
     for name in directory.names() if names is None else names:
         procfs.may_read(0)  # what follows looks into no process
         try:
             with directory.open(name) as file:
+                file_id = file.sighting.file_id
                 try:
-                    heap = _read(file, check, brief)
+                    # One file by many names is read once: it may be as large as memory.
+                    heap = linked[file_id] if file_id in linked else _read(file, check, brief)
+                    if file.sighting.status.st_nlink > 1:
+                        linked[file_id] = heap
                 except OSError as error:
                     heap = None
                     file.sighting.kind, file.sighting.error = shmfs.UNREADABLE, str(error.strerror)

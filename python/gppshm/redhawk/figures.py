@@ -155,13 +155,16 @@ class Usage:
         )
 
 
+ROWS = 300
+"""So many heaps are shown one by one, the worst first: a reply has to stay far below omniORB's 2 MB."""
+
+
 class Figures(threading.Thread):
     """Looks at the heaps, and measures the file system when it may have changed.
 
     on_measure  called with the Usage after each measurement
-    on_look     called with the heaps after each look, worst first, in this thread; what it returns `heaps`
-                gives
-    census      of the same look
+    on_look     called with the worst ROWS heaps after each look, here; what it returns `heaps` gives
+    census      of all heaps of the same look
     OSError if the directory cannot be opened.
     """
 
@@ -325,7 +328,7 @@ class Figures(threading.Thread):
         shot = snapshot.take(self._directory, brief=True, judge=judge)
         entries = [entry for entry in shot.entries if _is_heap(entry)]
         found = overview.worst_first([self._figure(entry, holders) for entry in entries])
-        shown = self._on_look(found)
+        shown = self._on_look(found[:ROWS])
         self._heap_bytes = {entry.sighting.name: entry.sighting.status.st_blocks * 512 for entry in entries}
         state = self._gauge.measure(self._cleaning.living(), True)
         self._held = sum(file.bytes for file in state.held)
