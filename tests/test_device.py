@@ -134,9 +134,12 @@ def test_who_looks_at_the_overview_sees_how_things_are(device, spawn, shm_root):
     wait_for(lambda: device.query("shm::overview")["alive"] == 3)
     dead.kill()
     attached.kill()
-    seen = wait_for(
-        lambda: device.query("shm::overview")["orphaned_attached"] == 1 and device.query("shm::overview")
-    )
+
+    def both_known():
+        found = device.query("shm::overview")
+        return found if found["orphaned_attached"] == found["orphaned"] == 1 else None
+
+    seen = wait_for(both_known)
     assert [seen[name] for name in ("heap_count", "alive", "orphaned")] == [3, 1, 1]
     assert (seen["unknown"], seen["unreadable"]) == (0, 0)
     usage = device.query("shm::usage")

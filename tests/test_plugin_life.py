@@ -13,6 +13,7 @@ import pytest
 
 from conftest import HEAPWRITER, stays, wait_for
 from plugins import (  # noqa: F401
+    METRICS,
     NAME,
     children,
     client,
@@ -85,7 +86,7 @@ def test_a_log_that_nobody_reads_holds_up_no_cleaning(sdr, tmp_path, shm_root):
     try:
         sdr.settings(log_level="DEBUG")
         with client.Gpp(sdr.path, tmp_path / "cache", shm_root=shm_root, stdout=writer, stderr=writer) as gpp:
-            wait_for(lambda: len(gpp.metric_status()) == 4)
+            wait_for(lambda: len(gpp.metric_status()) == len(METRICS))
             os.set_blocking(writer, False)
             try:
                 while True:

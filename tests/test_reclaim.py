@@ -745,7 +745,7 @@ def test_what_peers_let_go_of_is_back_within_a_second_and_an_idle_heap_is_looked
 
     steps(2)
     assert it.reclaim.settled and it.later == 0
-    assert steps(4) <= 7
+    assert steps(4) <= 12  # 1.25 a second, and again where the poll came a little early
     one.release(10)
     began = time.monotonic()
     steps(3, lambda: it.later > 400000)

@@ -145,6 +145,10 @@ class Reaper:
         """
         doubtful = []
         for name in names:
+            if shmfs.is_being_unlinked(name):
+                continue
+            if shmfs.living_name(name) and not self.dry_run and self.directory.give_back(name):
+                name = shmfs.living_name(name)  # a cleaner that was killed has left it so
             outcome = self.by_lease(name, only(name))
             if outcome.result is UNSURE and outcome.verdict is None and outcome.sighting is not None:
                 doubtful.append(outcome.sighting)

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from gppshm import filesystem, heapfile, lease
+from gppshm import filesystem, heapfile, lease, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ DEFAULT_ROOT = "/dev/shm"
 
 NAME_MAX = 255
 DYING = ".gppshm-dying-"
-"""So begins the name that a heap has for some microseconds while it is being unlinked."""
+"""So begins the name that a heap has for some microseconds while it is being unlinked.
+
+Then come the cleaner's pid, its start in clock ticks, random digits, a dash, and the name.
+"""
 DOUBTS = {
     True: "",
     False: "it is not on a tmpfs, where alone leases and memory maps prove a creator's death",
@@ -125,6 +128,15 @@ def living_name(name: str) -> str:
     if not name.startswith(DYING):
         return ""
     return name[len(DYING) :].partition("-")[2]
+
+
+def is_being_unlinked(name: str, proc_root: str = "/proc") -> bool:
+    """Whether the cleaner that has given a file this name still lives; False for any name but such a one."""
+    numbers = name[len(DYING) :].partition("-")[0].split(".")
+    if not name.startswith(DYING) or len(numbers) != 3 or not (numbers[0] + numbers[1]).isdigit():
+        return False
+    pid = int(numbers[0])
+    return 0 < pid <= procfs.PID_MAX and procfs.pulse(pid, proc_root) == (int(numbers[1]), False)
 
 
 class OpenFile:
@@ -293,7 +305,8 @@ class ShmDirectory:
         if not identity_of(now) == file.sighting.identity == judged.identity:
             raise Changed("it was replaced or re-created after it was judged")
         self._check(file, judged, changed)
-        dying = DYING + os.urandom(4).hex() + "-" + judged.name
+        pid = os.getpid()
+        dying = f"{DYING}{pid}.{procfs.pulse(pid)[0]}.{os.urandom(4).hex()}-{judged.name}"
         if len(os.fsencode(dying)) > NAME_MAX:
             os.unlink(judged.name, dir_fd=self.fd)
             return
@@ -307,7 +320,10 @@ class ShmDirectory:
         except FileNotFoundError:
             raise  # another cleaner has settled what looked like a leftover
         except BaseException:
-            self.give_back(dying)
+            if not self.give_back(dying):
+                # Another file has the name now: nobody is at work on this one any more, whoever looks next.
+                left = f"{DYING}0.0.{os.urandom(4).hex()}-{judged.name}"
+                os.rename(dying, left, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             raise
         os.unlink(dying, dir_fd=self.fd)
 

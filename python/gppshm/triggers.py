@@ -15,7 +15,7 @@ import resource
 import select
 import time
 
-from gppshm import kernel, procfs
+from gppshm import kernel, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -314,6 +314,8 @@ class Triggers:
                 happened.removed.pop(name, None)
             elif mask & _GOING:
                 happened.removed[name] = False
+            elif mask & kernel.IN_MOVED_TO and shmfs.living_name(name):
+                pass  # a cleaner is just unlinking it
             elif mask & kernel.IN_MOVED_TO:
                 happened.closed[name] = None
                 happened.removed.pop(name, None)

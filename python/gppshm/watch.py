@@ -328,6 +328,7 @@ class Watcher(settling.Settling):
             self._account.trouble("listing", f"{self.root} cannot be listed: {error.strerror}")
             return
         self._account.mended("listing")
+        names = [name for name in names if not shmfs.is_being_unlinked(name)]
         for name in names:
             if shmfs.living_name(name) and not self._dry_run:
                 self.directory.give_back(name)  # a cleaner that was killed has left it so
