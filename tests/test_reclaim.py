@@ -738,14 +738,15 @@ def test_what_peers_let_go_of_is_back_within_a_second_and_an_idle_heap_is_looked
             timeout = seconds if due is None else max(0.0, min(due, end) - time.monotonic())
             if select.select([departures.fd], [], [], timeout)[0] and departures.read():
                 it.departed(time.monotonic())
-            if due is None or time.monotonic() >= due:
+            # A look that goes on at once, in its next piece, wakes nobody.
+            if timeout and (due is None or time.monotonic() >= due):
                 count += 1
             due = it.step(time.monotonic())
         return count
 
     steps(2)
     assert it.reclaim.settled and it.later == 0
-    assert steps(4) <= 12  # 1.25 a second, and again where the poll came a little early
+    assert steps(4) <= 7
     one.release(10)
     began = time.monotonic()
     steps(3, lambda: it.later > 400000)
