@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import struct
+import sys
 import threading
 
 import pytest
@@ -648,3 +649,22 @@ with shmfs.ShmDirectory(sys.argv[1]) as directory:
     assert [line[2] for line in lines] == ["False"] * 11 + ["True"]
     unlimited = private_tmpfs(code, options="size=1m,nr_inodes=0").stdout.splitlines()
     assert unlimited == ["0 0 False"]
+
+
+def test_another_file_system_at_the_path_is_followed_by_the_same_descriptor(private_tmpfs):
+    code = """
+import subprocess
+from gppshm import shmfs
+root = sys.argv[1]
+with shmfs.ShmDirectory(root) as directory:
+    fd, before = directory.fd, directory.usage().size
+    assert not directory.follow()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "none", root], check=True)
+    assert directory.usage().size == before
+    assert directory.follow() and directory.fd == fd and directory.leases
+    assert directory.usage().size == 5 << 20
+    assert not directory.follow()
+    subprocess.run(["umount", root], check=False)
+"""
+    done = private_tmpfs(code, *sys.path)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -227,6 +227,23 @@ class ShmDirectory:
         there, here = os.stat(self.root), os.fstat(self.fd)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
+    def follow(self) -> bool:
+        """Go over to the directory that lies at the path now; whether that is another one.
+
+        A file system may have been mounted over it.  The descriptor keeps its number, for whoever uses it.
+        """
+        try:
+            if self.is_current():
+                return False
+            other = ShmDirectory(self.root)
+        except OSError:
+            return False
+        os.dup2(other.fd, self.fd, inheritable=False)
+        self._device, self.on_tmpfs, self.leases = other._device, other.on_tmpfs, other.leases
+        self.doubt = other.doubt
+        other.close()
+        return True
+
     def usage(self) -> Usage:
         status = os.fstatvfs(self.fd)
         return Usage(

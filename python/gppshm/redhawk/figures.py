@@ -220,6 +220,7 @@ class Figures(threading.Thread):
         with self._descriptors:
             if not self._open:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._directory.follow()
             return self._directory.usage()
 
     def heaps(self) -> object:

@@ -122,6 +122,7 @@ class Gauge:
 
     def measure(self, living: "List[str]", thorough: bool) -> State:
         """The state now; `thorough`: look up again who holds unlinked memory.  OSError if it cannot be."""
+        self._directory.follow()
         usage = self._directory.usage()
         if thorough or self._held_up != self._journal.held_up:
             self._held_up = self._journal.held_up
