@@ -280,7 +280,9 @@ def test_a_new_heap_under_a_name_that_was_just_taken_away_stays(
     where = "after the name was taken away"
     done = at(where, monkeypatch, lambda: lives.append(new_life(shm_root, owner.pid)))
     watching.until(lambda: len(done) == 2)
-    # What could not be given its name back is still the heap of the dead: it goes, and the new one stays.
+    # What could not be given its name back is still the heap of the dead: it goes at the next rescan, and
+    # the new one stays.
+    watching.watcher.look_again()
     watching.until(lambda: os.listdir(shm_root) == [owner.name])
     assert os.stat(path_of(shm_root, owner)).st_ino != old
     peer.kill()
