@@ -206,7 +206,7 @@ def test_a_file_that_could_not_be_read_is_no_orphan(shm_root):
 def test_a_held_heap_is_told_from_a_removal_on(shm_root, spawn):
     """A heap that a peer is attached to is removed: its memory stays, and the reason names the peer."""
     kept = journal.Journal(shm_root)
-    owner = spawn.owner(shm_root)
+    owner = spawn.owner(shm_root, "--size=50000000")  # the largest of what is held on this host
     peer = spawn.peer(shm_root, owner)
     with watch.Watcher(shm_root, kept.on_event) as watcher:
         watcher.sweep()
