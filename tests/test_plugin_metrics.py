@@ -208,7 +208,7 @@ def test_a_held_heap_is_told_from_a_removal_on(shm_root, spawn):
     kept = journal.Journal(shm_root)
     owner = spawn.owner(shm_root, "--size=50000000")  # the largest of what is held on this host
     peer = spawn.peer(shm_root, owner)
-    with watch.Watcher(shm_root, kept.on_event) as watcher:
+    with watch.Watcher(shm_root, kept.on_event, reclaim=False) as watcher:
         watcher.sweep()
         owner.kill()
 
