@@ -635,6 +635,7 @@ def test_a_heap_that_says_absurd_things_breaks_no_query(device, spawn, shm_root)
 
 @needs_root
 def test_an_orphan_that_it_may_not_remove_counts_as_a_failure(device, shm_root, spawn):
+    device.configure("shm::cleanup", cleanup(enabled=False))
     path = os.path.join(shm_root, f"heap-{spawn.dead_pid()}")
     with open(path, "wb"):
         pass
