@@ -144,11 +144,7 @@ class Reaper:
         settle; it must look at processes after it was called.
         """
         doubtful = []
-        for name in names:
-            if shmfs.is_being_unlinked(name):
-                continue
-            if shmfs.living_name(name) and not self.dry_run and self.directory.give_back(name):
-                name = shmfs.living_name(name)  # a cleaner that was killed has left it so
+        for name in self.directory.to_settle(names, self.dry_run):
             outcome = self.by_lease(name, only(name))
             if outcome.result is UNSURE and outcome.verdict is None and outcome.sighting is not None:
                 doubtful.append(outcome.sighting)

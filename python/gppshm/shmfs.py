@@ -12,7 +12,7 @@ from gppshm import filesystem, heapfile, lease, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional, Tuple
+    from typing import Callable, Iterable, Iterator, List, Optional, Tuple
 
     FileId = Tuple[int, int]
     Identity = Tuple[int, int, int, int, int]
@@ -355,6 +355,17 @@ class ShmDirectory:
         why = changed()
         if why:
             raise Changed(why)
+
+    def to_settle(self, names: "Iterable[str]", dry_run: bool) -> "Iterator[str]":
+        """The names, without those that a cleaner is just unlinking.
+
+        What a cleaner that was killed has left half done gets its name back, unless this is a dry run.
+        """
+        for name in names:
+            if is_being_unlinked(name):
+                continue
+            living = living_name(name)
+            yield living if living and not dry_run and self.give_back(name) else name
 
     def give_back(self, dying: str) -> bool:
         """Give a file that was about to be unlinked its name back; whether that name was still free."""

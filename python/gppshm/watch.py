@@ -269,7 +269,7 @@ class Watcher(settling.Settling):
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
 
     def _time_left(self, longest: "Optional[float]") -> float:
-        if self._backlog or self._strange:
+        if self._backlog or self._strange or self._lost:
             return 0.0
         until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
         until = min(until, self._returns.next())
@@ -328,10 +328,7 @@ class Watcher(settling.Settling):
             self._account.trouble("listing", f"{self.root} cannot be listed: {error.strerror}")
             return
         self._account.mended("listing")
-        names = [name for name in names if not shmfs.is_being_unlinked(name)]
-        for name in names:
-            if shmfs.living_name(name) and not self._dry_run:
-                self.directory.give_back(name)  # a cleaner that was killed has left it so
+        names = list(self.directory.to_settle(names, self._dry_run))
         there = set(names)
         # Known heaps come first: a stranger's files, however many, keep nobody from them.
         first = [name for name in self._known if name in there]
