@@ -38,6 +38,9 @@ class Running:
         names = {getattr(heap, "name", heap) for heap in heaps}
         wait_for(lambda: names <= set(self.engine.living()))
 
+    def names(self, kind):
+        return [event.name for event in self.events if event.kind == kind]
+
     def told(self, kind, heap):
         name = getattr(heap, "name", heap)
         return wait_for(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
@@ -81,7 +84,7 @@ def test_a_killed_process_is_started_anew_and_goes_on_and_what_was_counted_is_ke
         farm.kill(farm.pids[4:5])
         wait_for(lambda: running.engine.counts.removed == 5)
         assert running.engine.counts.bytes > before
-        assert sorted(e.name for e in running.events if e.kind == watch.REMOVED) == sorted(farm.names[:5])
+        wait_for(lambda: sorted(running.names(watch.REMOVED)) == sorted(farm.names[:5]))
         wait_for(lambda: running.engine.living() == farm.names[5:])
         assert len(running.faults) == 1 and "it is started anew" in running.faults[0]
         wait_for(lambda: not any(lives(pid) for pid in (old, *helpers)))

@@ -305,17 +305,26 @@ def test_where_there_are_no_pidfds_it_is_told_why_until_there_are(watched, monke
 
 def test_some_descriptors_are_never_spent_on_pidfds(watched):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
+    born = start_of(os.getpid())
     before = descriptors()
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    gaps = [os.dup(0)]
+    while gaps[-1] < highest:
+        gaps.append(os.dup(0))
+    lowest = gaps[-1] + 1
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + triggers.HEADROOM, hard))
-        assert not watched.watch("name", os.getpid(), start_of(os.getpid()))
+        assert not watched.watch("name", os.getpid(), born)
         assert watched.pidfd_trouble == "Too many open files"
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + triggers.HEADROOM + 1, hard))
-        assert watched.watch("name", os.getpid(), start_of(os.getpid()))
+        assert watched.watch("name", os.getpid(), born)
+        watched.unwatch("name")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        assert not watched.watch("name", os.getpid(), born)  # unknown, and not dead
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in gaps:
+            os.close(fd)
     watched.unwatch("name")
     assert descriptors() == before
 

@@ -150,9 +150,9 @@ def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
 
 def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
     """Whether a process maps a file, as far as that can be seen."""
-    if procfs.pulse(pid)[1]:
-        return False
     try:
+        if procfs.pulse(pid)[1]:
+            return False
         return bool(shared.call("gppshm.observing:mapped", [[(pid, file_id)], "/proc"], LOOKS)[0])
     except OSError:
         return False

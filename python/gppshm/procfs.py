@@ -8,6 +8,7 @@ Reading another process' maps or descriptors can block for ever: its memory may 
 state D, a descriptor may lie on a dead network file system.  `set_guard` says who watches over that.
 """
 
+import errno
 import os
 import stat
 
@@ -254,8 +255,11 @@ class Processes:
         return False
 
     def start(self, pid: int) -> int:
-        """When a process started, in clock ticks since boot; 0 if there is none.  For equality only."""
-        return pulse(pid, self.proc_root)[0]
+        """When a process started, in clock ticks since boot; 0 if there is none, or it cannot be read."""
+        try:
+            return pulse(pid, self.proc_root)[0]
+        except OSError:
+            return 0
 
     def _stat(self, task: str) -> "List[bytes]":
         return _fields(self._read(task + "/stat"))
@@ -271,11 +275,18 @@ class Processes:
 def pulse(pid: int, proc_root: str = "/proc") -> "Tuple[int, bool]":
     """When process `pid` started (ticks since boot), and whether nothing of it can run any more.
 
-    (0, True) if there is none.  Reads /proc/<pid>/stat alone, which takes no lock of the process' memory
+    (0, True) if there is none.  OSError if that cannot be found out, as without a free descriptor: unknown
+    is not dead.  Reads /proc/<pid>/stat alone, which takes no lock of the process' memory
     (fs/proc/array.c), so it does not block.  A process all of whose threads have ended stays as a zombie
     until its parent reaps it; the count of threads is the kernel's own.
     """
-    fields = _fields(read(f"{proc_root}/{pid}/stat") or b"")
+    try:
+        with open(f"{proc_root}/{pid}/stat", "rb", buffering=0) as stream:
+            fields = _fields(stream.read() or b"")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH):
+            raise
+        return 0, True
     if len(fields) < 20:
         return 0, True
     return int(fields[19]), fields[0] in (b"Z", b"X") and int(fields[17]) <= 1

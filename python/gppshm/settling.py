@@ -348,7 +348,10 @@ class Settling:
         """Find out whether a creator that no pidfd watches has ended, as far as its own number tells."""
         if not heap.lives or self._triggers.watches(name) or not self._own_proc:
             return
-        start, dead = procfs.pulse(heap.creator, self._proc_root)
+        try:
+            start, dead = procfs.pulse(heap.creator, self._proc_root)
+        except OSError:
+            return
         if start:
             gone = dead or start != heap.start
         else:
@@ -358,8 +361,13 @@ class Settling:
 
     def _by_identity(self, heap: Known, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
         """The verdict that was prepared while the creator lived; None if there is none that holds."""
-        if heap.identity is None or procfs.pulse(heap.creator, self._proc_root)[0] not in (0, heap.start):
-            return None  # another process has the pid: that one has to be looked into
+        if heap.identity is None:
+            return None
+        try:
+            if procfs.pulse(heap.creator, self._proc_root)[0] not in (0, heap.start):
+                return None  # another process has the pid: that one has to be looked into
+        except OSError:
+            return None
         return creator.judge_by_identity(seen, heap.identity, time.monotonic() - heap.identity.since)
 
     def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:

@@ -136,7 +136,10 @@ def is_being_unlinked(name: str, proc_root: str = "/proc") -> bool:
     if not name.startswith(DYING) or len(numbers) != 3 or not (numbers[0] + numbers[1]).isdigit():
         return False
     pid = int(numbers[0])
-    return 0 < pid <= procfs.PID_MAX and procfs.pulse(pid, proc_root) == (int(numbers[1]), False)
+    try:
+        return 0 < pid <= procfs.PID_MAX and procfs.pulse(pid, proc_root) == (int(numbers[1]), False)
+    except OSError:
+        return True
 
 
 class OpenFile:

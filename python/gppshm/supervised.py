@@ -40,6 +40,17 @@ SIGKILL = 9  # of signal, which costs a start milliseconds
 _CELL = struct.Struct("qq")
 
 
+UNKNOWN = -1
+
+
+def _start(pid: int) -> int:
+    """When a process started, as `procfs.pulse` says it; UNKNOWN if it cannot be found out."""
+    try:
+        return procfs.pulse(pid)[0]
+    except OSError:
+        return UNKNOWN
+
+
 class Failed(Exception):
     """A piece of work could not be done; the text says why."""
 
@@ -144,7 +155,7 @@ class Pool:
     def forget_the_gone(self) -> None:
         """What was passed over and has ended since is not passed over any more."""
         for pid, start in list(self.passed_over.items()):
-            if pid > 0 and procfs.pulse(pid)[0] != start:
+            if pid > 0 and _start(pid) not in (start, UNKNOWN):
                 del self.passed_over[pid]
 
     def _start_waiting(self) -> None:
@@ -245,7 +256,7 @@ class Pool:
             return None
         self._stop(child)
         if pid:
-            self.passed_over[pid] = procfs.pulse(pid)[0] if pid > 0 else 0
+            self.passed_over[pid] = _start(pid) if pid > 0 else 0
         else:
             child.tries = min(child.tries, 2)  # there is nothing to be passed over the next time
         return self._again(child, "what was looked into does not answer")

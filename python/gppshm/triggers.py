@@ -193,20 +193,9 @@ class Triggers:
         False if there is no pidfd to be had; then `pidfd_trouble` says why.  ProcessLookupError if that
         process has ended.
         """
+        fd = -1
         try:
             fd = kernel.pidfd_open(pid)
-        except ProcessLookupError:
-            if procfs.pulse(pid, proc_root)[0] != start:
-                raise
-            # It lives, and not by that number here.
-            self.pidfd_trouble = f"{proc_root} belongs to another pid namespace"
-            return False
-        except OSError as error:
-            if procfs.pulse(pid, proc_root)[0] != start:
-                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
-            self.pidfd_trouble = str(error.strerror)
-            return False
-        try:
             if fd >= descriptor_limit() - HEADROOM:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             # The pid may have got a new owner before it was opened.
@@ -214,10 +203,17 @@ class Triggers:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._epoll.register(fd, select.EPOLLIN)
         except OSError as error:
-            os.close(fd)
-            if isinstance(error, ProcessLookupError):
-                raise
+            if fd >= 0:
+                os.close(fd)
             self.pidfd_trouble = str(error.strerror)
+            try:
+                lives = procfs.pulse(pid, proc_root)[0] == start
+            except OSError:
+                return False
+            if not lives:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+            if isinstance(error, ProcessLookupError):
+                self.pidfd_trouble = f"{proc_root} belongs to another pid namespace"
             return False
         self.unwatch(name)
         self._pidfds[name], self._names[fd] = fd, name
