@@ -44,7 +44,7 @@ NOBODY = "import time; print('ready', flush=True); time.sleep(1000000)"
 NO_PIDFDS = (
     sys.executable,
     "-c",
-    f"import sys; sys.path[:0] = {[*FOLDERS, os.path.join(ROOT, 'tests')]!r}; import watching\n"
+    f"import sys; sys.path[:0] = {[*FOLDERS, os.path.join(ROOT, 'tests', 'helpers')]!r}; import watching\n"
     "watching.exec_without()",
     "434:38",  # pidfd_open: ENOSYS, as before Linux 5.3
     "--",

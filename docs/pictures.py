@@ -20,7 +20,7 @@ import time
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(DOCS)
-sys.path[:0] = [os.path.join(ROOT, folder) for folder in ("python", "demo", "tests")]
+sys.path[:0] = [os.path.join(ROOT, folder) for folder in ("python", "demo", "tests/helpers")]
 
 import terminal_svg  # noqa: E402
 
@@ -257,7 +257,7 @@ def whole_domain():
         devices[1].send_signal(signal.SIGSTOP)
         argv = command("shminfo", "--domain", "REDHAWK_DEV")
         environment = hosts.domain.environment
-        from conftest import wait_for
+        from spawning import wait_for
 
         def settled():
             done = printed(argv, environment, status=None)

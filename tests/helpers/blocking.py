@@ -1,0 +1,73 @@
+"""Processes that block whoever looks into them (silent.py), and families of processes."""
+
+import os
+import sys
+
+import pytest
+
+from places import HELPERS
+
+SILENT = os.path.join(HELPERS, "silent.py")
+ENDING = 3.0
+"""Seconds within which whatever looked into such a process must have ended."""
+
+KINDS = {
+    "command line": ["--memory"],
+    "maps": [],
+    "command line and maps": ["--memory"],
+    "descriptor": ["--descriptor"],
+}
+
+
+@pytest.fixture
+def blocked(spawn, shm_root, tmp_path):
+    """blocked(kind): a process with a heap that blocks so whoever looks into it."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("needs /dev/fuse")
+
+    def start(kind):
+        folder = tmp_path / "silent"
+        folder.mkdir()
+        child = spawn.program(sys.executable, "-I", SILENT, str(folder), f"--heap={shm_root}", *KINDS[kind])
+        child.heap = f"heap-{child.pid}"
+        assert os.path.exists(os.path.join(shm_root, child.heap))
+        return child
+
+    return start
+
+
+def over(*pairs):
+    """The prefix of a command that finds other files at some paths: (file, path) each."""
+    words = [word for pair in pairs for word in pair]
+    script = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
+    return ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", *words, "--")
+
+
+def fifo(path):
+    os.mkfifo(str(path))
+    return str(path)
+
+
+def family(pid):
+    """The processes that descend from one, itself left out."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            parents[int(name)] = state_of(int(name))[1]
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
+
+
+def state_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            fields = stream.read().rpartition(b")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0].decode(), int(fields[1])
+
+
+def lives(pid):
+    return state_of(pid)[0] not in ("", "Z", "X")

@@ -1,0 +1,54 @@
+"""Looks at a folder as it would be looked at from elsewhere, and prints the verdicts as JSON.
+
+looks.py ROOT [NAME ...]
+"""
+
+import json
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.join(os.path.abspath(__file__), "../../../python"))
+
+from gppshm import creator, shmfs, snapshot
+
+
+def verdicts(root, names=None):
+    """{name: what is known of it}; without a verdict, state and reason are None."""
+    with shmfs.ShmDirectory(root) as directory:
+        taken = snapshot.take(directory, names)
+    found = {}
+    for entry in taken.entries:
+        sighting, verdict = entry.sighting, entry.verdict
+        found[sighting.name] = {
+            "kind": str(sighting.kind),
+            "lease": str(sighting.answer),
+            "error": sighting.error,
+            "state": verdict and str(verdict.state),
+            "reason": verdict and verdict.reason,
+            "evidence": verdict and str(verdict.evidence),
+            "attached": verdict and list(verdict.attached),
+            "creator": verdict and verdict.creator,
+            "removable": bool(verdict) and verdict.state in creator.ORPHANS,
+        }
+    return found
+
+
+def verdict(root, name):
+    return verdicts(root, [getattr(name, "name", name)])[getattr(name, "name", name)]
+
+
+def become(uid):
+    """Turn this process into an ordinary user's, for good; its /proc is readable, as after an exec."""
+    import ctypes
+    import tempfile  # noqa: F401  gppshm.lease will want it on CPython 3.6, perhaps from a closed home
+
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    PR_SET_DUMPABLE = 4
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    json.dump(verdicts(sys.argv[1], sys.argv[2:] or None), sys.stdout)

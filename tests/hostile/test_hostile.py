@@ -1,0 +1,381 @@
+"""What a stranger on the same host may do, and plain bad luck: cleaning goes on, and no live heap is lost."""
+
+import mmap
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from test_life_interleavings import fork_as
+
+import heapwriter
+from gppshm import lease, procfs, shmfs, triggers, watch
+from gppshm.redhawk import lifeline
+from spawning import needs_root, stays, wait_for
+from watching import Farm, Shmwatch, Watching, gone
+
+pytestmark = needs_root
+
+
+def crash_delays(spawn, root, count=10):
+    """Seconds from the kill of a small process to the end of its heap, with a watcher at work there."""
+    with Farm(spawn, root, count) as farm:
+        time.sleep(0.5)  # the watcher gets to know them, or not: neither may matter
+        delays = []
+        for pid, name in zip(farm.pids, farm.names):
+            started = time.monotonic()
+            farm.kill([pid])
+            gone(root, name)
+            delays.append(time.monotonic() - started)
+        return delays
+
+
+# -- the last window --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peers", [False, True])
+def test_a_new_process_with_the_dead_ones_pid_keeps_its_heaps_name(shm_root, peers):
+    """It opens the name just between the last look and the unlink: then it gets the name back.
+
+    A forked child plays all of these processes.  Without peers a lease proves a death; with one, that nobody
+    was alive when the file was looked at, and that nobody has changed it since.
+    """
+    name = "heap-%d" % procfs.PID_MAX
+    path = os.path.join(shm_root, name)
+    shared = mmap.mmap(-1, mmap.PAGESIZE)
+    ALIVE, STOP, LOST = 0, 1, 2
+
+    def create():
+        """Again and again, as REDHAWK creates: O_TRUNC on what may be there."""
+        while not shared[STOP]:
+            shared[ALIVE] = 1
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, 8192)
+                os.pwrite(fd, b"\xcc\x70\xeb\xac\1\0\0\0\1\0\0\0\0\0\x40\0", 0)
+                for _ in range(200):  # a moment without it is no loss
+                    time.sleep(0.0001)
+                    try:
+                        if os.stat(path).st_ino == os.fstat(fd).st_ino:
+                            break
+                    except FileNotFoundError:
+                        pass
+                else:
+                    shared[LOST] = 1
+            finally:
+                os.close(fd)  # it dies, and leaves its heap
+            shared[ALIVE] = 0
+            time.sleep(random.uniform(0.0001, 0.0006))
+
+    def unlink():
+        """By the rules; whether it was unlinked."""
+        watched.changes()
+        with directory.open(name) as file:
+            seen = file.sighting
+            if peers and not attached.get(seen.file_id):
+                for before in attached.values():
+                    before.close()
+                attached.clear()
+                attached[seen.file_id] = open(path, "r+b")  # noqa: SIM115
+                return False
+            if seen.kind is not shmfs.HEAP or (shared[ALIVE] if peers else seen.answer is not lease.GRANTED):
+                return False
+        with directory.open(name) as file:
+            changed = (lambda: "" if watched.changes() == set() else "changed") if peers else (lambda: "")
+            directory.unlink(file, seen, changed)
+        return True
+
+    attached = {}
+    removed = given_back = 0
+    pid = os.fork()
+    if not pid:
+        try:
+            create()
+        finally:
+            os._exit(0)
+    with shmfs.ShmDirectory(shm_root) as directory:
+        directory.leases = not peers  # nor is one granted beside a peer
+        watched = triggers.Triggers()
+        watched.add_inotify(shm_root)
+        try:
+            end = time.monotonic() + 8
+            while time.monotonic() < end:
+                try:
+                    removed += unlink()
+                except shmfs.Changed:
+                    given_back += 1
+                except FileNotFoundError:
+                    pass
+        finally:
+            shared[STOP] = 1
+            os.waitpid(pid, 0)
+            watched.close()
+            for each in attached.values():
+                each.close()
+    print(f"{removed} unlinked, {given_back} given back")
+    assert removed > 100
+    assert not shared[LOST]
+    with Watching(shm_root):  # what could not be given back, as a new file had the name, is nobody's now
+        wait_for(lambda: [each for each in os.listdir(shm_root) if each != name] == [])
+
+
+def test_what_a_killed_cleaner_left_half_done_is_settled_at_the_next_start(spawn, shm_root):
+    dead, living = spawn.owner(shm_root), spawn.owner(shm_root)
+    dead.kill()
+    for heap in (dead, living):
+        os.rename(
+            os.path.join(shm_root, heap.name), os.path.join(shm_root, shmfs.DYING + "0badcafe-" + heap.name)
+        )
+    with Watching(shm_root, rescan=1000) as watched:
+        watched.told(watch.REMOVED, dead)
+        watched.knows(living)
+    assert os.listdir(shm_root) == [living.name]
+
+
+# -- files that only look like work -----------------------------------------------------------------------
+
+CLUTTER = {
+    "no possible pid": lambda root, i: open(f"{root}/heap-{procfs.PID_MAX + 1 + i}", "wb").close(),
+    "no process": lambda root, i: open(f"{root}/heap-{1000000 + i}", "wb").close(),
+    "header and name disagree": lambda root, i: heapwriter.create(
+        f"{root}/heap-{1000000 + i}", 2000000 + i, [(4096, ())]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(CLUTTER))
+def test_thousands_of_files_that_look_like_work_keep_nobody_waiting(spawn, shm_root, kind):
+    """Of the header's creator somebody is attached: so no lease settles it."""
+    holders = []
+    for i in range(5000 if kind == "no possible pid" else 1500):
+        CLUTTER[kind](shm_root, i)
+        if kind == "header and name disagree" and i < 300:
+            holders.append(open(f"{shm_root}/heap-{1000000 + i}", "r+b"))  # noqa: SIM115
+    try:
+        started = time.monotonic()
+        with Shmwatch(shm_root, "--rescan=1000") as command:
+            assert time.monotonic() - started < 5.0
+            delays = crash_delays(spawn, shm_root)
+            assert statistics.median(delays) < 0.02
+            owner = spawn.owner(shm_root)
+            spawn.peer(shm_root, owner)
+            time.sleep(0.5)
+            owner.kill()
+            started = time.monotonic()
+            gone(shm_root, owner)
+            assert time.monotonic() - started < 0.5
+            wait_for(lambda: share_of_a_core(command.pid) < 0.1, 60)
+    finally:
+        for holder in holders:
+            holder.close()
+
+
+def share_of_a_core(pid, seconds=2):
+    before = processor_seconds(pid)
+    time.sleep(seconds)
+    return (processor_seconds(pid) - before) / seconds
+
+
+def processor_seconds(pid):
+    """Of a process and all its children, those that have ended too."""
+    total = 0.0
+    pids = [pid]
+    while pids:
+        each = pids.pop()
+        try:
+            with open(f"/proc/{each}/stat") as stream:
+                fields = stream.read().rpartition(")")[2].split()
+            with open(f"/proc/{each}/task/{each}/children") as stream:
+                pids += [int(word) for word in stream.read().split()]
+        except FileNotFoundError:
+            continue
+        total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+# -- processes of any shape -------------------------------------------------------------------------------
+
+
+def test_a_command_line_of_megabytes_delays_nothing_and_is_told_in_short(spawn, shm_root):
+    """exec() takes 2 MB of arguments by default; each in 128 KB at most."""
+    code = (
+        "import heapwriter; h = heapwriter.LiveHeap.create(sys.argv[1]); print('ready', h.name, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    large = spawn.python(code, shm_root, *["\x1b\x01" * 60000 for _ in range(10)])
+    with Shmwatch(shm_root, "--rescan=1000") as command:
+        large.kill()
+        started = time.monotonic()
+        gone(shm_root, large)
+        assert time.monotonic() - started < 0.2
+        said = command.wait("removed", large)
+        assert len(said["command"]) <= 200 * 6
+        assert len(said["command_line"]) <= 16384 * 6
+
+
+def test_a_descriptor_in_a_sockets_queue_keeps_no_orphan_of_a_creator_that_was_known(spawn, shm_root):
+    import socket
+    import struct
+
+    ours, theirs = socket.socketpair()
+    owner = spawn.owner(shm_root)
+    with Watching(shm_root, rescan=1000) as watched, ours, theirs:
+        watched.identified(owner)
+        with open(os.path.join(shm_root, owner.name), "r+b") as heap:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", heap.fileno()))]
+            ours.sendmsg([b"x"], rights)
+        owner.kill()
+        assert watched.told(watch.REMOVED, owner).attached == []
+
+
+def test_the_kernel_refusing_a_watch_leaks_no_descriptor(spawn, shm_root, monkeypatch):
+    owner = spawn.owner(shm_root)
+    with Watching(shm_root, rescan=1000) as watched:
+        watched.knows(owner)
+        real = watched.watcher._triggers._epoll
+        before = len(os.listdir("/proc/self/fd"))
+
+        class Full:
+            def register(self, *arguments):
+                raise OSError(28, "No space left on device")
+
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+        watched.watcher._triggers._epoll = Full()
+        try:
+            late = spawn.owner(shm_root)
+            watched.knows(late)
+            assert "No space left" in watched.told(watch.TROUBLE).reason
+            late.kill()
+            watched.told(watch.REMOVED, late)
+            wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        finally:
+            watched.watcher._triggers._epoll = real
+
+
+def test_a_large_heap_is_let_go_elsewhere(spawn, shm_root):
+    """To close the last descriptor of a gigabyte takes the kernel 0.1 s."""
+    owner = spawn.owner(shm_root, "--size=1000000000")
+    small = spawn.owner(shm_root)
+    with Shmwatch(shm_root, "--rescan=1000") as command:
+        owner.kill()
+        gone(shm_root, owner)
+        started = time.monotonic()
+        small.kill()
+        gone(shm_root, small)
+        assert time.monotonic() - started < 0.05
+        command.wait("removed", owner)
+        assert command.state()["longest_step_ms"] < 50
+
+
+# -- the directory, and the parent ------------------------------------------------------------------------
+
+
+def test_a_file_system_that_is_mounted_over_the_directory_is_followed_at_once(private_tmpfs):
+    code = """
+import subprocess
+sys.path += sys.argv[2:]
+import heapwriter
+from spawning import Spawn, wait_for
+from watching import Watching, Farm
+from gppshm import watch
+root, spawn = sys.argv[1], Spawn()
+with Watching(root, rescan=1000) as watched:
+    subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
+    assert "another directory lies at" in watched.told(watch.TROUBLE, deadline=1.0).reason
+    with Farm(spawn, root, 1) as farm:
+        watched.knows(*farm.names)
+        farm.kill()
+        watched.told(watch.REMOVED, farm.names[0])
+"""
+    done = private_tmpfs(code, *sys.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_parent_whose_pid_went_to_another_process_has_no_more_children(spawn, shm_root):
+    first = spawn.python("print('ready', flush=True); sys.stdin.read()")
+    parent = first.pid
+    with Watching(shm_root, scope=watch.CHILDREN, parent=parent, rescan=0.2) as watched:
+        first.kill()
+        ready, said = os.pipe()
+        pid = fork_as(parent)
+        if not pid:
+            try:
+                child = subprocess.Popen(
+                    [sys.executable, "-I", heapwriter.__file__, "own", "--root=" + shm_root],
+                    stdin=subprocess.PIPE,
+                    stdout=said,
+                )
+                child.wait()
+            finally:
+                os._exit(0)
+        os.close(said)
+        try:
+            assert pid == parent
+            with open(ready) as stream:
+                name = stream.readline().split()[1]
+            watched.knows(name)
+            os.kill(int(name[5:]), signal.SIGKILL)
+            rescans = watched.watcher.counts.rescans
+            wait_for(lambda: watched.watcher.counts.rescans >= rescans + 3)
+            assert os.listdir(shm_root) == [name]
+            assert watched.events == []
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def test_as_the_first_process_of_a_container_it_reaps_whoever_is_left_to_it(spawn, shm_root):
+    inside = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    with Shmwatch(shm_root, "--rescan=1000", prefix=inside) as command:
+        command.find_pid()
+        entering = [
+            "nsenter",
+            f"--target={command.pid}",
+            "--pid",
+            "--mount",
+            "sh",
+            "-c",
+            "sleep 0.1 & exit 0",
+        ]
+        subprocess.run(entering, check=True)
+
+        def zombies():
+            found = []
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    with open(f"/proc/{pid}/stat") as stream:
+                        fields = stream.read().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                if fields[0] == "Z" and int(fields[1]) == command.pid:
+                    found.append(pid)
+            return found
+
+        stays(lambda: len(zombies()) <= 1, 0.5)
+        wait_for(lambda: not zombies())
+
+
+def test_only_ones_own_user_can_hold_a_plugins_name(spawn):
+    """The name is in the plugin's arguments, for everybody to see."""
+    import hashlib
+
+    digest = hashlib.sha256(b"DCE:0815").hexdigest()
+    stranger = spawn.python(
+        "import socket; os.setuid(65534)\n"
+        "held = [socket.socket(socket.AF_UNIX) for _ in range(2)]\n"
+        "for i, each in enumerate(held):\n"
+        "    each.bind('\\0GppShmPlugin-%s-%d' % (sys.argv[1], i)); each.listen(1)\n"
+        "print('ready', flush=True); sys.stdin.read()",
+        digest,
+    )
+    with lifeline.only_one("DCE:0815"):
+        with pytest.raises(lifeline.AlreadyRunning) as refusal:
+            lifeline.only_one("DCE:0815")
+        assert refusal.value.pid == os.getpid()
+    stranger.kill()
