@@ -8,7 +8,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.join(os.path.abspath(__file__), "../../../python"))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../python"))
 
 from gppshm import creator, shmfs, snapshot
 

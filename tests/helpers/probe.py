@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-sys.path.insert(0, os.path.join(os.path.abspath(__file__), "../../../python"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../python"))
 
 from gppshm.redhawk.corba import CF, CF__POA, CORBA
 from gppshm.redhawk.runtime import log4j, sources, versions
