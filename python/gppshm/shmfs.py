@@ -130,6 +130,17 @@ def living_name(name: str) -> str:
     return name[len(DYING) :].partition("-")[2]
 
 
+_own = 0, 0
+
+
+def _this_process() -> str:
+    """The pid and the start of this process, which is read once: later there may be no descriptor for it."""
+    global _own
+    if _own[0] != os.getpid():
+        _own = os.getpid(), procfs.pulse(os.getpid())[0]
+    return "{}.{}".format(*_own)
+
+
 def is_being_unlinked(name: str, proc_root: str = "/proc") -> bool:
     """Whether the cleaner that has given a file this name still lives; False for any name but such a one."""
     numbers = name[len(DYING) :].partition("-")[0].split(".")
@@ -206,6 +217,7 @@ class ShmDirectory:
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._device = os.fstat(self.fd).st_dev
         try:
+            _this_process()
             memory = filesystem.is_memory(self.fd, root, proc_root)
             self.on_tmpfs = memory is True
             self.doubt = DOUBTS[memory]
@@ -325,8 +337,7 @@ class ShmDirectory:
         if not identity_of(now) == file.sighting.identity == judged.identity:
             raise Changed("it was replaced or re-created after it was judged")
         self._check(file, judged, changed)
-        pid = os.getpid()
-        dying = f"{DYING}{pid}.{procfs.pulse(pid)[0]}.{os.urandom(4).hex()}-{judged.name}"
+        dying = f"{DYING}{_this_process()}.{os.urandom(4).hex()}-{judged.name}"
         if len(os.fsencode(dying)) > NAME_MAX:
             os.unlink(judged.name, dir_fd=self.fd)
             return
