@@ -162,10 +162,10 @@ def test_thresholds_of_other_plugins_and_unknown_metrics_change_nothing(node):
     node.gpp.set_threshold("", "shm_free", "100%")
     node.gpp.set_threshold(node.plugin_id, "cpu", "100%")
     node.gpp.set_threshold(node.plugin_id, "shm_removed", "1")
-    node.gpp.set_threshold(node.plugin_id, "shm_held", "2 MB")
-    wait_for(lambda: node.gpp.metric("shm_held")["metric_threshold_value"] == "2 MB")
+    node.gpp.set_threshold(node.plugin_id, "shm_held", "900 GB")
+    wait_for(lambda: node.gpp.metric("shm_held")["metric_threshold_value"] == "900 GB")
     values = {each["metric_name"]: each["metric_threshold_value"] for each in node.gpp.metric_status()}
-    assert values == dict(dict.fromkeys(METRICS, "off"), shm_held="2 MB")
+    assert values == dict(dict.fromkeys(METRICS, "off"), shm_held="900 GB")
     assert node.told().count("is refused") == 2
     assert node.gpp.usage_state != "BUSY"
 
