@@ -171,9 +171,10 @@ _NO_WRITER = "no process has it open or mapped for writing, so its creator, proc
 def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0) -> Verdict:
     """The verdict on a HEAP or a HALF_MADE one; `processes` must be younger than `sighting`.
 
-    ended  pid, as seen from here, of the process that was seen to map this very file as its creator, and
-           whose end is known since (by its pidfd, or its start); 0 if there is none.  Then the peers that
-           explain a refused lease need not be found, and `attached` is empty.
+    ended  pid, as seen from here, of the process that was seen alive while this very file had its pid in
+           the name, or to map it as its creator, and whose end is known since (by its pidfd, or its start);
+           0 if there is none.  Then the peers that explain a refused lease need not be found, and
+           `attached` is empty.
     No error: what cannot be read makes the verdict UNKNOWN.
     """
     if sighting.kind is shmfs.HALF_MADE:

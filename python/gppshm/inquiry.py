@@ -146,9 +146,14 @@ class Inquiry:
             self._observer.ask(
                 observer.SOON,
                 "portray",
-                ([observing.plain_sighting(each) for each in seen], self._parent),
+                ([(observing.plain_sighting(each), self._named(each)) for each in seen], self._parent),
                 lambda answer: self._portrayed(seen, versions, started, answer),
             )
+
+    def _named(self, seen: shmfs.Sighting) -> int:
+        """The start of the process whose pid the name has, if it was seen alive with this very file; or 0."""
+        file_id, start = self._heaps[seen.name].named
+        return start if file_id == seen.file_id else 0
 
     def _portrayed(
         self, seen: "List[shmfs.Sighting]", versions: "List[int]", started: float, plain: "Any"

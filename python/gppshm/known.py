@@ -30,6 +30,7 @@ class Known:
     file_id   (device, inode); bytes, uid: as it was last seen
     creator, start  of the process that was seen alive as its creator (0: none was): its pid, as seen from
               here, and its start
+    named     (file_id, start) of the process whose pid the name has, seen alive while that file lay there
     identity  what was established of the creator, unless it is void
     version   grows when the file is changed, or may have been: what was asked before is void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
@@ -54,6 +55,7 @@ class Known:
         "file_id",
         "identity",
         "let_go",
+        "named",
         "noted",
         "removed",
         "since",
@@ -68,6 +70,7 @@ class Known:
 
     def __init__(self, trigger: str, since: float) -> None:
         self.file_id = (0, 0)
+        self.named = (0, 0), 0
         self.bytes = 0
         self.uid = -1
         self.version = 0

@@ -93,18 +93,20 @@ def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], Lis
 
 
 def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -> "List[Any]":
-    """For each sighting, the verdict; and of a living creator its start (0: none was seen), whether its
-    identity is established (creator.Identity), uid (-1: not known), command in short, words, and whether it
-    descends from `parent`.
+    """For each (sighting, start) the verdict; and of a living creator its start (0: none was seen), whether
+    its identity is established (creator.Identity), uid (-1: not known), command in short, words, and whether
+    it descends from `parent`.
 
+    start   of the process whose pid the name has, seen alive while the file lay there; 0 if it was not
     parent  pid and start of the process whose descendants are told apart; 0 if there is none
     """
     ancestor, born = parent
-    seen = [sighting_of(sighting) for sighting in plain]
+    seen = [(sighting_of(sighting), start) for sighting, start in plain]
     host = procfs.Processes(proc_root)
     found = []
-    for sighting in seen:
-        verdict = creator.judge(sighting, host)
+    for sighting, named in seen:
+        ended = named and not host.runs(sighting.name_pid, named)
+        verdict = creator.judge(sighting, host, sighting.name_pid if ended else 0)
         pid, start, identity = verdict.creator, 0, False
         who, descends, noted = processes.Description(), False, reclaim.NOTHING
         if verdict.state is creator.ALIVE and pid:
@@ -302,6 +304,14 @@ def serve(wire: Wire) -> None:
     greeted = False
     watched: List[int] = []
     next_sweep = 0.0
+
+    def perform(work: "Any") -> "Any":
+        job, argument = work
+        return _perform(job, argument, proc_root)
+
+    def warm() -> str:
+        return procfs.Processes(proc_root).blind_spot()
+
     while True:
         for fd in watched:
             poll.unregister(fd)
@@ -336,6 +346,8 @@ def serve(wire: Wire) -> None:
         except OSError:
             pool.close()
             return
+        if greeted:
+            pool.prepare(perform, warm)
         if pool.passed_over and time.monotonic() > next_sweep:
             next_sweep = time.monotonic() + 1.0
             pool.forget_the_gone()
@@ -353,7 +365,7 @@ def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
     if job == "call" and argument[0] == "gppshm.asking":
         _import(argument[2][0].partition(":")[0])  # once, and not in each child
     deadline = NAME_DEADLINE if kind == supervised.NAMES else supervised.DEADLINE
-    pool.submit(key, lambda: _perform(job, argument, proc_root), kind, deadline)
+    pool.submit(key, lambda: _perform(job, argument, proc_root), kind, deadline, (job, argument))
 
 
 def main() -> None:

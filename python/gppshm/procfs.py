@@ -254,6 +254,13 @@ class Processes:
             pass
         return False
 
+    def runs(self, pid: int, start: int) -> bool:
+        """Whether process `pid` is the one that started at `start`, and has not ended, or may be."""
+        try:
+            return pulse(pid, self.proc_root) == (start, False)
+        except OSError:
+            return True
+
     def start(self, pid: int) -> int:
         """When a process started, in clock ticks since boot; 0 if there is none, or it cannot be read."""
         try:

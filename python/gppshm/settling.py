@@ -237,7 +237,7 @@ class Settling:
                 self._strange.setdefault(name, ("close", since))
         for name in happened.created:
             if shmfs.pid_of_name(name):
-                self._track(name, "created", since)
+                self._note_named(name, self._track(name, "created", since))
                 self._timers.set(name, time.monotonic() + FIRST_SIGHT)
         return names
 
@@ -303,7 +303,10 @@ class Settling:
             if verdict is not None:
                 heap.attempts = len(RETRIES)
                 return self._record(self._reaper.remove(seen, verdict))
-            self._inquiry.portray(name, heap.uid)
+            if self._named_has_ended(heap, seen):
+                self._inquiry.verdict(seen, seen.name_pid)
+            else:
+                self._inquiry.portray(name, heap.uid)
             return False
         self._ask_its_number(name, heap)
         if heap.lives:
@@ -313,6 +316,32 @@ class Settling:
             return self._record(self._remove(seen, verdict))
         self._inquiry.verdict(seen, heap.creator)
         return False
+
+    def _note_named(self, name: str, heap: Known) -> None:
+        """Note the process whose pid a heap's name has, if it lives: its end can then be known later.
+
+        It need not be the creator: that is judged then.
+        """
+        if not self._own_proc:
+            return
+        try:
+            status = os.stat(name, dir_fd=self.directory.fd, follow_symlinks=False)
+            start, dead = procfs.pulse(shmfs.pid_of_name(name), self._proc_root)
+        except OSError:
+            return
+        if start and not dead:
+            heap.named = (status.st_dev, status.st_ino), start
+
+    def _named_has_ended(self, heap: Known, seen: shmfs.Sighting) -> bool:
+        """Whether the process whose pid the heap's name has was seen alive with it, and has ended since."""
+        file_id, start = heap.named
+        if file_id != seen.file_id:
+            self._note_named(seen.name, heap)
+            return False
+        try:
+            return procfs.pulse(seen.name_pid, self._proc_root) != (start, False)
+        except OSError:
+            return False
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
         """The only file that may be removed under that name; None: any."""

@@ -6,6 +6,8 @@ be killed, and a thread that does keeps its process from ending: so it is a chil
 looks into before it does; if nothing moves for `DEADLINE` seconds while it sleeps, it is given up, what it
 looked into is passed over from then on, and a new child does the work again.
 
+An urgent piece of work does not wait for a fork(): one child is kept ready (`Pool.prepare`).
+
 For single-threaded processes: it forks.
 """
 
@@ -41,6 +43,7 @@ _CELL = struct.Struct("qq")
 
 
 UNKNOWN = -1
+_MOST = 4096  # PIPE_BUF: so many bytes are written, and read, at once
 
 
 def _start(pid: int) -> int:
@@ -60,6 +63,7 @@ class _Child:
 
     __slots__ = (
         "act",
+        "ask",
         "cell",
         "data",
         "deadline",
@@ -72,12 +76,17 @@ class _Child:
         "seen",
         "stepped",
         "tries",
+        "work",
     )
 
-    def __init__(self, key: int, kind: str, act: "Callable[[], Any]", deadline: float) -> None:
+    def __init__(
+        self, key: int, kind: str, act: "Callable[[], Any]", deadline: float, work: "Any" = None
+    ) -> None:
         self.key = key
         self.kind = kind
         self.act = act
+        self.work = work
+        self.ask = -1
         self.deadline = deadline
         self.tries = TRIES
         self.pid = 0
@@ -98,17 +107,72 @@ class Pool:
     def __init__(self, in_child: "Callable[[], None]" = lambda: None) -> None:
         self.passed_over: Dict[int, int] = {}
         self._in_child = in_child
+        self._ready: Optional[_Child] = None
         self._waiting: Dict[str, List[_Child]] = {kind: [] for kind in AT_ONCE}
         self._working: Dict[int, _Child] = {}
         self._ending: List[int] = []
         self._failed: List[Tuple[int, Any, List[int]]] = []
 
     def submit(
-        self, key: int, act: "Callable[[], Any]", kind: str = URGENT, deadline: float = DEADLINE
+        self,
+        key: int,
+        act: "Callable[[], Any]",
+        kind: str = URGENT,
+        deadline: float = DEADLINE,
+        work: "Any" = None,
     ) -> None:
-        """Have `act` done in a child; what it returns must be plain (see marshal)."""
-        self._waiting[kind].append(_Child(key, kind, act, deadline))
+        """Have `act` done in a child; what it returns must be plain (see marshal).
+
+        work  what the child that is kept ready is told to do instead; None: it cannot do this
+        """
+        self._waiting[kind].append(_Child(key, kind, act, deadline, work))
         self._start_waiting()
+
+    def prepare(self, perform: "Callable[[Any], Any]", warm: "Callable[[], object]") -> None:
+        """Keep a child ready for an urgent piece of work, which does `perform(work)`; for when there is time.
+
+        warm  is done by the child at once: what it touches first costs it page faults
+        """
+        if self._ready is not None or any(child.kind == URGENT for child in self._working.values()):
+            return
+        reader, ask = os.pipe2(os.O_CLOEXEC)
+
+        def act() -> "Any":
+            os.close(ask)
+            warm()
+            data = os.read(reader, _MOST)
+            if not data:
+                os._exit(0)
+            work, self.passed_over = marshal.loads(data)
+            return perform(work)
+
+        child = _Child(0, URGENT, act, DEADLINE)
+        child.ask = ask
+        try:
+            self._fork(child)
+            self._ready = child
+        except OSError:
+            os.close(ask)
+        os.close(reader)
+
+    def _hand_over(self, child: _Child) -> bool:
+        """Have the child that is ready do a piece of work; False if there is none, or it has ended."""
+        ready = self._ready
+        if ready is None or child.work is None or child.kind != URGENT:
+            return False
+        data = marshal.dumps((child.work, self.passed_over))
+        if len(data) > _MOST:
+            return False
+        self._ready = None
+        try:
+            os.write(ready.ask, data)
+        except OSError:
+            self._discard(ready)
+            return False
+        finally:
+            os.close(ready.ask)
+        child.pid, child.fd, child.cell = ready.pid, ready.fd, ready.cell
+        return True
 
     def fds(self) -> "List[int]":
         """Descriptors that become readable when there is something to collect."""
@@ -139,6 +203,10 @@ class Pool:
         """Give up all that is under way; waits for nobody."""
         for child in list(self._working.values()):
             self._stop(child)
+        if self._ready is not None:
+            os.close(self._ready.ask)
+            self._discard(self._ready)
+            self._ready = None
 
     def let_go(self, fds: "List[int]") -> None:
         """Close these descriptors, in a child: the last one of a large file takes long (0.13 ms a MB)."""
@@ -166,33 +234,40 @@ class Pool:
                 working += 1
 
     def _start(self, child: _Child) -> None:
-        try:
-            child.fd, write = os.pipe2(os.O_CLOEXEC)
-        except OSError as error:
-            self._failed.append((child.key, Failed(error.strerror), []))
-            return
+        child.data, child.seen = b"", (0, 0)
+        if not self._hand_over(child):
+            try:
+                self._fork(child)
+            except OSError as error:
+                self._failed.append((child.key, Failed(error.strerror), []))
+                return
+        child.looked = child.moved = child.stepped = time.monotonic()
+        self._working[child.fd] = child
+
+    def _fork(self, child: _Child) -> None:
+        """Make the process; OSError if there can be none."""
+        child.fd, write = os.pipe2(os.O_CLOEXEC)
         try:
             child.cell = mmap.mmap(-1, mmap.PAGESIZE)
-            child.data, child.seen = b"", (0, 0)
-            child.looked = child.moved = child.stepped = time.monotonic()
             child.pid = os.fork()
-        except OSError as error:
+        except OSError:
             os.close(child.fd)
             os.close(write)
-            self._failed.append((child.key, Failed(error.strerror), []))
-            return
+            raise
         if not child.pid:
             try:
                 self._work(child, write)
             finally:
                 os._exit(1)
         os.close(write)
-        self._working[child.fd] = child
 
     def _work(self, child: _Child, write: int) -> None:
         """In the child: do it, and write the answer."""
         for fd in (child.fd, *self._working):
             os.close(fd)
+        if self._ready is not None:
+            os.close(self._ready.fd)
+            os.close(self._ready.ask)
         # Whoever reads what the command says must see its end, though this may hang for ever.
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
@@ -270,6 +345,9 @@ class Pool:
 
     def _stop(self, child: _Child) -> None:
         del self._working[child.fd]
+        self._discard(child)
+
+    def _discard(self, child: _Child) -> None:
         os.close(child.fd)
         try:
             os.kill(child.pid, SIGKILL)

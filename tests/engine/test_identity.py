@@ -99,6 +99,33 @@ def ends_with_its_last_creator(watching, spawn, container, name):
     assert watching.told(watch.REMOVED, name).evidence in ("pids", "lease")
 
 
+def test_a_creator_that_ends_before_it_was_looked_at_is_proven_dead_without_its_peers(
+    spawn, shm_root, by_hand, triggers
+):
+    owner = spawn.owner(shm_root, SMALL)
+    peer = spawn.peer(shm_root, owner)
+    watching = by_hand()
+    watching.until(lambda: watching.watcher.asked)
+    owner.kill()
+    event = watching.told(watch.REMOVED, owner)
+    assert event.evidence == "pids"
+    assert event.reason == f"its creator, process {owner.pid}, is gone; others are still attached"
+    assert {pid for pid, _ in event.attached} == {peer.pid}
+
+
+@needs_root
+def test_the_end_of_a_process_that_only_has_the_pid_in_a_heaps_name_proves_nothing(
+    spawn, shm_root, by_hand, triggers
+):
+    namesake = spawn.python("print('ready', flush=True); sys.stdin.read()")
+    container = container_with(spawn, shm_root, WHOLE_HEAP, namesake.pid)
+    spawn.peer(shm_root, container)
+    watching = by_hand()
+    watching.until(lambda: watching.watcher.asked)
+    namesake.kill()
+    ends_with_its_last_creator(watching, spawn, container, container.name)
+
+
 @needs_root
 @pytest.mark.parametrize("noticed", [True, False])
 def test_a_container_that_re_creates_the_heap_under_the_living_creator_keeps_it(

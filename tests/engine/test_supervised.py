@@ -274,3 +274,53 @@ def test_a_command_gets_its_answer_and_who_was_passed_over(spawn, never):
 def test_the_guard_is_the_childs_alone(spawn):
     assert supervised.call(lambda: procfs.may_read(1)) == (True, [])
     assert procfs._guard is procfs._no_guard
+
+
+# -- the child that is kept ready --------------------------------------------------------------------------
+
+
+def who_and_what(work):
+    return os.getpid(), work, procfs.may_read(7)
+
+
+@pytest.fixture
+def ready(pool):
+    """The pid of a child that is kept ready."""
+    before = children()
+    pool.prepare(who_and_what, procfs.Processes().blind_spot)
+    pool.prepare(who_and_what, procfs.Processes().blind_spot)  # there is one already
+    (pid,) = children() - before
+    return pid
+
+
+def test_urgent_work_is_done_by_the_child_that_is_ready(pool, ready):
+    pool.passed_over[7] = 1
+    pool.submit(1, lambda: "a fork", work="this")
+    assert collect(pool) == {1: ((ready, "this", False), [7])}
+    pool.submit(2, lambda: "a fork", work="that")
+    assert collect(pool) == {2: ("a fork", [])}
+
+
+@pytest.mark.parametrize(
+    "kind, work", [("soon", "this"), ("urgent", None), ("urgent", "x" * 5000)], ids=["other", "none", "large"]
+)
+def test_other_work_is_done_by_a_fork(pool, ready, kind, work):
+    pool.submit(1, lambda: "a fork", kind, work=work)
+    assert collect(pool) == {1: ("a fork", [])}
+
+
+def test_work_does_not_depend_on_the_child_that_is_ready(pool, ready):
+    os.kill(ready, signal.SIGKILL)
+    wait_for(lambda: not lives(ready))
+    pool.submit(1, lambda: "a fork", work="this")
+    assert collect(pool) == {1: ("a fork", [])}
+
+
+def test_a_ready_child_that_gets_nowhere_is_given_up(pool, never):
+    def perform(work):
+        assert procfs.may_read(7)
+        os.open(never, os.O_RDONLY)
+
+    pool.prepare(perform, lambda: None)
+    pool.submit(1, lambda: procfs.may_read(7) or "passed over", work="this")
+    assert collect(pool) == {1: ("passed over", [7])}
