@@ -22,6 +22,8 @@ RENEWALS = 256
 """The identities of so many creators are renewed at once."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
+RENEWING = 29.0
+"""After such a question the next waits so many times as long as the answer took."""
 STRANGERS = 19.0
 """After a question about heaps whose creator nobody is seen to be, the next waits so many times as long."""
 NO_LOOK = "the processes of this host could not be looked at"
@@ -71,6 +73,7 @@ class Inquiry:
         self._to_renew = schedule.Queue()
         self._strangers = schedule.Share(STRANGERS)
         self._portraying = self._renewing = False
+        self._renewals = schedule.Share(RENEWING)
         self._next_renewal = 0.0
         self._answers: List[Answer] = []
 
@@ -99,7 +102,7 @@ class Inquiry:
         if self._to_portray and not self._portraying:
             when = self._strangers.next
         if self._to_renew and not self._renewing:
-            when = min(when, self._next_renewal)
+            when = min(when, max(self._next_renewal, self._renewals.next))
         return when
 
     def step(self, now: float, absorb: "Callable[[], None]") -> None:
@@ -107,7 +110,7 @@ class Inquiry:
         if self._to_portray and not self._portraying and now >= self._strangers.next:
             absorb()
             self._ask_for_portraits()
-        if self._to_renew and not self._renewing and now >= self._next_renewal:
+        if self._to_renew and not self._renewing and now >= max(self._next_renewal, self._renewals.next):
             absorb()
             self._next_renewal = now + RENEWED_AGAIN
             self._ask_for_renewals()
@@ -178,14 +181,20 @@ class Inquiry:
         seen = self._sightings([name for name in names if name in self._heaps and self._heaps[name].lives])
         if seen:
             self._renewing = True
-            versions = self._versions(seen)
+            versions, started = self._versions(seen), time.monotonic()
             question = [(observing.plain_sighting(each), self._heaps[each.name].creator) for each in seen]
             self._observer.ask(
-                observer.SOON, "renew", question, lambda answer: self._renewed(seen, versions, answer)
+                observer.SOON,
+                "renew",
+                question,
+                lambda answer: self._renewed(seen, versions, started, answer),
             )
 
-    def _renewed(self, seen: "List[shmfs.Sighting]", versions: "List[int]", plain: "Any") -> None:
+    def _renewed(
+        self, seen: "List[shmfs.Sighting]", versions: "List[int]", started: float, plain: "Any"
+    ) -> None:
         self._renewing = False
+        self._renewals.took(started, time.monotonic())
         doubtful = []
         for each, version, found in zip(seen, versions, plain or [(True, False)] * len(seen)):
             heap = self._heaps.get(each.name)
