@@ -148,6 +148,26 @@ def identify(sighting: shmfs.Sighting, processes: procfs.Processes, now: float) 
     return Identity(pid, start, sighting.file_id, sighting.raw, now)
 
 
+def presumed(sighting: shmfs.Sighting, processes: procfs.Processes) -> int:
+    """The pid of the process that must be the creator of a heap, though its memory map cannot be read; else 0.
+
+    So it is with a program that has file capabilities, for an ordinary user.  Name and header agree on that
+    process, it lives, somebody writes to the file, and nobody else can be meant by the pid.  It is no evidence
+    of a death: it tells whose heap it is.  `processes` must be younger than `sighting`.
+    """
+    pid = sighting.name_pid
+    if sighting.kind is not shmfs.HEAP or sighting.header is None or sighting.answer is not lease.REFUSED:
+        return 0
+    if not _plausible(pid) or sighting.header.creator != pid or processes.blind_spot():
+        return 0
+    if processes.process(pid).existence is not procfs.UNREADABLE or processes.innermost_pid(pid) != pid:
+        return 0
+    for process in processes.namesakes(pid):
+        if process.pid != pid and _may_be_creator(process, sighting.file_id, processes):
+            return 0
+    return pid
+
+
 def judge_by_identity(sighting: shmfs.Sighting, identity: Identity, seconds: float) -> "Optional[Verdict]":
     """The verdict on a heap whose creator has ended, by its Identity, `seconds` old; None if it does not fit.
 

@@ -21,6 +21,8 @@ ALIVE = Stage("alive")
 """Its creator was seen alive, and is not known to have ended."""
 ENDED = Stage("ended")
 """Its creator was seen alive, and has ended."""
+OTHERS = Stage("others")
+"""The same, and it is not ours to remove."""
 
 
 class Known:

@@ -95,12 +95,11 @@ def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], Lis
 def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -> "List[Any]":
     """For each (sighting, start) the verdict; and of a living creator its start (0: none was seen), whether
     its identity is established (creator.Identity), uid (-1: not known), command in short, words, and whether
-    it descends from `parent`.
+    it descends from `parent`.  Of one that is only presumed (creator.presumed) the last thing alone is told.
 
     start   of the process whose pid the name has, seen alive while the file lay there; 0 if it was not
     parent  pid and start of the process whose descendants are told apart; 0 if there is none
     """
-    ancestor, born = parent
     seen = [(sighting_of(sighting), start) for sighting, start in plain]
     host = procfs.Processes(proc_root)
     found = []
@@ -113,8 +112,10 @@ def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -
             start = host.start(pid)
             identity = creator.identify(sighting, host, 0.0) is not None
             who = processes.describe(pid, names=False)
-            descends = ancestor > 0 and ancestor in processes.ancestors(pid) and host.start(ancestor) == born
+            descends = host.descends(pid, *parent)
             noted = reclaim.note(pid, sighting.file_id, proc_root)
+        elif parent[0] and verdict.state is creator.UNKNOWN:
+            descends = host.descends(creator.presumed(sighting, host), *parent)
         found.append(
             (verdict.plain(), start, identity, who.uid, who.command, who.words, descends, noted.plain())
         )

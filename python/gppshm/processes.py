@@ -62,17 +62,6 @@ def described(pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
     return {pid: (who.user, who.command) for pid, who in found}
 
 
-def ancestors(pid: int) -> "Tuple[int, ...]":
-    """The pids of a process' parent, its parent, and so on; empty if they cannot be known."""
-    psutil = _psutil()
-    if psutil is None:
-        return ()
-    try:
-        return tuple(parent.pid for parent in psutil.Process(pid).parents())
-    except (psutil.Error, ValueError, OSError):
-        return ()
-
-
 def available() -> bool:
     """Whether processes can be described at all: psutil is installed."""
     return _psutil() is not None

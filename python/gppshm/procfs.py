@@ -268,6 +268,21 @@ class Processes:
         except OSError:
             return 0
 
+    def descends(self, pid: int, ancestor: int, born: int) -> bool:
+        """Whether a process descends from the process `ancestor` that started at `born`, as far as can be seen.
+
+        By /proc/<pid>/stat, which everybody may read; a parent that started after its child is another process.
+        """
+        child, last = pid, float("inf")
+        while ancestor > 0 and pid > 0:
+            fields = self._stat(str(pid))
+            if len(fields) < 20 or int(fields[19]) > last:
+                return False
+            if pid == ancestor:
+                return pid != child and int(fields[19]) == born
+            pid, last = int(fields[1]), int(fields[19])
+        return False
+
     def _stat(self, task: str) -> "List[bytes]":
         return _fields(self._read(task + "/stat"))
 

@@ -23,7 +23,7 @@ from gppshm import (
     triggers,
 )
 from gppshm.events import FAILED, UNPROVEN, WOULD_REMOVE, Event
-from gppshm.known import ALIVE, ENDED, SEEN, Known
+from gppshm.known import ALIVE, ENDED, OTHERS, SEEN, Known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Settling:
     def is_unsettled(self) -> bool:
         """Whether a creator lives, or is just being looked for, or a try on a heap is still to come."""
         return any(
-            heap.stage is not SEEN or heap.asked or name in self._timers
+            heap.stage not in (SEEN, OTHERS) or heap.asked or name in self._timers
             for name, heap in list(self._known.items())
         )
 
@@ -426,7 +426,7 @@ class Settling:
         heap = self._known.get(name)
         if result is reaper.GONE:
             return heap is not None and self._name_is_missing(name, heap)
-        if result is reaper.OUT_OF_SCOPE or (result is reaper.NO_HEAP and not _in_the_making(seen)):
+        if result is reaper.NO_HEAP and not _in_the_making(seen):
             self._forget(name)
             return False
         if result is reaper.FAILED and seen is not None and seen.kind is shmfs.UNREADABLE:
@@ -453,6 +453,16 @@ class Settling:
             return True
         if result is reaper.WOULD_REMOVE:
             self._account.stays(WOULD_REMOVE, outcome, heap)
+        elif result is reaper.OUT_OF_SCOPE:
+            if heap.creator:  # it was seen whose it is
+                self._triggers.unwatch(name)
+                heap.forget_the_creator()
+                heap.stage = OTHERS
+                self._on_change(name)
+            elif heap.stage is not OTHERS:
+                outcome.reason = _NEVER_SEEN.format(self.parent)
+                self._account.stays(UNPROVEN, outcome, heap)
+            return False
         elif result is reaper.FAILED and outcome.error not in reaper.NO_DESCRIPTOR:
             self._account.stays(FAILED, outcome, heap)
         elif result is reaper.NO_HEAP:  # it is just being made
@@ -546,6 +556,7 @@ class Settling:
             elif answer.void:
                 self._try(name)
             elif verdict.state is not creator.ALIVE:
+                heap.descends = heap.descends or answer.descends
                 if not heap.creator and _is_contradictory(answer.seen):
                     heap.attempts = len(RETRIES)  # only a lease can prove more
                 self._record(self._remove(answer.seen, verdict))
@@ -612,6 +623,12 @@ class Settling:
             self._triggers.unwatch(name)
             self._timers.cancel(name)
             self._inquiry.forget(name)
+
+
+_NEVER_SEEN = (
+    "its creator is gone and was never seen alive, so it is not known to descend from process {}: it stays"
+    " (scope children)"
+)
 
 
 def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:

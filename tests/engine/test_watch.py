@@ -405,7 +405,89 @@ def test_scope_children_removes_only_what_was_seen_alive_below_the_parent(spawn,
     rescans = watched.watcher.counts.rescans
     wait_for(lambda: watched.watcher.counts.rescans >= rescans + 2)
     assert sorted(os.listdir(shm_root)) == sorted([stranger.name, old, never_seen])
-    assert sorted(event.name for event in watched.events) == sorted([child, grandchild])
+    told = {event.name: event for event in watched.events}
+    assert len(watched.events) == len(told)  # once each
+    assert sorted(told) == sorted([child, grandchild, old, never_seen])
+    for name in (old, never_seen):
+        assert told[name].kind == watch.UNPROVEN
+        assert f"not known to descend from process {parent.pid}" in told[name].reason
+
+
+HIDDEN = """
+import ctypes, heapwriter, signal
+root, peer = sys.argv[1:3]
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+dumpable = lambda yes: ctypes.CDLL(None).prctl(4, yes, 0, 0, 0)
+reader, writer = os.pipe()
+pid = os.fork()
+if not pid:
+    dumpable(0)
+    heap = heapwriter.LiveHeap.create(root)
+    os.write(writer, heap.name.encode())
+    while True: signal.pause()
+os.close(writer)
+name = os.read(reader, 99).decode()
+attached = heapwriter.LiveHeap.attach(name, root) if peer else None
+dumpable(1)
+print("ready", name, flush=True)
+sys.stdin.readline()
+os.kill(pid, 9); os.waitpid(pid, 0)
+print("killed", flush=True)
+sys.stdin.read()
+"""
+"""A child with a heap whose memory map other processes of its user cannot read, as with file capabilities."""
+
+
+@needs_root
+@pytest.mark.parametrize("peer", ["", "peer"])
+def test_scope_children_removes_what_a_child_left_whose_memory_map_cannot_be_read(spawn, shm_root, peer):
+    os.chmod(shm_root, 0o1777)
+    parent = spawn.python(HIDDEN, shm_root, peer)
+
+    def look():
+        events, killed = [], False
+        options = {"scope": watch.CHILDREN, "parent": parent.pid, "rescan": 1000}
+        with watch.Watcher(shm_root, events.append, **options) as watcher:
+            end = time.monotonic() + 20
+            while time.monotonic() < end and not any(event.kind == watch.REMOVED for event in events):
+                watcher.step(0.05)
+                if not killed and any(event.kind == watch.UNPROVEN for event in events):
+                    killed = True
+                    parent.tell("kill")
+        return [[event.kind, event.name, event.evidence] for event in events]
+
+    told = in_child(look, uid=65534)
+    assert told == [["unproven", parent.name, "none"], ["removed", parent.name, "pids" if peer else "lease"]]
+    assert os.listdir(shm_root) == []
+
+
+@needs_root
+def test_scope_children_says_once_what_it_leaves_since_nothing_tells_whose_it_is(spawn, shm_root):
+    """Name and header disagree, and the memory map of its creator cannot be read."""
+    os.chmod(shm_root, 0o1777)
+    parent = spawn.python(HIDDEN, shm_root, "")
+    with open(os.path.join(shm_root, parent.name), "r+b") as heap:
+        heap.seek(8)
+        heap.write(b"\1\0\0\0" * 2)  # references, creator
+
+    def look():
+        events = []
+        options = {"scope": watch.CHILDREN, "parent": parent.pid, "rescan": 0.2}
+        with watch.Watcher(shm_root, events.append, **options) as watcher:
+            end = time.monotonic() + 20
+            while time.monotonic() < end and len(events) < 2:
+                watcher.step(0.05)
+                if len(events) == 1:
+                    parent.tell("kill")
+            rescans = watcher.counts.rescans
+            while time.monotonic() < end and watcher.counts.rescans < rescans + 3:
+                watcher.step(0.05)
+        return [[event.kind, event.name, event.reason] for event in events]
+
+    told = in_child(look, uid=65534)
+    assert [each[:2] for each in told] == [["unproven", parent.name]] * 2
+    assert "not known to descend" in told[1][2]
+    assert os.listdir(shm_root) == [parent.name]
 
 
 def test_a_dry_run_removes_nothing_and_tells_of_each_orphan_once(spawn, shm_root, watching):

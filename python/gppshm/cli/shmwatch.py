@@ -259,9 +259,6 @@ class Command:
 
     def _run(self) -> int:
         options = self._options
-        if options.scope == watch.CHILDREN and not processes.available():
-            self._complain("--scope children needs the Python package psutil, which cannot be imported")
-            return 1
         watch.raise_descriptor_limit()
         try:
             watcher = watch.Watcher(

@@ -90,7 +90,7 @@ def _check() -> int:
     version = ".".join(str(number) for number in sys.version_info[:3])
     print(f"{link.NAME} {gppshm.__version__}: Python {version}, omniORB {omniORB.coreVersion()}")
     if not processes.available():
-        print("no psutil: commands and users of processes will not be shown, and scope = children needs it")
+        print("no psutil: commands and users of processes will not be shown")
     return 0
 
 
