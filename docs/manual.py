@@ -149,7 +149,7 @@ def settings():
         "GppShmPlugin.ini lies beside the executable of the plugin (dev/devices/GPP/plugins/GppShmPlugin in"
         " the SDRROOT) or of the device (dev/devices/GppShmPlugin/python), and is read when that starts. It"
         f" may be missing. Settings are lines NAME = VALUE below the line [{ini.SECTION}]; those that are not"
-        " there have their defaults. What cannot be understood is logged, and has its default, too.",
+        f" there have their defaults. {ini.STRICT}",
     )
     page.lines.append(".SH SETTINGS")
     for setting in ini.SETTINGS:

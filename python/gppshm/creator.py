@@ -149,11 +149,11 @@ def identify(sighting: shmfs.Sighting, processes: procfs.Processes, now: float) 
 
 
 def presumed(sighting: shmfs.Sighting, processes: procfs.Processes) -> int:
-    """The pid of the process that must be the creator of a heap, though its memory map cannot be read; else 0.
+    """The pid of the process that must be a heap's creator, though its memory map cannot be read; else 0.
 
     So it is with a program that has file capabilities, for an ordinary user.  Name and header agree on that
-    process, it lives, somebody writes to the file, and nobody else can be meant by the pid.  It is no evidence
-    of a death: it tells whose heap it is.  `processes` must be younger than `sighting`.
+    process, it lives, somebody writes to the file, and nobody else can be meant by the pid.  It is no
+    evidence of a death: it tells whose heap it is.  `processes` must be younger than `sighting`.
     """
     pid = sighting.name_pid
     if sighting.kind is not shmfs.HEAP or sighting.header is None or sighting.answer is not lease.REFUSED:

@@ -269,9 +269,9 @@ class Processes:
             return 0
 
     def descends(self, pid: int, ancestor: int, born: int) -> bool:
-        """Whether a process descends from the process `ancestor` that started at `born`, as far as can be seen.
+        """Whether a process descends from the process `ancestor` that started at `born`, as far as is seen.
 
-        By /proc/<pid>/stat, which everybody may read; a parent that started after its child is another process.
+        By /proc/<pid>/stat, which everybody may read; a parent that started after its child is another one.
         """
         child, last = pid, float("inf")
         while ancestor > 0 and pid > 0:

@@ -467,6 +467,24 @@ def test_with_a_start_value_that_is_refused_it_tells_the_sandbox_and_cleans_noth
     cleans_nothing_and_says_why(device, shm_root, why)
 
 
+def test_with_a_file_that_cannot_be_heeded_it_stands_in_the_node_and_cleans_nothing_whatever_is_configured(
+    start, spawn, shm_root
+):
+    """The folder that was meant may be another one."""
+    orphan = os.path.join(shm_root, f"heap-{spawn.dead_pid()}")
+    with open(orphan, "wb"):
+        pass
+    device = start(settings={"rot": "/dev/shm/mine"})
+    wait_for(lambda: device.query("shm::heaps"))
+    assert device.query("shm::overview")["summary"].startswith("NOTHING IS CLEANED: ")
+    with pytest.raises(CF.PropertySet.InvalidConfiguration) as refused:
+        device.configure("shm::cleanup", GOOD_START)
+    assert "there is no setting rot" in refused.value.msg
+    assert not device.query("shm::cleanup")["enabled"]
+    assert device.ref._get_operationalState() == CF.Device.DISABLED
+    assert os.path.exists(orphan)
+
+
 def test_without_start_values_it_cleans_nothing(start, spawn, shm_root):
     """The sandbox goes on where its user gave one that it could not convert, and sends none at all."""
     with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):

@@ -232,6 +232,24 @@ def test_a_dry_run_removes_nothing_and_tells_the_orphans(sdr, start, spawn):
     assert f"heap-{owner.pid} (2.0 MB)" in node.gpp.metric("shm_orphaned")["metric_reason"]
 
 
+@pytest.mark.parametrize("bad", [{"scope": "childs"}, {"dry_run": "yse"}, {"dryrun": "yes"}])
+def test_a_setting_that_cannot_be_heeded_leads_to_no_cleaning_at_all_and_it_is_told(sdr, start, spawn, bad):
+    sdr.settings(rescan=1, **bad)
+    node = start()
+    (name,) = bad
+    owner = spawn.owner(node.shm_root)
+    node.heap(owner.pid)
+    owner.kill()
+    said = "NOTHING IS CLEANED"
+    wait_for(lambda: node.recorded("shm_orphaned") == "2.0 MB")
+    assert node.has_heap(owner.pid)
+    reason = node.gpp.metric("shm_removed")["metric_reason"]
+    assert reason.startswith(said) and name in reason
+    told = [line for line in node.told().splitlines() if said in line]
+    assert [line.startswith("GppShmPlugin: ") for line in sorted(told)] == [False, True]  # log, and stderr
+    assert all(name in line and "until the file is put right" in line for line in told)
+
+
 def test_a_hundred_children_killed_at_once_leave_nothing(node):
     pids = [
         node.gpp.execute(

@@ -1,4 +1,4 @@
-"""Promises of GppShmPlugin.ini: every setting has a default; what is bad is named, and changes nothing."""
+"""GppShmPlugin.ini: every setting has a default; what is bad is named, and leads to no more cleaning."""
 
 import os
 
@@ -8,7 +8,7 @@ from gppshm.redhawk import settings
 
 
 def values(chosen):
-    found = {name: value for name, value in vars(chosen).items() if name != "thresholds"}
+    found = {name: value for name, value in vars(chosen).items() if name not in ("thresholds", "refusal")}
     found.update((name, threshold.text) for name, threshold in chosen.thresholds.items())
     return found
 
@@ -33,12 +33,13 @@ DEFAULTS = {
 
 @pytest.fixture
 def ini(tmp_path):
-    """read(text): the settings, as a dict, and the faults."""
+    """read(text): the settings, as a dict, and the faults; `read.refusal`: why nothing is cleaned."""
 
     def read(text):
         path = tmp_path / "GppShmPlugin.ini"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         chosen, faults = settings.read(str(path))
+        read.refusal = chosen.refusal
         return values(chosen), faults
 
     return read
@@ -111,6 +112,7 @@ shm_held = 64
         ("rescan", "often"),
         ("rescan", ""),
         ("dry_run", "maybe"),
+        ("reclaim", "never"),
         ("settle", "301"),
         ("settle", "inf"),
         ("metrics", "here"),
@@ -131,6 +133,8 @@ def test_a_bad_value_is_named_and_its_default_used_and_the_others_hold(ini, name
     assert len(faults) == 1
     assert f"{name} = {value}" in faults[0]
     assert "default" in faults[0]
+    # The default of these would clean more than was asked for.
+    assert ini.refusal == (faults[0] if name in ("scope", "dry_run", "reclaim", "root") else "")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,15 @@ def test_a_bad_file_is_named_and_the_defaults_used(ini, text):
     assert faults
     assert all(fault.isascii() if hasattr(fault, "isascii") else fault for fault in faults)
     assert all("GppShmPlugin.ini" in fault and "\n" not in fault for fault in faults)
+    # What was meant to limit the cleaning is not known.
+    assert ini.refusal == ("" if text == "[GppShmPlugin]\nrescan\n" else faults[0])
+
+
+def test_a_file_that_is_too_long_to_be_read_whole_is_refused(ini):
+    text = "[GppShmPlugin]\n" + "# so it goes\n" * 6000 + "scope = children\n"
+    chosen, faults = ini(text)
+    assert chosen == DEFAULTS
+    assert [ini.refusal] == faults and "has more than 65536 bytes" in faults[0]
 
 
 def test_a_fifo_or_a_folder_in_place_of_the_file_holds_nothing_up(tmp_path):
@@ -158,4 +171,4 @@ def test_a_fifo_or_a_folder_in_place_of_the_file_holds_nothing_up(tmp_path):
     for name in ("fifo", "."):
         chosen, faults = settings.read(str(tmp_path / name))
         assert values(chosen) == DEFAULTS
-        assert len(faults) == 1
+        assert [chosen.refusal] == faults

@@ -53,20 +53,26 @@ class Cleaning(threading.Thread):
     """Has `root` watched until `finish`; this thread takes what happened.  OSError if it cannot be watched.
 
     parent   pid whose descendants `watch.CHILDREN` means
+    refusal  why nothing is cleaned, whatever the orders are; "" if they count
     on_end   called when it has ended
     failure  why it ended, if that was not asked for; else ""
     watcher  the engine: what it knows can be asked from any thread
     """
 
     def __init__(
-        self, root: str, orders: Orders, parent: int, on_end: "Callable[[], None]" = lambda: None
+        self,
+        root: str,
+        orders: Orders,
+        parent: int,
+        on_end: "Callable[[], None]" = lambda: None,
+        refusal: str = "",
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.root = root
         self.failure = ""
-        self.orders = orders
+        self.refusal = refusal
         self.journal = Journal(root)
-        self.journal.quiet = not orders.enabled
+        self._take(orders)
         self._on_end = on_end
         self.watcher = engine.Engine(root, self.journal.on_event, orders.words, parent, self._on_fault)
 
@@ -88,9 +94,13 @@ class Cleaning(threading.Thread):
 
     def obey(self, orders: Orders) -> None:
         """Go on by other orders."""
-        self.orders = orders
-        self.journal.quiet = not orders.enabled
+        self._take(orders)
         self.watcher.change(*orders.words)
+
+    def _take(self, orders: Orders) -> None:
+        orders.enabled = orders.enabled and not self.refusal
+        self.orders = orders
+        self.journal.quiet, self.journal.refusal = not orders.enabled, self.refusal
 
     def finish(self, seconds: float) -> None:
         """End, after a last sweep, for which it is waited so long."""

@@ -175,7 +175,9 @@ class Device(GppShmPlugin_base):
         self._board.listeners.append(self.figures.wake)
 
     def initialize(self) -> None:
-        if self.launched and not self._is_initialized and not self._has_start_values:
+        if self._work.refusal and not self._is_initialized:
+            self._refuse_to_work(self._work.refusal, "GppShmPlugin.ini is put right")
+        elif self.launched and not self._is_initialized and not self._has_start_values:
             # As the Python sandbox does (3.0.1) when it cannot convert one that its user gave.
             self._refuse_to_work("no start values came: whoever launched the device says why")
         GppShmPlugin_base.initialize(self)
@@ -288,10 +290,10 @@ class Device(GppShmPlugin_base):
             if not self.in_node:
                 raise CF.PropertySet.InvalidConfiguration(self.refusal, bad)
 
-    def _refuse_to_work(self, why: str) -> None:
+    def _refuse_to_work(self, why: str, until: str = "shm::cleanup is configured") -> None:
         self.refusal = why
         self.set_operational_state(CF.Device.DISABLED)
-        _log.error("%s; nothing is cleaned or allocated until shm::cleanup is configured", why)
+        _log.error("%s; nothing is cleaned or allocated until %s", why, until)
 
     def _is_measured(self, declared: "Any") -> bool:
         """Its value is asked for at each query: one that others give it would never be seen."""
@@ -304,6 +306,8 @@ class Device(GppShmPlugin_base):
     def configure(self, properties: "Sequence[Any]") -> None:
         """All of it, or InvalidConfiguration with the reason, and nothing is changed."""
         refused = settable.refusals(properties, self.declared)
+        if self._work.refusal:
+            refused += [(item, self._work.refusal) for item in properties if item.id == "shm::cleanup"]
         if refused:
             why = settable.sentence(refused)
             _log.warning("nothing is configured, for a value is refused: %s", why)

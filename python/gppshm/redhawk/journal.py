@@ -86,6 +86,7 @@ class Journal:
     recent     the last RECENT removals of heaps, by whomever, oldest first
     gone       so many removals there were, by whomever
     quiet      what would be removed is not logged
+    refusal    why nothing is cleaned; "" if it is
     listeners  called after each event, in the watcher's thread; must be quick and raise nothing
     """
 
@@ -99,6 +100,7 @@ class Journal:
         self.failures = 0
         self.held_up = 0
         self.quiet = False
+        self.refusal = ""
         self.recent: Deque[events.Event] = deque(maxlen=RECENT)
         self._orphans: Dict[str, Orphan] = {}
         self.listeners: List[Callable[[], None]] = []

@@ -51,12 +51,11 @@ def main(arguments: "List[str]") -> int:
     line = lifeline.Lifeline()
     chosen, faults = settings.read(ini)
     handler = logs.start(chosen.log_level)
-    for fault in faults:
-        _log.warning("%s", fault)
+    settings.report(faults, chosen)
     sys.setswitchinterval(watch.SWITCH_INTERVAL)
     try:
         # Nothing is removed before the device has its properties.
-        work = Cleaning(chosen.root, Orders(enabled=False), line.parent, line.wake)
+        work = Cleaning(chosen.root, Orders(enabled=False), line.parent, line.wake, chosen.refusal)
         work.start()
     except OSError as error:
         return lifeline.refuse(f"{plain(chosen.root)} cannot be watched: {error.strerror}", 1)

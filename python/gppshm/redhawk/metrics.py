@@ -64,6 +64,7 @@ class State:
     """What was measured at one moment; sizes in bytes; `size` is 0 where the file system has no limit.
 
     cleaned, cleaned_bytes  heaps of the dead that others removed
+    refusal                 why nothing is cleaned; "" if it is
     returns                 as Watcher.returns; given_back, given_back_later: see events.Counts
     """
 
@@ -75,6 +76,7 @@ class State:
         "given_back_later",
         "held",
         "orphans",
+        "refusal",
         "removed",
         "removed_bytes",
         "returns",
@@ -99,6 +101,7 @@ class State:
         self.cleaned = self.cleaned_bytes = 0
         self.given_back = self.given_back_later = 0
         self.returns: Sequence[Tuple[Any, ...]] = ()
+        self.refusal = ""
 
 
 class Gauge:
@@ -137,6 +140,7 @@ class Gauge:
             journal.removed_bytes,
         )
         state.cleaned, state.cleaned_bytes = journal.cleaned, journal.cleaned_bytes
+        state.refusal = journal.refusal
         if self._engine is not None:
             counts = self._engine.counts
             state.given_back, state.given_back_later = counts.given_back, counts.given_back_later
@@ -269,6 +273,8 @@ class Metrics:
 def _removed(state: State) -> Reading:
     total = megabytes(state.removed_bytes)
     reason = f"{_heaps(state.removed)} of dead processes removed since the plugin started, {total} in all"
+    if state.refusal:
+        reason = f"NOTHING IS CLEANED: {state.refusal}"
     if state.cleaned:
         reason += f"; others removed {state.cleaned}, {megabytes(state.cleaned_bytes)} in all"
     return Reading(REMOVED, False, reason, thresholds.OFF.text, str(state.removed))

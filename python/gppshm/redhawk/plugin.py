@@ -66,8 +66,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     installation = lifeline.use_installation()
     chosen, faults = settings.read(ini)
     handler = logs.start(chosen.log_level)
-    for fault in faults:
-        _log.warning("%s", fault)
+    settings.report(faults, chosen)
     sys.setswitchinterval(watch.SWITCH_INTERVAL)
     try:
         status = _serve(ior, plugin_id, chosen, line, handler)
@@ -99,7 +98,7 @@ def _serve(
 ) -> int:
     gpp = beside.parent_words(line.parent)
     orders = Orders(True, chosen.scope, chosen.rescan, chosen.remove_fifos, chosen.dry_run, chosen.reclaim)
-    work = Cleaning(chosen.root, orders, line.parent, line.wake)
+    work = Cleaning(chosen.root, orders, line.parent, line.wake, chosen.refusal)
     work.start()
 
     def make_link(on_threshold: "Callable[[str, str], None]") -> "Link":

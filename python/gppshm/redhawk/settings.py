@@ -1,6 +1,7 @@
 """GppShmPlugin.ini beside the executable: every setting has a default, a range and a comment.
 
-A bad value is named, and its default used; a bad file is named, and all defaults used.
+A bad value is named, and its default used; a bad file is named, and all defaults used.  Where that could
+clean more than was asked for, nothing is cleaned.
 """
 
 import configparser
@@ -9,32 +10,44 @@ import stat
 import textwrap
 
 from gppshm import outlet, shmfs, watch
-from gppshm.redhawk import thresholds
+from gppshm.redhawk import lifeline, logs, thresholds
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
+_log = logs.logger("GppShmPlugin")
+
 SECTION = "GppShmPlugin"
 LEVELS = ("FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 BYTES = 65536
-"""A longer file is no such file."""
+"""A longer file is refused."""
 
 
 class Setting:
-    """read  makes the value of the text; ValueError if it is bad"""
+    """read  makes the value of the text; ValueError if it is bad
 
-    __slots__ = ("comment", "default", "name", "range", "read")
+    limits  it may limit what is cleaned, so nothing is where it is bad
+    """
+
+    __slots__ = ("comment", "default", "limits", "name", "range", "read")
 
     def __init__(
-        self, name: str, default: str, range: str, comment: str, read: "Callable[[str], Any]"
+        self,
+        name: str,
+        default: str,
+        range: str,
+        comment: str,
+        read: "Callable[[str], Any]",
+        limits: bool = False,
     ) -> None:
         self.name = name
         self.default = default
         self.range = range
         self.comment = comment
         self.read = read
+        self.limits = limits
 
 
 def _one_of(*words: str) -> "Callable[[str], str]":
@@ -81,6 +94,7 @@ SETTINGS = (
         "Whose heaps are removed once their creator is dead: those of the whole host, or only those of"
         " processes that descend from this GPP and were seen alive.",
         _one_of(*watch.SCOPES),
+        limits=True,
     ),
     Setting(
         "rescan",
@@ -110,7 +124,7 @@ SETTINGS = (
         "The GPP is BUSY while processes hold more than this of memory that is unlinked already.",
         thresholds.parse,
     ),
-    Setting("dry_run", "no", "yes or no", "Only tell what would be removed.", _switch),
+    Setting("dry_run", "no", "yes or no", "Only tell what would be removed.", _switch, limits=True),
     Setting(
         "reclaim",
         "yes",
@@ -118,6 +132,7 @@ SETTINGS = (
         "Of a heap that is removed while processes are attached to it, give back what is free at once, and"
         " what they let go of soon after they do.",
         _switch,
+        limits=True,
     ),
     Setting(
         "remove_fifos",
@@ -158,12 +173,17 @@ SETTINGS = (
     Setting(
         "log_level", "INFO", ", ".join(LEVELS), "The least severe messages to be logged.", _one_of(*LEVELS)
     ),
-    Setting("root", shmfs.DEFAULT_ROOT, "an absolute path", "The folder that heaps lie in.", _path),
+    Setting(
+        "root", shmfs.DEFAULT_ROOT, "an absolute path", "The folder that heaps lie in.", _path, limits=True
+    ),
 )
 
 
 class Settings:
-    """The values, by the settings' names; those of the metrics are in `thresholds`, by metric."""
+    """The values, by the settings' names; those of the metrics are in `thresholds`, by metric.
+
+    refusal  why nothing is to be cleaned; "" if it may be
+    """
 
     def __init__(self) -> None:
         self.scope = watch.HOST
@@ -177,6 +197,7 @@ class Settings:
         self.metrics_textfile: Optional[str] = None
         self.log_level = "INFO"
         self.root = shmfs.DEFAULT_ROOT
+        self.refusal = ""
         self.thresholds: Dict[str, thresholds.Threshold] = {}
         for setting in SETTINGS:
             self.put(setting, setting.default)
@@ -197,35 +218,42 @@ def read(path: str) -> "Tuple[Settings, List[str]]":
     """
     settings = Settings()
     faults: List[str] = []
-    try:
-        text = _text_of(path)
-    except FileNotFoundError:
-        return settings, faults
-    except OSError as error:
-        return settings, [f"{plain(path)} cannot be read ({error.strerror}): all defaults are used"]
+
+    def fault(sentence: str, harmless: bool = False) -> None:
+        faults.append(f"{plain(path)}{sentence}")
+        if not harmless:
+            settings.refusal = settings.refusal or faults[-1]
+
     parser = configparser.ConfigParser(
         strict=False, interpolation=None, allow_no_value=True, inline_comment_prefixes=("#", ";")
     )
     try:
-        parser.read_string(text, path)
+        parser.read_string(_text_of(path), path)
+    except FileNotFoundError:
+        return settings, faults
+    except OSError as error:
+        fault(f" cannot be read ({error.strerror}): all defaults are used")
+        return settings, faults
     except configparser.Error as error:
         reason = plain(error).replace("\\x0a", " ")
-        return settings, [f"{plain(path)} cannot be understood: {reason}; all defaults are used"]
+        fault(f" cannot be understood: {reason}; all defaults are used")
+        return settings, faults
     for section in parser.sections():
         if section != SECTION:
-            faults.append(f"{plain(path)}: there is no section [{plain(section)}]: it is ignored")
+            fault(f": there is no section [{plain(section)}]: it is ignored")
     known = {setting.name: setting for setting in SETTINGS}
     for name, value in parser.items(SECTION) if parser.has_section(SECTION) else ():
         if name not in known:
-            faults.append(f"{plain(path)}: there is no setting {plain(name)}: it is ignored")
+            fault(f": there is no setting {plain(name)}: it is ignored")
             continue
         setting = known[name]
         try:
             settings.put(setting, value or "")
         except ValueError:
-            faults.append(
-                f"{plain(path)}: {name} = {plain(value or '', 60)} is not valid"
-                f" (range: {setting.range}): its default is used, {setting.default}"
+            fault(
+                f": {name} = {plain(value or '', 60)} is not valid"
+                f" (range: {setting.range}): its default is used, {setting.default}",
+                harmless=not setting.limits,
             )
     return settings, faults
 
@@ -236,7 +264,27 @@ def _text_of(path: str) -> str:
     with open(fd, "rb") as stream:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(0, "it is no regular file")
-        return stream.read(BYTES).decode("utf-8", "replace")
+        text = stream.read(BYTES + 1)
+        if len(text) > BYTES:
+            raise OSError(0, f"it has more than {BYTES} bytes")
+        return text.decode("utf-8", "replace")
+
+
+def report(faults: "List[str]", chosen: Settings) -> None:
+    """Log what is wrong with the file; on stderr, too, what keeps everything from being cleaned."""
+    for fault in faults:
+        _log.warning("%s", fault)
+    if chosen.refusal:
+        why = f"NOTHING IS CLEANED until the file is put right, and this is started anew: {chosen.refusal}"
+        _log.error("%s", why)
+        lifeline.refuse(why, 0)
+
+
+STRICT = (
+    "A bad value is logged, and the default used. Where that could clean more than was meant (scope, dry_run,"
+    " reclaim, root, a name that is not known, a file that cannot be read) nothing is cleaned until the file is"
+    " put right."
+)
 
 
 OF_THE_DEVICE = ("metrics", "metrics_textfile", "log_level", "root")
@@ -259,7 +307,8 @@ def example(device: bool = False) -> str:
 # Settings of the GPP plugin GppShmPlugin. Copy this file to GppShmPlugin.ini, beside
 # the executable, and change there what shall differ from the defaults shown; then restart the GPP.
 """
-    lines = [*head.splitlines(), "", f"[{SECTION}]"]
+    lines = [*head.splitlines(), *textwrap.wrap(STRICT, 100, initial_indent="# ", subsequent_indent="# ")]
+    lines += ["", f"[{SECTION}]"]
     for setting in SETTINGS:
         if device and setting.name not in OF_THE_DEVICE:
             continue
