@@ -1,7 +1,6 @@
 """Promises of the metrics: they say what is there and what was done, and hold up no cleaning."""
 
 import os
-import re
 import signal
 import socket
 import stat
@@ -10,11 +9,12 @@ import threading
 import time
 
 import pytest
-from test_shmwatch import UNIT, command, orphan
+from test_shmwatch import command, orphan
 
 import heapwriter
-from scraping import free_port, read, samples, scrape
+from scraping import content, free_port, read, samples, scrape
 from spawning import needs_root, python_command, run_command, wait_for
+from unit import limited
 from watching import Farm, Shmwatch, Watching, gone
 
 from gppshm import events, exporter, outlet, watch  # isort: skip
@@ -483,14 +483,6 @@ def test_who_does_not_ask_for_metrics_pays_nothing(spawn, shm_root):
 # -- the file ------------------------------------------------------------------------------------------------
 
 
-def content(path):
-    try:
-        with open(str(path)) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return ""
-
-
 def test_the_file_is_there_soon_renewed_whole_and_stays(spawn, shm_root, tmp_path):
     path = tmp_path / "redhawk.prom"
     # As a service's, whose files nobody else may read.
@@ -561,25 +553,20 @@ def test_a_fifo_in_place_of_the_temporary_file_holds_up_nothing(shm_root, tmp_pa
 
 
 @needs_root
-def test_node_exporters_folder_can_be_written_under_the_units_limits_by_its_group(shm_root, tmp_path):
-    with open(UNIT) as stream:
-        granted = re.search(r"^CapabilityBoundingSet=(.*)$", stream.read(), re.M).group(1).split()
-    kept = ",".join("+" + name[4:].lower() for name in granted)
-    limited = ("setpriv", f"--bounding-set=-all,{kept}", "--no-new-privs")
-    os.chmod(tmp_path, 0o755)
-    for folder in tmp_path.parents:
-        if str(folder).startswith("/tmp/"):
-            os.chmod(folder, 0o755)
+def test_who_may_not_write_into_the_folder_is_told_whose_it_is_and_may_be_in_its_group(shm_root, tmp_path):
     folder = tmp_path / "node-exporter"
     folder.mkdir()
     os.chown(str(folder), 65534, 65533)
     folder.chmod(0o775)
     path = folder / "redhawk.prom"
-    with Shmwatch(shm_root, f"--metrics-textfile={path}", prefix=(*limited, "--groups=65533")) as watching:
+    lacking = {"lacking": ["CAP_DAC_OVERRIDE"]}
+    os.chmod(shm_root, 0o1777)
+    option = f"--metrics-textfile={path}"
+    with Shmwatch(shm_root, option, prefix=limited(folder, groups="--groups=65533", **lacking)) as watching:
         assert read(wait_for(lambda: content(path)))["scan_success"] == 1
         assert watching.end()[1] == ""
     path.unlink()
-    with Shmwatch(shm_root, f"--metrics-textfile={path}", prefix=(*limited, "--clear-groups")) as watching:
+    with Shmwatch(shm_root, option, prefix=limited(folder, **lacking)) as watching:
         told = watching.complaint()
         watching.end()
     assert "Permission denied; its folder is of user 65534, group 65533 and mode 775" in told

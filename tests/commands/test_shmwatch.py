@@ -1,11 +1,10 @@
-"""The command redhawk-shmwatch: its lines, its signals, its faults, its readiness, its unit."""
+"""The command redhawk-shmwatch: its lines, its signals, its faults, its readiness."""
 
 import contextlib
 import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,8 +17,6 @@ import heapwriter
 from places import ROOT
 from spawning import needs_root, python_command, run_command, wait_for
 from watching import COMMAND, Farm, Shmwatch, gone
-
-UNIT = os.path.join(ROOT, "systemd", "redhawk-shmwatch.service")
 
 
 def command(*arguments, **options):
@@ -393,62 +390,6 @@ def test_a_notify_socket_that_is_not_there_does_no_harm(shm_root, monkeypatch):
         with Shmwatch(shm_root) as watching:
             _, stderr = watching.end()
             assert stderr == ""
-
-
-@needs_root
-def test_the_capabilities_of_the_unit_are_enough(spawn, shm_root):
-    with open(UNIT) as stream:
-        granted = re.search(r"^CapabilityBoundingSet=(.*)$", stream.read(), re.M).group(1).split()
-    kept = ",".join("+" + word[4:].lower() for word in granted)
-    os.chown(shm_root, 1234, 1234)
-    code = (
-        "import ctypes, heapwriter; os.setgroups([]); os.setgid(4321); os.setuid(4321)\n"
-        "h = heapwriter.LiveHeap.create(sys.argv[1], mode=0o600); print('ready', h.name, flush=True)\n"
-        "sys.stdin.read()"
-    )
-    living, dying, attached = (spawn.python(code, shm_root) for _ in range(3))
-    spawn.peer(shm_root, attached)
-    limited = ("setpriv", f"--bounding-set=-all,{kept}", "--no-new-privs")
-    with Shmwatch(shm_root, "--rescan=1000", prefix=limited) as watching:
-        with open(f"/proc/{watching.pid}/status") as stream:
-            effective = int(re.search(r"^CapEff:\s*(\w+)", stream.read(), re.M).group(1), 16)
-        assert bin(effective).count("1") == len(granted)
-        assert watching.ready["pidfds"] == 3
-        dying.kill()
-        assert watching.wait("removed", dying)["evidence"] == "lease"
-        attached.kill()
-        assert watching.wait("removed", attached)["evidence"] == "identity"
-    assert os.listdir(shm_root) == [living.name]
-
-
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze, of the Debian package systemd"
-)
-
-
-@needs_systemd
-def test_the_unit_is_valid(tmp_path):
-    with open(UNIT) as stream:
-        text = stream.read()
-    # What ExecStart= names need not be installed here.
-    unit = tmp_path / "redhawk-shmwatch.service"
-    unit.write_text(text.replace("/usr/bin/redhawk-shmwatch", "/bin/true"))
-    done = run_command(["systemd-analyze", "verify", "--man=no", str(unit)])
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@needs_systemd
-def test_the_unit_is_hardened_and_sees_every_process():
-    with open(UNIT) as stream:
-        lines = stream.read().splitlines()
-    for forbidden in ("PrivatePIDs", "PrivateUsers", "PrivateIPC", "PrivateDevices", "DynamicUser"):
-        assert not [line for line in lines if line.startswith(forbidden)]
-    for needed in ("Type=notify", "Restart=always", "ReadWritePaths=/dev/shm", "ProtectProc=default"):
-        assert needed in lines
-    if "security" not in run_command(["systemd-analyze", "--help"]).stdout:
-        return
-    done = run_command(["systemd-analyze", "security", "--offline=yes", "--threshold=30", UNIT])
-    assert done.returncode == 0, done.stdout[-200:]
 
 
 # -- output that nobody takes ------------------------------------------------------------------------------

@@ -42,3 +42,11 @@ def samples(families):
             assert name not in found and name.startswith("redhawk_shm_")
             found[name[len("redhawk_shm_") :]] = sample.value
     return found
+
+
+def content(path):
+    try:
+        with open(str(path)) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""

@@ -282,8 +282,8 @@ def report(faults: "List[str]", chosen: Settings) -> None:
 
 STRICT = (
     "A bad value is logged, and the default used. Where that could clean more than was meant (scope, dry_run,"
-    " reclaim, root, a name that is not known, a file that cannot be read) nothing is cleaned until the file is"
-    " put right."
+    " reclaim, root, a name that is not known, a file that cannot be read) nothing is cleaned until the file"
+    " is put right."
 )
 
 
