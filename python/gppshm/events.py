@@ -31,6 +31,9 @@ UNLINKED = Kind("unlinked by others")
 TROUBLE = Kind("trouble")
 """A trigger is missing or has lost events; what stands in for it.  Told once until it is mended."""
 
+OF_WHAT_STAYS = (FAILED, UNPROVEN, UNLINKED, TROUBLE)
+"""What anybody may cause as often as he likes, and nothing was done about: of these not all are told."""
+
 KINDS = (REMOVED, WOULD_REMOVE, FAILED, UNPROVEN, CLEANED, RETURNED, UNLINKED, TROUBLE)
 
 

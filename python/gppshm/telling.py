@@ -94,8 +94,11 @@ class Telling:
             pending.pidfd, pending.died, pending.next_look = pidfd, now + END, now
         elif pidfd >= 0:
             os.close(pidfd)
-        self._pending.append(pending)
-        self.step(now)
+        if _is_ready(pending, now):
+            self._finish(pending)
+        else:
+            self._pending.append(pending)
+            self._survey()
 
     def first_returned(self, event: "events.Event") -> bool:
         """The event has the figures of what came back at once; False: it has been told already."""
@@ -123,9 +126,12 @@ class Telling:
                 self._look_how_it_ended(pending, now)
         ready = [pending for pending in self._pending if _is_ready(pending, now)]
         if ready:
-            self._pending = [pending for pending in self._pending if pending not in ready]
+            self._pending = [pending for pending in self._pending if not _is_ready(pending, now)]
             for pending in ready:
                 self._finish(pending)
+        self._survey()
+
+    def _survey(self) -> None:
         if not self._surveying:
             wanted = [pending.file_id for pending in self._pending if pending.holders and pending.file_id]
             if wanted:

@@ -13,7 +13,7 @@ import pytest
 from test_life_interleavings import fork_as
 
 import heapwriter
-from gppshm import lease, procfs, shmfs, triggers, watch
+from gppshm import lease, procfs, shmfs, sparing, triggers, watch
 from gppshm.redhawk import lifeline
 from spawning import needs_root, stays, wait_for
 from watching import Farm, Shmwatch, Watching, gone
@@ -172,6 +172,21 @@ def test_thousands_of_files_that_look_like_work_keep_nobody_waiting(spawn, shm_r
     finally:
         for holder in holders:
             holder.close()
+
+
+def test_what_thousands_of_strange_files_lead_to_does_not_flood_the_log_and_drowns_nobody_else(shm_root):
+    for i in range(3000):
+        name = f"{shm_root}/heap-{procfs.PID_MAX + 1 + i}"
+        open(name, "wb").close()
+        os.chown(name, 4321, 4321)
+    mine = f"{shm_root}/heap-{procfs.PID_MAX + 4000}"
+    open(mine, "wb").close()
+    with Shmwatch(shm_root, "--rescan=1000") as command:
+        wait_for(lambda: command.state()["lines_left_out"] == 3000 - sparing.MOST, 30)
+        told = [said["name"] for said in command.said if said["event"] == "unproven"]
+        assert len(told) == sparing.MOST + 1 and os.path.basename(mine) in told
+        (note,) = [said["reason"] for said in command.said if said["event"] == "trouble"]
+        assert note.startswith("unproven, user 4321: more like it are left out")
 
 
 def share_of_a_core(pid, seconds=2):

@@ -15,8 +15,8 @@ import pytest
 import devices
 import heapwriter
 from devices import CF, CORBA, MB, Channel, device, manager, start, struct  # noqa: F401
-from gppshm import heapfile
-from spawning import needs_root, run_command, wait_for
+from gppshm import heapfile, procfs, sparing
+from spawning import needs_root, run_command, stays, wait_for
 from watching import gone
 
 from gppshm.redhawk.corba import CosEventChannelAdmin__POA, ExtendedEvent__POA  # isort: skip
@@ -634,6 +634,36 @@ def test_a_heap_that_says_absurd_things_breaks_no_query(device, spawn, shm_root)
 
 
 @needs_root
+def test_a_client_that_asks_again_and_again_for_what_is_refused_floods_no_log(device, shm_root):
+    """Allocations, orders, ports; a domain asks every device at each launch."""
+    refusals = {
+        "- refused: ": lambda: device.ref.allocateCapacity([devices.capacity(1 << 40)]),
+        "nothing is configured": lambda: device.configure("shm::cleanup", CORBA.Any(CORBA.TC_long, 1)),
+        "there is no port": lambda: device.ref.getPort("nowhere"),
+    }
+    for ask in refusals.values():
+        for _ in range(2 * sparing.MOST):
+            with pytest.raises(CORBA.UserException):
+                ask()
+    assert device.ref.allocateCapacity([devices.capacity(1)])
+    for words in refusals:
+        lines = wait_for(lambda words=words: lines_of(device, words)[sparing.MOST - 1 :])
+        assert len(lines) == 1 and "more like it are left out for a minute" in lines[0]
+
+
+def lines_of(device, words):
+    return [line for line in device.told().splitlines() if words in line]
+
+
+def test_strange_files_by_the_thousand_flood_no_log(device, shm_root):
+    for number in range(1000):
+        with open(f"{shm_root}/heap-{procfs.PID_MAX + 1 + number}", "wb"):
+            pass
+    wait_for(lambda: "left out for a minute" in device.told(), 30)
+    device.configure("shm::cleanup", cleanup(rescan=0.2))  # by new orders all is told again
+    stays(lambda: len(lines_of(device, "unproven: ")) == sparing.MOST, 1.0)
+
+
 def test_an_orphan_that_it_may_not_remove_counts_as_a_failure(device, shm_root, spawn):
     device.configure("shm::cleanup", cleanup(enabled=False))
     path = os.path.join(shm_root, f"heap-{spawn.dead_pid()}")

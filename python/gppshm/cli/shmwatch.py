@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 
-from gppshm import __version__, events, fifos, processes, procfs, shmfs, watch
+from gppshm import __version__, events, fifos, processes, procfs, shmfs, sparing, watch
 from gppshm.cli import text
 from gppshm.cli.shminfo_json import named
 
@@ -221,6 +221,7 @@ class Command:
         self._show_state = False
         self._started = time.monotonic()
         self._watchdog = Watchdog()
+        self._sparing = sparing.Sparing()
 
     def handle_signals(self) -> None:
         """From here on a signal makes a note, and wakes the watcher."""
@@ -352,9 +353,17 @@ class Command:
         try:
             if self._options.quiet and event.kind in (events.REMOVED, events.WOULD_REMOVE, events.CLEANED):
                 return
-            self._out.put(json.dumps(event_object(event)) if self._options.json else event_line(event))
+            stays = event.kind in events.OF_WHAT_STAYS
+            note = self._sparing.note((event.kind, event.uid)) if stays else ""
+            if note is not None:
+                self._put(event)
+            if note:
+                self._put(events.Event(events.TROUBLE, f"{event.kind}, user {event.uid}: {note}"))
         except Exception as error:
             self._fault(error)
+
+    def _put(self, event: events.Event) -> None:
+        self._out.put(json.dumps(event_object(event)) if self._options.json else event_line(event))
 
     def _say(self, what: str, facts: "Dict[str, Any]", words: str) -> None:
         if self._options.json:
@@ -404,6 +413,7 @@ class Command:
             "wakeups": counts.wakeups,
             "own_faults": self._fault_count,
             "lines_dropped": self._out.dropped,
+            "lines_left_out": self._sparing.left_out,
             "size": None,
             "free": None,
         }
@@ -450,6 +460,8 @@ class Command:
             words.append(f"{state['failures']} could not be removed")
         if state["own_faults"]:
             words.append(f"{state['own_faults']} faults of its own")
+        if state["lines_left_out"]:
+            words.append(f"{state['lines_left_out']} lines left out that came thick")
         if state["lines_dropped"]:
             words.append(f"{state['lines_dropped']} lines dropped that nobody read")
         if state["size"] is not None:

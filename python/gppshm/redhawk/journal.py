@@ -4,13 +4,13 @@ import logging
 import os
 from collections import deque
 
-from gppshm import creator, events
+from gppshm import creator, events, sparing
 from gppshm.redhawk import logs
 from gppshm.redhawk.text import megabytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Deque, Dict, List
+    from typing import Callable, Deque, Dict, List, Optional
 
 _log = logs.logger("GppShmPlugin.watch")
 
@@ -32,12 +32,16 @@ _LEVELS = {
 class _Line:
     """An event as a log line; made only when it is written."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_note")
 
-    def __init__(self, event: events.Event) -> None:
+    def __init__(self, event: events.Event, note: str) -> None:
         self._event = event
+        self._note = note
 
     def __str__(self) -> str:
+        return self._text() + (f" ({self._note})" if self._note else "")
+
+    def _text(self) -> str:
         event = self._event
         if not event.name:
             return event.reason
@@ -103,11 +107,16 @@ class Journal:
         self.refusal = ""
         self.recent: Deque[events.Event] = deque(maxlen=RECENT)
         self._orphans: Dict[str, Orphan] = {}
+        self._sparing = sparing.Sparing()
         self.listeners: List[Callable[[], None]] = []
 
     def on_event(self, event: events.Event) -> None:
-        if event.kind is not events.WOULD_REMOVE or not self.quiet:
-            _log.log(_LEVELS.get(event.kind, logging.INFO), "%s", _Line(event))
+        note: Optional[str] = ""
+        if event.kind in events.OF_WHAT_STAYS:
+            note = self._sparing.note((event.kind, event.uid))
+        if note is not None and (event.kind is not events.WOULD_REMOVE or not self.quiet):
+            level = _LEVELS.get(event.kind, logging.INFO)
+            _log.log(level, "%s", _Line(event, note), extra={logs.SPARED: True})
         if event.kind is events.REMOVED:
             self._orphans.pop(event.name, None)
             if event.name.startswith("fifo-"):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 
+from gppshm import sparing
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
@@ -18,8 +19,31 @@ if TYPE_CHECKING:
 
 NAME = "GppShmPlugin"
 
+
+class Logger(logging.Logger):
+    """Of what one line of code logs, from INFO on, not all is told when it comes thick; see `sparing`.
+
+    Others cause what is logged: a client whose requests are refused asks again as fast as it can.
+    """
+
+    _sparing = sparing.Sparing()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.INFO and not getattr(record, SPARED, False):
+            note = self._sparing.note((record.name, record.pathname, record.lineno))
+            if note is None:
+                return
+            if note:
+                record.msg, record.args = f"{record.getMessage()} ({note})", ()
+            setattr(record, SPARED, True)
+        super().handle(record)
+
+
+SPARED = "spared"
+"""A record that has this set has been judged already; `extra={SPARED: True}` for one that is always told."""
+
 _tree = logging.Manager(logging.RootLogger(logging.WARNING))
-_tree.setLoggerClass(logging.Logger)
+_tree.setLoggerClass(Logger)
 
 
 def logger(name: str) -> logging.Logger:

@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 
+from gppshm.redhawk import logs
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
@@ -143,7 +144,7 @@ class Loggers:
     def __init__(self, label: str, write: "Callable[[bytes], None]") -> None:
         self._write = write
         self._tree = logging.Manager(logging.RootLogger(logging.INFO))
-        self._tree.setLoggerClass(logging.Logger)
+        self._tree.setLoggerClass(logs.Logger)
         self._names = [label]
         self._applying = threading.Lock()
         self.base = self._tree.getLogger(label)
