@@ -11,7 +11,7 @@ import pytest
 
 from gppshm import kernel, watch
 from spawning import IN_A_PID_NAMESPACE, needs_root, wait_for
-from watching import INOTIFY, PIDFD_OPEN, Farm, Shmwatch, Watching, failing, gone
+from watching import INOTIFY, INOTIFY_ADD_WATCH, PIDFD_OPEN, Farm, Shmwatch, Watching, failing, gone
 
 NO_INOTIFY = failing(INOTIFY, errno.EMFILE)
 NO_PIDFD = failing(PIDFD_OPEN, errno.ENOSYS)
@@ -39,6 +39,17 @@ def test_without_inotify_a_pidfd_tells_of_a_death(spawn, shm_root):
         attached.kill()
         removed = command.wait("removed", attached)
         assert (removed["trigger"], removed["evidence"]) == ("pidfd", "pids")
+
+
+def test_where_inotify_has_reached_a_limit_its_sysctl_is_named(shm_root):
+    for calls, error, name in (
+        (INOTIFY, errno.EMFILE, "max_user_instances"),
+        (INOTIFY_ADD_WATCH, errno.ENOSPC, "max_user_watches"),
+    ):
+        with Shmwatch(shm_root, "--rescan=1000", without=failing(calls, error)) as command:
+            assert command.ready["inotify"] is False
+            (trouble,) = command.ready["troubles"]
+            assert f"fs.inotify.{name}" in trouble
 
 
 def test_without_pidfds_inotify_tells_of_a_death(spawn, shm_root):
@@ -181,6 +192,31 @@ with Watching(root, rescan=0.2) as watched:
     rescans(watched)
     death(watched)
     assert watched.watcher.troubles() == [] and watched.watcher.inotify_works
+""",
+    )
+
+
+@needs_root
+def test_what_lies_under_a_mount_is_not_kept_busy(private_tmpfs):
+    in_namespace(
+        private_tmpfs,
+        """
+lower = os.stat(root).st_dev
+
+def busy():
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            with open("/proc/self/fdinfo/" + fd) as stream:
+                if "sdev:%x " % lower in stream.read() or os.stat("/proc/self/fd/" + fd).st_dev == lower:
+                    return True
+        except FileNotFoundError:
+            pass
+
+with Watching(root, rescan=1000) as watched:
+    wait_for(busy)
+    run("mount", "-t", "tmpfs", "none", root)
+    wait_for(lambda: not busy())
+    death(watched)
 """,
     )
 

@@ -23,6 +23,7 @@ WITHOUT = f"import sys; sys.path[:0] = {FOLDERS!r}; import watching; watching.ex
 
 INOTIFY = {"x86_64": (294, 253), "aarch64": (26,)}[os.uname().machine]
 """inotify_init1, inotify_init."""
+INOTIFY_ADD_WATCH = {"x86_64": (254,), "aarch64": (27,)}[os.uname().machine]
 PIDFD_OPEN = (434,)
 
 

@@ -91,8 +91,9 @@ def test_it_puts_an_executable_a_package_and_an_example_where_the_gpp_looks(sdrr
     assert sorted(os.listdir(sdrroot)) == ["dev", "dom"]
 
 
-def test_everybody_may_read_what_was_installed_with_a_closed_umask(sdrroot):
-    before = os.umask(0o077)
+@pytest.mark.parametrize("umask", [0o077, 0o027])
+def test_everybody_may_read_what_was_installed_with_a_closed_umask(sdrroot, umask):
+    before = os.umask(umask)
     try:
         done_install(sdrroot)
     finally:

@@ -118,6 +118,37 @@ def test_component_and_application_are_told_by_the_command_line(device, spawn, s
     assert (removal["component"], removal["application"]) == ("fir_1", "wave_1")
 
 
+def test_no_reply_message_or_log_line_carries_an_object_reference_or_a_whole_command_line(
+    device, spawn, shm_root
+):
+    """REDHAWK starts processes with references of some thousand digits: 20 crashes made api() show 214 KB."""
+    reference = "IOR:" + "01" * 2000
+    words = ["NAMING_CONTEXT_IOR", reference, "COMPONENT_IDENTIFIER", "DCE:1-2:wave_1"]
+    words += ["NAME_BINDING", "fir_1", "EXTRA", "x" * 5000, "EXTRA_IOR", reference]
+    channel = Channel()
+    device.ref.getPort("MessageEvent_out")._narrow(CF.Port).connectPort(channel._this(), "here")
+    owners = [spawn.python(OWNS_A_HEAP, shm_root, *words) for _ in range(5)]
+    peer = spawn.python(
+        "import heapwriter\nheld = heapwriter.LiveHeap.attach(sys.argv[2], sys.argv[1])\n"
+        "print('ready', flush=True)\nsys.stdin.read()",
+        shm_root,
+        owners[0].name,
+        *words,
+    )
+    wait_for(lambda: [each["component"] for each in device.query("shm::heaps")] == ["fir_1"] * 5)
+    alive = str(device.ref.query([]))
+    for owner in owners:
+        owner.kill()
+    wait_for(lambda: len(device.query("shm::recent")) == 5)
+    dead = str(device.ref.query([]))
+    assert str(peer.pid) in dead
+    wait_for(lambda: len(channel.messages("shm::heap_removed")) == 5)
+    for text in (alive, dead, str(channel.pushed), device.told()):
+        assert "0101010101" not in text and "x" * 100 not in text
+    for removal in device.query("shm::recent"):
+        assert max(len(value) for value in removal.values() if isinstance(value, str)) < 400
+
+
 def seconds_of(iso):
     """Of 2026-01-31T23:59:59.125Z, since 1970."""
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", iso)
