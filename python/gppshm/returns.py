@@ -122,7 +122,7 @@ class Returns:
         """Do some of what is due."""
         while self._taken:
             self._keep(*self._taken.pop(0))
-        if self._departures is not None and self._heaps:
+        if self._departures is not None:
             self._heed_departures(now)
         self._ask(now)
         end = now + PIECE

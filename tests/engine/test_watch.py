@@ -573,6 +573,21 @@ def test_a_watcher_does_nothing_while_nothing_happens(spawn, shm_root, watching)
         stays(lambda: watched.watcher.counts.wakeups == before, 1.0)
 
 
+def test_it_sleeps_again_when_the_last_peer_of_a_removed_heap_has_gone(spawn, shm_root, watching):
+    """The kernel tells that the file is gone when nobody asks for it any more."""
+    owner = spawn.owner(shm_root)
+    peer = spawn.peer(shm_root, owner)
+    watched = watching(rescan=1000)
+    watched.identified(owner)
+    owner.kill()
+    assert watched.told(watch.REMOVED, owner).given_back
+    peer.kill()
+    wait_for(lambda: not watched.watcher.counts.returning)
+    time.sleep(0.2)
+    wakeups = watched.watcher.counts.wakeups
+    stays(lambda: watched.watcher.counts.wakeups <= wakeups + 5, 0.5)
+
+
 def test_closing_is_quick_and_leaks_no_descriptor_thread_or_lease(spawn, shm_root):
     def held():
         with open("/proc/locks") as stream:
