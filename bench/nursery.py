@@ -154,10 +154,11 @@ class Nursery:
     """A new folder of /dev/shm with the program `cleaner` at work on it, and creators.  A context manager.
 
     prefix   of the cleaner's command
+    before   called with the folder before the cleaner is started
     seconds  that the cleaner took to say its first word
     """
 
-    def __init__(self, cleaner, *arguments, size=SIZE, prefix=()):
+    def __init__(self, cleaner, *arguments, size=SIZE, prefix=(), before=lambda root: None):
         self.size = size
         self.root = tempfile.mkdtemp(prefix="gppshm-bench-", dir="/dev/shm")
         os.chmod(self.root, 0o1777)
@@ -165,6 +166,7 @@ class Nursery:
         self.living = []
         # A file takes all that it says, and keeps nobody waiting.
         self.said = tempfile.TemporaryFile()  # noqa: SIM115
+        before(self.root)
         started = time.monotonic()
         self._ending = contextlib.ExitStack()
         command = [*prefix, sys.executable, "-Es", "-c", cleaner, self.root, *arguments]

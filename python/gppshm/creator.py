@@ -219,9 +219,13 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
     return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes, ended)
 
 
-def beyond_proof(sighting: shmfs.Sighting) -> "Optional[Verdict]":
-    """UNKNOWN where no look at any process can ever prove more, which is quickly seen; else None."""
-    if sighting.kind is shmfs.HALF_MADE and not _plausible(sighting.name_pid):
+def without_a_look(sighting: shmfs.Sighting) -> "Optional[Verdict]":
+    """ALIVE or UNKNOWN where no look at any process would tell more, which is quickly seen; else None."""
+    if sighting.kind is not shmfs.HALF_MADE:
+        return None
+    if sighting.answer is lease.REFUSED:
+        return Verdict(ALIVE, "a process is just making it, or has it open for writing", LEASE)
+    if not _plausible(sighting.name_pid):
         return Verdict(UNKNOWN, f"it has no whole header, and {sighting.name_pid} is no possible pid")
     return None
 
@@ -310,8 +314,9 @@ def _judge_half_made(sighting: shmfs.Sighting, processes: procfs.Processes) -> V
     The lease alone does not do: a creator is in the middle of open() while nobody has the new file open.
     """
     pid = sighting.name_pid
-    if sighting.answer is lease.REFUSED:
-        return Verdict(ALIVE, "a process is just making it, or has it open for writing", LEASE)
+    verdict = without_a_look(sighting)
+    if verdict is not None:
+        return verdict
     if sighting.answer is lease.SILENT:
         return Verdict(UNKNOWN, "it has no whole header, and the kernel grants no lease on it")
     gone, why = _pid_is_gone(pid, processes)

@@ -5,27 +5,32 @@ established in advance settles.
 """
 
 import time
+from collections import deque
 
 from gppshm import creator, observer, observing, processes, reclaim, schedule, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
     from gppshm.known import Known
 
     Sight = Callable[[str], Optional[shmfs.Sighting]]
 
-PORTRAITS = 64
-"""The creators of so many heaps are asked for at once."""
+PORTRAITS = 32
+"""The creators of so many heaps of one owner are asked for at once."""
+OWNERS = 2
+"""Of so many owners at once: one whose heaps take long keeps nobody else from his turn."""
 RENEWALS = 256
 """The identities of so many creators are renewed at once."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
 RENEWING = 29.0
 """After such a question the next waits so many times as long as the answer took."""
+MANY = 1024
+"""So many of one owner's heaps have their turn at once; then he waits as after a vain question."""
 STRANGERS = 19.0
-"""After a question about heaps whose creator nobody is seen to be, the next waits so many times as long."""
+"""After a question about heaps whose creator nobody is seen to be their owner waits so many times as long."""
 NO_LOOK = "the processes of this host could not be looked at"
 
 
@@ -38,15 +43,17 @@ class Answer:
     who       that creator; descends: whether it descends from the parent that was asked for
     noted     of it, for what is given back after its death
     identity  what was established of it; None if nothing was, or the file was changed since
-    void      the file was, or may have been, changed since it was asked: the verdict is no good
+    version   of what is known of the heap, when it was asked
+    void      the file was, or may have been, changed since: the verdict is no good
     """
 
-    __slots__ = ("descends", "identity", "noted", "seen", "start", "verdict", "void", "who")
+    __slots__ = ("descends", "identity", "noted", "seen", "start", "verdict", "version", "void", "who")
 
-    def __init__(self, seen: shmfs.Sighting, verdict: creator.Verdict, void: bool) -> None:
+    def __init__(self, seen: shmfs.Sighting, verdict: creator.Verdict, version: int) -> None:
         self.seen = seen
         self.verdict = verdict
-        self.void = void
+        self.version = version
+        self.void = False
         self.start = 0
         self.who = processes.Description()
         self.descends = False
@@ -71,16 +78,18 @@ class Inquiry:
         self._parent = parent
         self._to_portray = schedule.FairQueue()
         self._to_renew = schedule.Queue()
-        self._strangers = schedule.Share(STRANGERS)
-        self._portraying = self._renewing = False
+        self._strangers: Dict[int, schedule.Share] = {}  # by owner
+        self._served: Dict[int, int] = {}  # by owner, so many heaps in a row
+        self._portraying: Set[int] = set()  # owners
+        self._renewing = False
         self._renewals = schedule.Share(RENEWING)
         self._next_renewal = 0.0
-        self._answers: List[Answer] = []
+        self._answers: Deque[Answer] = deque()
 
     @property
     def looking(self) -> bool:
         """Whether it is still to be found out of some heap whose it is."""
-        return bool(self._to_portray) or self._portraying
+        return bool(self._to_portray or self._portraying)
 
     def portray(self, name: str, owner: int) -> None:
         """Have it found out who the creator of a heap is; `owner`: the user id of the file."""
@@ -99,26 +108,42 @@ class Inquiry:
     def next(self) -> float:
         """When (monotonic) `step` has something to ask; infinity if it has not."""
         when = float("inf")
-        if self._to_portray and not self._portraying:
-            when = self._strangers.next
+        if len(self._portraying) < OWNERS:
+            owners = [owner for owner in self._to_portray.owners() if owner not in self._portraying]
+            when = min([self._turn(owner) for owner in owners], default=when)
         if self._to_renew and not self._renewing:
             when = min(when, max(self._next_renewal, self._renewals.next))
         return when
 
     def step(self, now: float, absorb: "Callable[[], None]") -> None:
         """Ask what waits to be asked, if it is time; `absorb` takes notice of changed files before."""
-        if self._to_portray and not self._portraying and now >= self._strangers.next:
-            absorb()
-            self._ask_for_portraits()
+        for owner in self._to_portray.owners():
+            if len(self._portraying) >= OWNERS:
+                break
+            if owner not in self._portraying and now >= self._turn(owner):
+                absorb()
+                self._ask_for_portraits(owner)
         if self._to_renew and not self._renewing and now >= max(self._next_renewal, self._renewals.next):
             absorb()
             self._next_renewal = now + RENEWED_AGAIN
             self._ask_for_renewals()
 
-    def answers(self) -> "List[Answer]":
-        """What has been found out since; take notice of changed files before."""
-        found, self._answers = self._answers, []
-        return found
+    @property
+    def answered(self) -> int:
+        """How many answers wait to be taken."""
+        return len(self._answers)
+
+    def answer(self) -> Answer:
+        """The next thing that has been found out; take notice of changed files before."""
+        answer = self._answers.popleft()
+        heap = self._heaps.get(answer.seen.name)
+        if heap is not None:
+            heap.asked = False
+        same = heap is not None and heap.version == answer.version and heap.file_id == answer.seen.file_id
+        answer.void = not same
+        if answer.void:
+            answer.identity = None
+        return answer
 
     def verdict(self, seen: shmfs.Sighting, ended: int) -> None:
         """Have all processes of the host looked at, now, for a heap whose creator, `ended`, has ended."""
@@ -126,6 +151,11 @@ class Inquiry:
         if not heap.asked:
             heap.asked = True
             self._ask_verdicts(observer.URGENT, [(seen, ended)])
+
+    def _turn(self, owner: int) -> float:
+        """When (monotonic) the creators of that owner's heaps may be asked for again."""
+        share = self._strangers.get(owner)
+        return share.next if share is not None else 0.0
 
     def _sightings(self, names: "Sequence[str]") -> "List[shmfs.Sighting]":
         found = []
@@ -141,16 +171,16 @@ class Inquiry:
     def _versions(self, seen: "Sequence[shmfs.Sighting]") -> "List[int]":
         return [self._heaps[each.name].version for each in seen]
 
-    def _ask_for_portraits(self) -> None:
-        seen = self._sightings(self._to_portray.take(PORTRAITS))
+    def _ask_for_portraits(self, owner: int) -> None:
+        seen = self._sightings(self._to_portray.take(owner, PORTRAITS))
         if seen:
-            self._portraying = True
+            self._portraying.add(owner)
             versions, started = self._versions(seen), time.monotonic()
             self._observer.ask(
                 observer.SOON,
                 "portray",
                 ([(observing.plain_sighting(each), self._named(each)) for each in seen], self._parent),
-                lambda answer: self._portrayed(seen, versions, started, answer),
+                lambda answer: self._portrayed(owner, seen, versions, started, answer),
             )
 
     def _named(self, seen: shmfs.Sighting) -> int:
@@ -159,9 +189,15 @@ class Inquiry:
         return start if file_id == seen.file_id else 0
 
     def _portrayed(
-        self, seen: "List[shmfs.Sighting]", versions: "List[int]", started: float, plain: "Any"
+        self,
+        owner: int,
+        seen: "List[shmfs.Sighting]",
+        versions: "List[int]",
+        started: float,
+        plain: "Any",
     ) -> None:
-        self._portraying = fruitful = False
+        self._portraying.discard(owner)
+        fruitful = False
         for each, version, portrait in zip(seen, versions, plain or [None] * len(seen)):
             answer = self._answer(each, version, portrait and portrait[0])
             if portrait is not None:
@@ -169,12 +205,18 @@ class Inquiry:
                 answer.noted = reclaim.Noted(*noted)
                 answer.who = processes.Description(processes.UNKNOWN, command, words, uid)
                 pid = answer.verdict.creator
-                if established and not answer.void:
+                if established:
                     now = time.monotonic()
                     answer.identity = creator.Identity(pid, answer.start, each.file_id, each.raw, now)
             fruitful = fruitful or answer.verdict.state is not creator.UNKNOWN
-        if not fruitful:
-            self._strangers.took(started, time.monotonic())
+        self._served[owner] = self._served.get(owner, 0) + len(seen)
+        if owner not in self._to_portray.owners():
+            del self._served[owner]
+        if fruitful and self._served.get(owner, 0) < MANY:
+            self._strangers.pop(owner, None)
+        else:
+            share = self._strangers.setdefault(owner, schedule.Share(STRANGERS))
+            share.took(started, time.monotonic())
 
     def _ask_for_renewals(self) -> None:
         names = self._to_renew.take(RENEWALS)
@@ -226,11 +268,8 @@ class Inquiry:
 
     def _answer(self, seen: shmfs.Sighting, version: int, plain: "Any") -> Answer:
         """Note a verdict (None: there is none to be had), to be taken by `answers`."""
-        heap = self._heaps.get(seen.name)
-        void = heap is None or heap.version != version or heap.file_id != seen.file_id
         verdict = creator.Verdict(creator.UNKNOWN, NO_LOOK) if plain is None else creator.verdict_of(plain)
-        answer = Answer(seen, verdict, void)
-        if heap is not None:
-            heap.asked = False
+        answer = Answer(seen, verdict, version)
+        if seen.name in self._heaps:
             self._answers.append(answer)
         return answer

@@ -95,6 +95,7 @@ class Processes:
         self._namesakes: Optional[Dict[int, List[int]]] = None
         self._threads: Dict[int, Dict[int, int]] = {}
         self._all: Optional[List[Process]] = None
+        self._writers: Optional[Dict[FileId, List[int]]] = None
         self._blind_spot: Optional[str] = None
 
     def blind_spot(self) -> str:
@@ -171,9 +172,13 @@ class Processes:
 
         A process whose descriptors cannot be read is passed over: absence is no evidence.
         """
-        return self.mapping(file_id) or [
-            process.pid for process in self.all() if file_id in (self.open_files(process.pid, True) or ())
-        ]
+        if self._writers is None and not self.mapping(file_id):
+            # Of all files at once: somebody may hold ten thousand of those that are asked for.
+            self._writers = {}
+            for process in self.all():
+                for each in self.open_files(process.pid, True) or ():
+                    self._writers.setdefault(each, []).append(process.pid)
+        return self.mapping(file_id) or (self._writers or {}).get(file_id, [])
 
     def open_files(self, pid: int, writing: bool = False) -> "Optional[Set[FileId]]":
         """(device, inode) of every file that a process holds by a descriptor; None if they cannot be listed.

@@ -2,11 +2,11 @@
 
 import heapq
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Deque, Dict, Iterable, List, Tuple
+    from typing import Dict, Iterable, List, Tuple
 
 RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
 """Seconds between the tries of a heap on which nothing is proven, before it waits for the next rescan."""
@@ -70,6 +70,9 @@ class Queue:
     def __len__(self) -> int:
         return len(self._names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
     def add(self, name: str) -> None:
         self._names[name] = None
 
@@ -84,7 +87,7 @@ class FairQueue:
     """Names that belong to owners: each owner has its turn, however many names another has."""
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[int, Deque[str]] = OrderedDict()
+        self._queues: OrderedDict[int, OrderedDict[str, None]] = OrderedDict()
         self._owners: Dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -96,25 +99,29 @@ class FairQueue:
     def add(self, name: str, owner: int) -> None:
         if name not in self._owners:
             self._owners[name] = owner
-            self._queues.setdefault(owner, deque()).append(name)
+            self._queues.setdefault(owner, OrderedDict())[name] = None
 
     def discard(self, name: str) -> None:
         owner = self._owners.pop(name, None)
         if owner is not None:
-            self._queues[owner].remove(name)
+            del self._queues[owner][name]
             if not self._queues[owner]:
                 del self._queues[owner]
 
-    def take(self, count: int) -> "List[str]":
-        """So many names, one of each owner in turn."""
-        names: List[str] = []
-        while self._queues and len(names) < count:
-            owner, queue = self._queues.popitem(last=False)
-            name = queue.popleft()
+    def owners(self) -> "List[int]":
+        """All that have names here, in the order of their turns."""
+        return list(self._queues)
+
+    def take(self, owner: int, count: int) -> "List[str]":
+        """So many names of that owner, whose turn comes last then."""
+        queue = self._queues[owner]
+        names = [queue.popitem(last=False)[0] for _ in range(min(count, len(queue)))]
+        for name in names:
             del self._owners[name]
-            names.append(name)
-            if queue:
-                self._queues[owner] = queue
+        if queue:
+            self._queues.move_to_end(owner)
+        else:
+            del self._queues[owner]
         return names
 
 

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
     from gppshm.events import Counts
 
-CHUNK = 16
-"""So many names that are not known to be heaps are looked at before the triggers are asked again."""
+PIECE = 0.001
+"""Seconds for which what is not known to be urgent is done before the triggers are asked again."""
+MANY_AGAIN, VAIN = 256, 49.0
+"""Where so many names are due again at once, that takes its share of the time: 1 in 1 + VAIN."""
 HOST = "host"
 CHILDREN = "children"
 SCOPES = (HOST, CHILDREN)
@@ -78,6 +80,9 @@ class Settling:
         self._timers = schedule.Timers()
         # Names of events that are not known to be heaps, with what came and when.
         self._strange: Dict[str, Tuple[str, float]] = {}
+        # Those that are due again after they were looked at in vain.
+        self._again = schedule.Queue()
+        self._vain = schedule.Share(VAIN)
         self._last_rescan = 0.0
         self._waited = time.monotonic()
         self._lost: List[bool] = []
@@ -139,7 +144,7 @@ class Settling:
     def is_unsettled(self) -> bool:
         """Whether a creator lives, or is just being looked for, or a try on a heap is still to come."""
         return any(
-            heap.stage not in (SEEN, OTHERS) or heap.asked or name in self._timers
+            heap.stage not in (SEEN, OTHERS) or heap.asked or name in self._timers or name in self._again
             for name, heap in list(self._known.items())
         )
 
@@ -233,10 +238,10 @@ class Settling:
             if heap is not None and heap.creator:
                 heap.follow("close", since)
                 names.append(name)
-            elif heap is not None or shmfs.pid_of_name(name):
+            elif heap is not None or (shmfs.pid_of_name(name) and name not in happened.removed):
                 self._strange.setdefault(name, ("close", since))
         for name in happened.created:
-            if shmfs.pid_of_name(name):
+            if name not in happened.removed and shmfs.pid_of_name(name):
                 self._note_named(name, self._track(name, "created", since))
                 self._timers.set(name, time.monotonic() + FIRST_SIGHT)
         return names
@@ -247,17 +252,28 @@ class Settling:
             heap = self._known.get(name)
             if heap is not None and heap.creator:
                 names.append(name)
+            elif heap is not None and heap.attempts:
+                self._again.add(name)
             elif heap is not None:
                 self._strange.setdefault(name, (heap.trigger, heap.since))
         return names
 
     def _take_strange(self) -> "List[str]":
-        names = []
-        for name in [name for _, name in zip(range(CHUNK), self._strange)]:
+        """The next of the names that are not known to be heaps; none if there is none."""
+        for name in self._strange:
             trigger, since = self._strange.pop(name)
             self._track(name, trigger, since).follow(trigger, since)
-            names.append(name)
-        return names
+            return [name]
+        return []
+
+    def _look_again(self, now: float) -> None:
+        """Look again at some of what was looked at in vain, when nothing is new."""
+        if self._strange or not self._again or now < self._vain.next:
+            return
+        many = len(self._again) > MANY_AGAIN
+        self._settle_some(lambda: self._again.take(1))
+        if many:
+            self._vain.took(now, time.monotonic())
 
     def _absorb_changes(self) -> None:
         """Read what tells of changed files until nothing waits: what was established of them is void."""
@@ -289,6 +305,15 @@ class Settling:
             found = self._try(name) or found
         return found
 
+    def _settle_some(self, take: "Callable[[], Sequence[str]]") -> bool:
+        """Settle what `take` gives, for a while or until it gives nothing; whether anything came of it."""
+        end, found = time.monotonic() + PIECE, False
+        names = take()
+        while names:
+            found = self._settle(names) or found
+            names = take() if time.monotonic() < end else ()
+        return found
+
     def _try(self, name: str) -> bool:
         """By lease, then by identity; else the observer is asked.  Whether anything came of it."""
         self._absorb_changes()
@@ -299,7 +324,10 @@ class Settling:
         heap = self._track(name, "rescan", self._last_rescan)
         self._see(heap, seen)
         if not heap.creator:
-            verdict = creator.beyond_proof(seen)
+            verdict = creator.without_a_look(seen)
+            if verdict is not None and verdict.state is creator.ALIVE:
+                self._retry(name, heap)
+                return False
             if verdict is not None:
                 heap.attempts = len(RETRIES)
                 return self._record(self._reaper.remove(seen, verdict))
@@ -544,9 +572,12 @@ class Settling:
         self._triggers.heed(self._observer.fileno(), self._observer.writing)
 
     def _take_answers(self) -> None:
-        self._absorb_changes()
+        """Heed what was answered, for a while; `_inquiry.answered` tells whether there is more."""
+        end = time.monotonic() + PIECE
         self._observer.step()
-        for answer in self._inquiry.answers():
+        while self._inquiry.answered and time.monotonic() < end:
+            self._absorb_changes()
+            answer = self._inquiry.answer()
             name, verdict = answer.seen.name, answer.verdict
             heap = self._known.get(name)
             if heap is None:
@@ -622,6 +653,7 @@ class Settling:
             self._on_change(name)
             self._triggers.unwatch(name)
             self._timers.cancel(name)
+            self._again.discard(name)
             self._inquiry.forget(name)
 
 

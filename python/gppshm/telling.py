@@ -10,7 +10,7 @@ from gppshm import kernel, observer, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, Optional, Set, Tuple
 
     from gppshm import events
 
@@ -57,8 +57,10 @@ class Telling:
     def __init__(self, asked: observer.Observer, on_event: "Callable[[events.Event], None]") -> None:
         self._observer = asked
         self._on_event = on_event
-        self._pending: List[_Pending] = []
-        self._surveying: List[Tuple[int, int]] = []
+        self._pending: Dict[int, _Pending] = {}  # by the id() of the event, in their order
+        self._due = float("inf")
+        self._answered = False  # something was, since all that waits was last gone through
+        self._surveying: Set[Tuple[int, int]] = set()
         self._names: Dict[int, Optional[str]] = {}
         self._kernel_tells = True
 
@@ -97,16 +99,18 @@ class Telling:
         if _is_ready(pending, now):
             self._finish(pending)
         else:
-            self._pending.append(pending)
-            self._survey()
+            self._pending[id(event)] = pending
+            self._due = min(self._due, _next(pending))
+            self._survey([pending])
 
     def first_returned(self, event: "events.Event") -> bool:
         """The event has the figures of what came back at once; False: it has been told already."""
-        for pending in self._pending:
-            if pending.event is event:
-                pending.returns = 0.0
-                return True
-        return False
+        pending = self._pending.get(id(event))
+        if pending is None:
+            return False
+        pending.returns = 0.0
+        self._answered = True
+        return True
 
     def name(self, uid: int) -> "Optional[str]":
         """The name of a user; None while it is not known.  Each user is looked up once."""
@@ -117,30 +121,35 @@ class Telling:
 
     def next(self) -> float:
         """When (monotonic) `step` has something to do though nothing was answered; infinity if it has not."""
-        return min([_next(pending) for pending in self._pending], default=float("inf"))
+        return self._due
 
     def step(self, now: float) -> None:
         """Tell what can be told now."""
-        for pending in self._pending:
+        if now < self._due and not self._answered:
+            return
+        self._answered = False
+        for pending in self._pending.values():
             if pending.pidfd >= 0 and now >= pending.next_look:
                 self._look_how_it_ended(pending, now)
-        ready = [pending for pending in self._pending if _is_ready(pending, now)]
-        if ready:
-            self._pending = [pending for pending in self._pending if not _is_ready(pending, now)]
-            for pending in ready:
-                self._finish(pending)
-        self._survey()
+        ready = [pending for pending in self._pending.values() if _is_ready(pending, now)]
+        for pending in ready:
+            del self._pending[id(pending.event)]
+        self._due = min([_next(pending) for pending in self._pending.values()], default=float("inf"))
+        for pending in ready:
+            self._finish(pending)
+        self._survey(self._pending.values())
 
-    def _survey(self) -> None:
+    def _survey(self, pending: "Iterable[_Pending]") -> None:
+        """Have it found out who holds the files of these, unless that is just being found out of others."""
         if not self._surveying:
-            wanted = [pending.file_id for pending in self._pending if pending.holders and pending.file_id]
-            if wanted:
-                self._surveying = wanted
-                self._observer.ask(observer.TELLING, "holders", wanted, self._held)
+            self._surveying = {each.file_id for each in pending if each.holders and each.file_id}
+            if self._surveying:
+                self._observer.ask(observer.TELLING, "holders", list(self._surveying), self._held)
 
     def flush(self) -> None:
         """Tell all that waits, with what is known."""
-        pending, self._pending = self._pending, []
+        pending, self._pending = list(self._pending.values()), {}
+        self._due = float("inf")
         for each in pending:
             if each.pidfd >= 0:
                 self._look_how_it_ended(each, float("inf"))
@@ -170,9 +179,10 @@ class Telling:
         pending.pidfd, pending.died = -1, 0.0
 
     def _held(self, answer: "Any") -> None:
-        asked, self._surveying = self._surveying, []
+        asked, self._surveying = self._surveying, set()
+        self._answered = True
         found = {tuple(file_id): holders for file_id, holders in answer or ()}
-        for pending in self._pending:
+        for pending in self._pending.values():
             if pending.file_id in asked:
                 # This process, too, where it gives back what is free.
                 pending.event.attached = [
@@ -182,7 +192,8 @@ class Telling:
 
     def _named(self, uid: int, name: "Any") -> None:
         self._names[uid] = name or processes.UNKNOWN if name else str(uid)
-        for pending in self._pending:
+        self._answered = True
+        for pending in self._pending.values():
             if pending.uid == uid:
                 pending.name = 0.0
 

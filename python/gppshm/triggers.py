@@ -152,6 +152,11 @@ class Triggers:
         self._deaths = self._changes = None
         self._changes_lost = False
 
+    @property
+    def listening(self) -> bool:
+        """Whether `wait` returns for events of the directory, if there are any to be had."""
+        return self._deaths is None or self._listening
+
     def listen(self, listen: bool) -> None:
         """Whether `wait` returns for events of the directory; those that come meanwhile gather."""
         if self._deaths is not None and listen != self._listening:

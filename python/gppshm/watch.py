@@ -50,8 +50,6 @@ __all__ = [
 RETRIES = schedule.RETRIES
 PAUSE = 0.005
 """Seconds for which events are left to gather while they come thick and lead to nothing."""
-RESCAN_CHUNK = 32
-"""So many names of a rescan are looked at before the triggers are asked again."""
 MANY = 4096
 """With so many names waiting no more events are read; the kernel drops them then, which leads to a rescan."""
 LOST_EVENTS_RESCAN = 1.0
@@ -213,7 +211,8 @@ class Watcher(settling.Settling):
         every = list(self._known.items())
         if any(heap.asked for _, heap in every):
             return True
-        return last and any(name in self._timers and not heap.lives for name, heap in every)
+        due = (self._timers, self._again) if last else ()
+        return any(name in some and not heap.lives for name, heap in every for some in due)
 
     def _say_last_words(self, flush: bool = True) -> None:
         """Give what is only for telling a moment."""
@@ -240,7 +239,7 @@ class Watcher(settling.Settling):
         self._note_ended(happened, since)
         found = self._settle(happened.ended + self._take_closed(happened, since))
         found = self._settle(self._take_due(now)) or found
-        if happened.observer:
+        if happened.observer or self._inquiry.answered:
             self._take_answers()
         if happened.overflow or happened.gone:
             self._lost.append(happened.overflow)
@@ -248,12 +247,11 @@ class Watcher(settling.Settling):
             self._events_lost(self._lost.pop(), now)
         if happened.mounts and self._is_elsewhere():
             self._next_rescan = now
-        if self._strange:
-            found = self._settle(self._take_strange()) or found
+        found = self._settle_some(self._take_strange) or found
+        self._look_again(now)
         if now >= self._next_rescan:
             self._start_rescan(now)
-        if self._backlog:
-            self._settle(self._take_backlog(now))
+        self._settle_some(lambda: self._take_backlog(now))
         if happened.events and not found:
             self._slow_down(now)
         self._triggers.listen(now >= self._resume and len(self._strange) < MANY)
@@ -269,15 +267,15 @@ class Watcher(settling.Settling):
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
 
     def _time_left(self, longest: "Optional[float]") -> float:
-        if self._backlog or self._strange or self._lost:
+        if self._backlog or self._strange or self._lost or self._inquiry.answered:
             return 0.0
         until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
-        until = min(until, self._returns.next())
-        now = time.monotonic()
-        for resume in (self._resume, self._triggers.resume):
-            if resume > now or (resume and resume is self._triggers.resume):
-                until = min(until, resume)
-        left = max(0.0, until - now)
+        until = min(until, self._returns.next(), self._vain.next if self._again else until)
+        if not self._triggers.listening:
+            until = min(until, self._resume)  # which may have passed meanwhile
+        if self._triggers.resume:
+            until = min(until, self._triggers.resume)
+        left = max(0.0, until - time.monotonic())
         return left if longest is None else min(left, longest)
 
     def _obey(self, now: float) -> None:
@@ -353,7 +351,7 @@ class Watcher(settling.Settling):
         self._account.fifos(answer, self._fifo_root)
 
     def _take_backlog(self, now: float) -> "List[str]":
-        names = self._backlog.take(RESCAN_CHUNK)
+        names = self._backlog.take(1)
         for name in names:
             heap = self._known.get(name)
             if heap is not None and not heap.attempts and name not in self._timers and not heap.asked:

@@ -101,23 +101,26 @@ def test_each_user_has_a_turn_however_many_names_another_has():
     queue.add("first", 2)
     queue.add("second", 2)
     queue.add("third", 3)
-    assert queue.take(6) == ["flood-0", "first", "third", "flood-1", "second", "flood-2"]
-    assert len(queue) == 997
+    assert queue.owners() == [1, 2, 3]
+    assert queue.take(1, 2) == ["flood-0", "flood-1"]
+    assert queue.owners() == [2, 3, 1]
+    assert queue.take(2, 32) == ["first", "second"]
+    assert queue.owners() == [3, 1]
+    assert len(queue) == 999
     queue.add("again", 2)
-    assert queue.take(2) == ["flood-3", "again"]
+    assert queue.owners() == [3, 1, 2]
 
 
 def test_a_name_waits_once_and_can_be_taken_out():
     queue = schedule.FairQueue()
     queue.add("name", 1)
     queue.add("name", 2)
-    assert len(queue) == 1 and "name" in queue
+    assert len(queue) == 1 and "name" in queue and queue.owners() == [1]
     queue.discard("name")
     queue.discard("name")
-    assert not queue and "name" not in queue
-    assert queue.take(5) == []
+    assert not queue and "name" not in queue and queue.owners() == []
     queue.add("name", 2)
-    assert queue.take(5) == ["name"]
+    assert queue.take(2, 5) == ["name"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.text("xyz", min_size=1, max_size=3))), st.integers(1, 7))
@@ -128,9 +131,10 @@ def test_a_fair_queue_loses_nothing_and_keeps_each_users_order(added, count):
         owners.setdefault(name, owner)
     taken = []
     while queue:
-        some = queue.take(count)
-        assert len(some) == min(count, len(owners) - len(taken))
-        taken += some
+        for owner in queue.owners():
+            some = queue.take(owner, count)
+            assert some and len(some) <= count and {owners[name] for name in some} == {owner}
+            taken += some
     assert sorted(taken) == sorted(owners)
     for owner in range(4):
         mine = [name for name in taken if owners[name] == owner]

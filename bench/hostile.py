@@ -1,0 +1,172 @@
+"""What another user's files cost redhawk-shmwatch, and how long an ordinary crash waits beside them.
+
+    bench/hostile.py [FILES [DEATHS [KIND]]]
+
+For each kind of 20,000 files (or FILES; only those kinds that have KIND in their name): the seconds until the
+watcher is ready, the time from kill() to the unlink of a creator without and with a peer, beside that in
+another folder where nothing of the kind is, in turns; then the watcher's share of a core, and its memory
+beyond that of the other. Files that are held are held open for writing, so no lease tells of them. The churn
+is of 50,000 files, made and removed again and again. Exit status 1 if a target is missed. Needs root.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import statistics
+import sys
+import time
+
+from figures import Targets, milliseconds
+from nursery import SHMWATCH, Nursery, beside, family, heapwriter, memory, processor_seconds, reap, spawn
+from nursery import kill as end
+
+STRANGER = 4321
+EACH = 900
+"""So many files one process holds."""
+PID_MAX, DEAD = 4194304, 2000000
+"""The largest pid of any Linux, and one from which on there are none here."""
+READY_S, LATER_MS, SHARE, MEMORY_MB = 2.0, 2.0, 5.0, 40.0
+SETTLED, WATCHED = 60.0, 10.0
+"""Seconds that it may be busy at first, and for which it is watched then."""
+CHURN = """
+import os, sys
+os.setgid(4321); os.setuid(4321)
+root, count = sys.argv[1], int(sys.argv[2])
+while True:
+    for i in range(count):
+        name = "%s/heap-%d" % (root, 5000000 + i)
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+        os.unlink(name)
+"""
+
+
+def empty(first):
+    return lambda root, i: os.close(os.open(f"{root}/heap-{first + i}", os.O_WRONLY | os.O_CREAT))
+
+
+def heap(named, recorded):
+    return lambda root, i: heapwriter.create(f"{root}/heap-{named + i}", recorded + i, [(4096, ())])
+
+
+KINDS = (
+    ("empty, above the largest pid", empty(PID_MAX + 1), False),
+    ("empty, of no process", empty(DEAD), False),
+    ("empty, of no process, held", empty(DEAD), True),
+    ("header and name disagree, held", heap(DEAD, DEAD + 100000), True),
+    ("heaps of the dead, held", heap(DEAD, DEAD), True),
+    ("churn", None, False),
+)
+
+
+class Flood:
+    """The files of one kind, and who holds them.  A context manager."""
+
+    def __init__(self, make, held, count):
+        self._make, self._held, self._count = make, held, count
+        self._holders = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        end(self._holders)
+
+    def fill(self, root):
+        if self._make is None:
+            return
+        for i in range(self._count):
+            self._make(root, i)
+        names = os.listdir(root)
+        for name in names:
+            os.chown(f"{root}/{name}", STRANGER, STRANGER)
+        if self._held:
+            shares = [names[at : at + EACH] for at in range(0, len(names), EACH)]
+            self._holders = spawn([functools.partial(_hold, root, share) for share in shares])
+
+
+def _hold(root, names):
+    return [os.open(f"{root}/{name}", os.O_RDWR) for name in names]
+
+
+def death(nursery, pid):
+    """Seconds from kill to unlink. Looked for by name: events of it come behind all those of the flood."""
+    nursery.forget([pid])
+    started = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    while os.path.exists(nursery.path(pid)):
+        if time.monotonic() - started > 30:
+            sys.exit("a heap of the dead is still there after 30 seconds")
+        time.sleep(0.0002)
+    delay = time.monotonic() - started
+    reap([pid])
+    return delay
+
+
+def delays(flooded, quiet, deaths, peers, wait):
+    """Seconds from kill to unlink there and there, in turns, of creators that lived for `wait` seconds."""
+    found = [], []
+    for turn in range(deaths):
+        order = [(flooded, found[0]), (quiet, found[1])][:: 1 if turn % 2 else -1]
+        for nursery, into in order:
+            pids = nursery.create()
+            attached = nursery.attach(pids) if peers else []
+            time.sleep(wait)
+            into.append(death(nursery, *pids))
+            nursery.end(attached)
+    return found
+
+
+def share(pids, seconds):
+    before = processor_seconds(pids)
+    time.sleep(seconds)
+    return 100 * (processor_seconds(pids) - before) / seconds
+
+
+def settled_share(pid):
+    """The share of a core, in percent, of the watcher and its children, once it is settled, or at last."""
+    started = time.monotonic()
+    while share(family(pid), 2.0) > SHARE and time.monotonic() - started < SETTLED:
+        pass
+    busy = time.monotonic() - started - 2.0
+    return share(family(pid), WATCHED), busy
+
+
+def measure(targets, name, make, held, count, deaths):
+    count = count if make else 50000
+    print("%s: %d files" % (name, count), flush=True)
+    with contextlib.ExitStack() as stack:
+        flood = stack.enter_context(Flood(make, held, count))
+        quiet = stack.enter_context(Nursery(SHMWATCH))
+        flooded = stack.enter_context(Nursery(SHMWATCH, before=flood.fill))
+        if make is None:
+            churn = stack.enter_context(beside([sys.executable, "-c", CHURN, flooded.root, str(count)]))
+        targets.below("ready after", flooded.seconds, READY_S, " s")
+        for peers, how in ((0, "alone"), (1, "a peer attached")):
+            # Of events that the kernel drops a rescan stands in, once a second.
+            there, here = delays(flooded, quiet, deaths, peers, 0.15 if make else 1.5)
+            print("  %-16s %s" % (how, milliseconds(there)))
+            print("  %-16s %s" % ("  without them", milliseconds(here)))
+            later = 1000 * (statistics.median(there) - statistics.median(here))
+            targets.below("%s: median is later by" % how, later, LATER_MS, " ms")
+        if make is None:
+            print("  share of a core meanwhile: %.0f %%" % share(family(flooded.cleaner.pid), 2.0))
+            churn.kill()
+        taken, busy = settled_share(flooded.cleaner.pid)
+        print("  busy for another %.0f s" % busy)
+        targets.below("share of a core", taken, SHARE, " %")
+        more = [memory(family(each.cleaner.pid))[0] for each in (flooded, quiet)]
+        targets.below("more memory", more[0] - more[1], MEMORY_MB, " MB")
+
+
+def main(arguments):
+    count = int(arguments[0]) if arguments else 20000
+    deaths = int(arguments[1]) if arguments[1:] else 30
+    targets = Targets()
+    for name, make, held in [kind for kind in KINDS if (arguments[2:] or [""])[0] in kind[0]]:
+        measure(targets, name, make, held, count, deaths)
+    return targets.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
