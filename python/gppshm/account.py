@@ -69,15 +69,16 @@ class Account:
             event.reason = "the last of its processes has gone"
         self._telling.tell(event)
 
-    def cleaned(self, name: str, heap: "Known", pidfd: int) -> None:
-        """Somebody else unlinked the heap of a creator that had ended.  `pidfd` is closed."""
+    def cleaned(self, name: str, heap: "Known", pidfd: int, returns: bool = False) -> Event:
+        """Somebody else unlinked the heap of a creator that had ended; the rest is as of `removed`."""
         event = _event_of(
             CLEANED, "its creator ended and left it; somebody else unlinked it first", name, heap
         )
         event.trigger, event.latency = heap.trigger, max(0.0, time.monotonic() - heap.since)
         self.counts.cleaned += 1
         self.counts.cleaned_bytes += heap.bytes
-        self._telling.tell(event, _uid(heap), heap.file_id, pidfd)
+        self._telling.tell(event, _uid(heap), heap.file_id, pidfd, returns)
+        return event
 
     def lives_on(self, name: str, heap: "Known") -> None:
         """Somebody else unlinked the heap of a creator that lives."""

@@ -66,6 +66,10 @@ class Observer:
         self._wire.put_descriptor((observing.LET_GO,), fd)
         os.close(fd)
 
+    def parcels(self) -> "Dict[Tuple[int, int], int]":
+        """The descriptors that came with answers, by (device, inode) of the file; they are the caller's."""
+        return observing.read_parcels(self._parcels)
+
     def step(self) -> None:
         """Take what has been answered; never waits."""
         try:
@@ -96,6 +100,7 @@ class Observer:
     def close(self) -> None:
         """Let go of the observer, which ends by itself; one that hangs is not waited for."""
         self._wire.sock.close()
+        self._parcels.close()
         self._reap()
 
     def _put(self, key: int) -> None:
@@ -119,14 +124,21 @@ class Observer:
         finally:
             theirs.close()
         self._wire = observing.Wire(ours)
+        self._parcels, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._parcels.setblocking(False)
+        with theirs:
+            greeting = [path for path in sys.path if path], self._proc_root
+            if self._wire.put_descriptor(greeting, theirs.fileno()):
+                return
         try:
-            self._wire.put(([path for path in sys.path if path], self._proc_root))
+            self._wire.put(greeting)
         except OSError:
             pass  # it has ended already: `step` finds out
 
     def _restart(self) -> None:
         """Its end was seen; what was asked is asked again, once."""
         self._wire.sock.close()
+        self._parcels.close()
         self._reap()
         asked, self._asked = self._asked, {}
         self._start(soon=time.monotonic() - self._started > RESTART)

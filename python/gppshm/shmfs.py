@@ -296,12 +296,13 @@ class ShmDirectory:
             why = "its owner holds a write lease on it" if held else str(error.strerror)
             return OpenFile(Sighting(name, UNREADABLE, status, why))
         try:
-            return OpenFile(self._look(name, fd), fd)
+            return OpenFile(self.look_at(name, fd), fd)
         except BaseException:
             os.close(fd)
             raise
 
-    def _look(self, name: str, fd: int) -> Sighting:
+    def look_at(self, name: str, fd: int) -> Sighting:
+        """What is to be seen of a file that lies, or lay, here by that name; a granted lease is kept."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return Sighting(name, OTHER, status)

@@ -264,6 +264,7 @@ class Watcher(settling.Settling):
         self._inquiry.step(now, self._absorb_changes)
         self._telling.step(time.monotonic())
         if self.counts.removed == removed:  # else the triggers are asked first
+            self._reaching.step(time.monotonic())
             self._returns.step(time.monotonic())
         self._heed_observer()
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
@@ -272,7 +273,7 @@ class Watcher(settling.Settling):
         if self._backlog or self._strange or self._lost:
             return 0.0
         until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
-        until = min(until, self._returns.next())
+        until = min(until, self._returns.next(), self._reaching.next())
         now = time.monotonic()
         for resume in (self._resume, self._triggers.resume):
             if resume > now or (resume and resume is self._triggers.resume):
@@ -288,7 +289,7 @@ class Watcher(settling.Settling):
         self._reaper.dry_run = self._dry_run
         self._reaper.pin = self._reclaim and not self._dry_run
         if not self._reclaim:
-            self._returns.close()
+            self._stop_returning()
         for heap in self._known.values():
             heap.told = ""
         self._next_rescan = now
