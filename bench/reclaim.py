@@ -23,7 +23,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(os.path.dirname(HERE), folder) for folder in ("demo", "python")]
 
 import heapwriter  # noqa: E402
-from gppshm import reclaim  # noqa: E402
+from gppshm import kinship, reclaim  # noqa: E402
 from nursery import SHMWATCH, Nursery  # noqa: E402
 
 PAGE, SUPERBLOCKS = heapwriter.PAGE, 32
@@ -74,15 +74,15 @@ def measure(root, peers):
         fd = os.open(os.path.join(root, creator.name), os.O_RDONLY)
         status = os.fstat(fd)
         file_id = status.st_dev, status.st_ino
-        noted = reclaim.note(creator.process.pid, file_id)
+        noted = kinship.note(creator.process.pid, file_id)
         creator.end()
         os.unlink(os.path.join(root, creator.name))
         started = time.monotonic()
-        kinship = reclaim.UNTOLD
-        while kinship is reclaim.UNTOLD:  # some process of this host is just ending
-            kinship = reclaim.kin(file_id, noted)[0]
+        found = kinship.UNTOLD
+        while found is kinship.UNTOLD:  # some process of this host is just ending
+            found = kinship.kin(file_id, noted)[0]
         looked = time.monotonic() - started
-        it = reclaim.Reclaim(fd, kinship)
+        it = reclaim.Reclaim(fd, found)
         while not it.go_on():
             pass
         first = time.monotonic() - started

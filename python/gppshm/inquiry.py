@@ -6,7 +6,7 @@ established in advance settles.
 
 import time
 
-from gppshm import creator, observer, observing, processes, reclaim, schedule, shmfs
+from gppshm import creator, kinship, observer, observing, processes, schedule, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Answer:
         self.start = 0
         self.who = processes.Description()
         self.descends = False
-        self.noted = reclaim.NOTHING
+        self.noted = kinship.NOTHING
         self.identity: Optional[creator.Identity] = None
 
 
@@ -166,7 +166,7 @@ class Inquiry:
             answer = self._answer(each, version, portrait and portrait[0])
             if portrait is not None:
                 _, answer.start, established, uid, command, words, answer.descends, noted = portrait
-                answer.noted = reclaim.Noted(*noted)
+                answer.noted = kinship.Noted(*noted)
                 answer.who = processes.Description(processes.UNKNOWN, command, words, uid)
                 pid = answer.verdict.creator
                 if established and not answer.void:

@@ -1,6 +1,6 @@
 """What is known of each heap: its file, its creator, what was established of it, what was told."""
 
-from gppshm import creator, processes, reclaim
+from gppshm import creator, kinship, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Known:
         self.identity: Optional[creator.Identity] = None
         self.description = processes.Description()
         self.descends = False
-        self.noted = reclaim.NOTHING
+        self.noted = kinship.NOTHING
         self.version += 1
 
     def changed(self) -> None:

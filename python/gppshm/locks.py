@@ -12,7 +12,7 @@ from gppshm import heapfile, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
     from gppshm import snapshot
 
@@ -197,3 +197,15 @@ def _read_again(directory: shmfs.ShmDirectory, entry: "snapshot.Entry") -> "Dict
     except OSError:
         return {}
     return {superblock.offset: superblock for superblock in heap.superblocks}
+
+
+def dead_holder(
+    file_id: "Tuple[int, int]", proc_root: str = "/proc"
+) -> "Callable[[heapfile.Superblock], bool]":
+    """Tells of a superblock whether its lock is held by the dead: asks all processes of the host."""
+
+    def is_dead(superblock: heapfile.Superblock) -> bool:
+        threads = Threads(file_id, procfs.Processes(proc_root))
+        return look(superblock, threads).state is DEAD
+
+    return is_dead

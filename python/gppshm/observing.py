@@ -22,11 +22,11 @@ from gppshm import (
     creator,
     heapfile,
     held,
+    kinship,
     lease,
     locks,
     processes,
     procfs,
-    reclaim,
     shmfs,
     supervised,
 )
@@ -109,13 +109,13 @@ def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -
         ended = named and not host.runs(sighting.name_pid, named)
         verdict = creator.judge(sighting, host, sighting.name_pid if ended else 0)
         pid, start, identity = verdict.creator, 0, False
-        who, descends, noted = processes.Description(), False, reclaim.NOTHING
+        who, descends, noted = processes.Description(), False, kinship.NOTHING
         if verdict.state is creator.ALIVE and pid:
             start = host.start(pid)
             identity = creator.identify(sighting, host, 0.0) is not None
             who = processes.describe(pid, names=False)
             descends = ancestor > 0 and ancestor in processes.ancestors(pid) and host.start(ancestor) == born
-            noted = reclaim.note(pid, sighting.file_id, proc_root)
+            noted = kinship.note(pid, sighting.file_id, proc_root)
         found.append(
             (verdict.plain(), start, identity, who.uid, who.command, who.words, descends, noted.plain())
         )
@@ -140,8 +140,8 @@ def mapped(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
 
 def kin(plain: "Sequence[Any]", proc_root: str) -> "List[str]":
     """Whether a forked child of its creator is among the holders of each (file, what was noted of it)."""
-    questions = [(tuple(file_id), reclaim.Noted(*noted)) for file_id, noted in plain]
-    return [str(kinship) for kinship, _ in reclaim.kin_of(questions, proc_root)]
+    questions = [(tuple(file_id), kinship.Noted(*noted)) for file_id, noted in plain]
+    return [str(kinship) for kinship, _ in kinship.kin_of(questions, proc_root)]
 
 
 def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
@@ -189,7 +189,7 @@ def reach(
     result = []
     for device, inode in file_ids:
         try:
-            fd = reclaim.open_held((device, inode), held_by.get((device, inode), ()), proc_root)
+            fd = held.open_held((device, inode), held_by.get((device, inode), ()), proc_root)
             try:
                 send_parcel(parcels, fd)
             finally:

@@ -208,7 +208,8 @@ class Processes:
                 same = os.readlink(f"{self.proc_root}/{pid}/ns/pid") == INITIAL_PID_NAMESPACE
             except OSError:
                 same = False
-            numbers = () if same or not may_read(pid) else self._status(str(pid)).get(b"NSpid", b"").split()
+            found = {} if same or not may_read(pid) else status(pid, self.proc_root)
+            numbers = found.get(b"NSpid", b"").split()
             self._innermost[pid] = pid if same else int(numbers[-1]) if numbers else 0
         return self._innermost[pid]
 
@@ -223,23 +224,21 @@ class Processes:
         if not may_read(pid):
             return Process(pid, UNREADABLE)
         if self._pids is None or pid not in self._listed:  # what /proc lists is no thread of another
-            status = self._status(str(pid))
-            if b"Tgid" not in status:
+            found = status(pid, self.proc_root)
+            if b"Tgid" not in found:
                 return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
-            if status[b"Tgid"] != b"%d" % pid:
+            if found[b"Tgid"] != b"%d" % pid:
                 return Process(pid, GONE)  # a thread of another process: a creator is a whole process
-        maps = self._read(f"{pid}/maps")
+        maps = read(f"{self.proc_root}/{pid}/maps")
         if not maps:
-            fields = self._stat(str(pid))
+            fields = stat_fields(pid, self.proc_root)
             if len(fields) > 17:
                 if int(fields[6]) & PF_KTHREAD:
                     return Process(pid, LIVES)
                 # The count of threads is the kernel's own; a list of them may miss one that is just begun.
                 if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
                     return Process(pid, GONE)
-            # The process' own maps read empty once its main thread has ended, while other threads live on.
-            tasks = _listdir(f"{self.proc_root}/{pid}/task")
-            maps = next(filter(None, (self._read(f"{pid}/task/{tid}/maps") for tid in tasks)), b"")
+            maps = maps_of(pid, self.proc_root) or b""
         if maps:
             return Process(pid, LIVES, frozenset(parse_maps(maps)))
         return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
@@ -268,15 +267,25 @@ class Processes:
         except OSError:
             return 0
 
-    def _stat(self, task: str) -> "List[bytes]":
-        return _fields(self._read(task + "/stat"))
 
-    def _status(self, task: str) -> "Dict[bytes, bytes]":
-        pairs = (line.partition(b":") for line in self._read(task + "/status").split(b"\n"))
-        return {key: value.strip() for key, _, value in pairs}
+def status(pid: int, proc_root: str = "/proc") -> "Dict[bytes, bytes]":
+    """/proc/<pid>/status, which every user may read; empty if it cannot be read."""
+    pairs = (line.partition(b":") for line in (read(f"{proc_root}/{pid}/status") or b"").split(b"\n"))
+    return {key: value.strip() for key, _, value in pairs}
 
-    def _read(self, name: str) -> bytes:
-        return read(self.proc_root + "/" + name) or b""
+
+def maps_of(pid: int, proc_root: str = "/proc") -> "Optional[bytes]":
+    """The text of /proc/<pid>/maps; b"" of who has no memory of its own, None if it cannot be read.
+
+    It cannot be had by the main thread once that has ended: then it is had by another that lives on.
+    """
+    if not may_read(pid):
+        return None
+    text = read(f"{proc_root}/{pid}/maps")
+    if not text:
+        tasks = _listdir(f"{proc_root}/{pid}/task")
+        text = next(filter(None, (read(f"{proc_root}/{pid}/task/{tid}/maps") for tid in tasks)), text)
+    return text
 
 
 def pulse(pid: int, proc_root: str = "/proc") -> "Tuple[int, bool]":
@@ -297,6 +306,11 @@ def pulse(pid: int, proc_root: str = "/proc") -> "Tuple[int, bool]":
     if len(fields) < 20:
         return 0, True
     return int(fields[19]), fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+
+
+def stat_fields(pid: int, proc_root: str = "/proc") -> "List[bytes]":
+    """As `_fields`, of a process; empty if they cannot be read."""
+    return _fields(read(f"{proc_root}/{pid}/stat") or b"")
 
 
 def _fields(text: bytes) -> "List[bytes]":

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Sequence
 
-    from gppshm import reclaim
+    from gppshm import kinship
     from gppshm.events import Event
 
 AT_ONCE = 16
@@ -35,7 +35,7 @@ class _Sought:
 
     __slots__ = ("at", "ended", "event", "fd", "file_id", "noted", "tries")
 
-    def __init__(self, event: "Event", ended: int, noted: "reclaim.Noted") -> None:
+    def __init__(self, event: "Event", ended: int, noted: "kinship.Noted") -> None:
         self.event = event
         self.file_id = (event.device, event.inode)
         self.ended = ended
@@ -56,7 +56,7 @@ class Reaching:
         self,
         asked: observer.Observer,
         directory: "Callable[[], shmfs.ShmDirectory]",
-        take: "Callable[[int, Event, reclaim.Noted], None]",
+        take: "Callable[[int, Event, kinship.Noted], None]",
         on_first: "Callable[[Event], bool]",
     ) -> None:
         self._observer = asked
@@ -66,7 +66,7 @@ class Reaching:
         self._sought: List[_Sought] = []
         self._asking = False
 
-    def seek(self, event: "Event", ended: int, noted: "reclaim.Noted") -> None:
+    def seek(self, event: "Event", ended: int, noted: "kinship.Noted") -> None:
         """Look for the file of a heap that somebody else unlinked, as `event` tells.
 
         ended  the pid that its creator had, which was seen to map it, and has ended

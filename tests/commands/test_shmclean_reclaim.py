@@ -8,7 +8,7 @@ import pytest
 
 import heapwriter
 from cleaning import clean
-from gppshm import reclaim
+from gppshm import held
 from spawning import needs_root
 
 PAGE = heapwriter.PAGE
@@ -29,7 +29,7 @@ def taken(root, name, holder):
 
     def blocks():
         # Nothing is kept open: who holds it is told.
-        fd = reclaim.open_held((status.st_dev, status.st_ino), [holder.pid])
+        fd = held.open_held((status.st_dev, status.st_ino), [holder.pid])
         try:
             return os.fstat(fd).st_blocks * 512
         finally:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import heapwriter
-from gppshm import held, reclaim, returns, shmfs, telling, triggers, watch
+from gppshm import held, kinship, returns, shmfs, telling, triggers, watch
 from spawning import descriptors, stays, wait_for
 from watching import Shmwatch, Watching
 
@@ -295,7 +295,7 @@ def test_the_holes_do_not_void_what_is_known_of_a_new_heap_of_that_name(spawn, s
     assert release(peer, 1000) == 0
     watched.told(watch.RETURNED, owner)
     assert known[owner.name].version == version
-    assert reclaim.note(owner.pid, (0, 0)) is reclaim.NOTHING
+    assert kinship.note(owner.pid, (0, 0)) is kinship.NOTHING
 
 
 def test_the_command_gives_back_and_tells_it(spawn, shm_root):

@@ -398,10 +398,10 @@ class Run:
         fd = self._pins.pop(seen.file_id, None)
         try:
             if fd is None:
-                from gppshm import reclaim
+                from gppshm import held
 
                 file_id, pids = seen.file_id, verdict.attached
-                fd = reclaim.open_regular(self._judge.look(lambda: reclaim.way_to(file_id, pids)), file_id)
+                fd = held.open_regular(self._judge.look(lambda: held.way_to(file_id, pids)), file_id)
             by_word, dry_run = self.options.reclaim, self.options.dry_run
             returned = shmclean_reclaim.give_back(fd, verdict.attached, by_word, dry_run, self._judge)
         except OSError as error:
