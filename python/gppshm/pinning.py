@@ -69,8 +69,11 @@ FIRST_DELAY, LAST_DELAY = 0.05, 0.8
 
 No event tells that a peer wrote to memory that it maps.
 """
-LETTING_GO = (0.0003, 0.0005, 0.001, 0.002, 0.004)
-"""Seconds between looks for the last holder: the kernel tells of its exit before it lets go of the file."""
+LETTING_GO = (0.0003, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+"""Seconds between looks for the last holder: the kernel tells of its exit before it lets go of the file.
+
+That takes microseconds, but it may have to wait for a processor.
+"""
 
 
 class Reclaiming:

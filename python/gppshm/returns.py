@@ -118,6 +118,11 @@ class Returns:
         questions = [] if self._asking else [heap.ask_at for heap in self._heaps]
         return min(looks + questions, default=_NEVER)
 
+    def look_again(self, now: float) -> None:
+        """See soon of every heap whether somebody is attached: that the last has left may have been missed."""
+        for heap in self._heaps:
+            heap.look_at = min(heap.look_at, now)
+
     def step(self, now: float) -> None:
         """Do some of what is due."""
         while self._taken:

@@ -323,6 +323,7 @@ class Watcher(settling.Settling):
         self._next_rescan = now + self.rescan
         self.counts.rescans += 1
         self._follow_root()
+        self._returns.look_again(now)
         try:
             names = self.directory.names()
         except OSError as error:
