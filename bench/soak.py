@@ -86,7 +86,7 @@ def main(arguments):
     batch = int(arguments[1]) if len(arguments) > 1 else BATCH
     longest = float(arguments[2]) if len(arguments) > 2 else float("inf")
     started, done, lost, slowest = time.monotonic(), 0, set(), 0.0
-    with_peers = damaged = by_others = 0
+    with_peers = damaged = by_others = told = 0
     with contextlib.ExitStack() as ending:
         threads = ending.enter_context(multiprocessing.pool.ThreadPool(WITH_PEERS))
         nursery = ending.enter_context(Nursery(SHMWATCH, "--json", "--rescan=5", size=4096))
@@ -108,6 +108,10 @@ def main(arguments):
             with_peers += WITH_PEERS
             done += WITH_PEERS
             lost |= living - set(os.listdir(nursery.root))
+            if done // 1000 > told:
+                told = done // 1000
+                now = time.monotonic() - started, damaged, len(lost), descriptors(pid), status(pid, "VmRSS")
+                print("%d in %.0f s: damaged %d, lost %d; descriptors %d, %d kB" % (done, *now), flush=True)
             if first is None and done >= min(1000, crashes // 2):
                 time.sleep(1)
                 first = descriptors(pid), status(pid, "VmRSS")
@@ -121,8 +125,8 @@ def main(arguments):
     print("%d crashes in %.0f s, slowest batch of %d: %.0f ms" % (done, took, batch, 1000 * slowest))
     came = with_peers, damaged, end["given_back"] >> 20, end["given_back_later"] >> 20
     print("  with peers that check %d, damaged %d; came back at once %d MB, later %d MB" % came)
-    told = len(lost), len(left), end["removed"], by_others, end["own_faults"] + end["failures"]
-    print("  live heaps lost %d, orphans left %d, removed %d, by others %d, faults %d" % told)
+    became = len(lost), len(left), end["removed"], by_others, end["own_faults"] + end["failures"]
+    print("  live heaps lost %d, orphans left %d, removed %d, by others %d, faults %d" % became)
     print("  descriptors %d, then %d; memory %d kB, then %d kB" % (first[0], last[0], first[1], last[1]))
     bad = (
         lost

@@ -119,7 +119,7 @@ class Returns:
         return min(looks + questions, default=_NEVER)
 
     def look_again(self, now: float) -> None:
-        """See soon of every heap whether somebody is attached: that the last has left may have been missed."""
+        """See of every heap whether somebody is attached: that the last has left may have been missed."""
         for heap in self._heaps:
             heap.look_at = min(heap.look_at, now)
 
