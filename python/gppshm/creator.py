@@ -311,11 +311,6 @@ def judge_fifo(pid: int, processes: procfs.Processes) -> Verdict:
     return Verdict(ORPHANED, f"its creator, {why}, is gone", PIDS)
 
 
-def attached(sighting: shmfs.Sighting, verdict: Verdict, processes: procfs.Processes) -> "Tuple[int, ...]":
-    """The pids of all who hold a heap, as far as can be seen, its living creator left out."""
-    return tuple(pid for pid in processes.holders(sighting.file_id) if pid != verdict.creator)
-
-
 def listed(pids: "Sequence[int]") -> str:
     """Pids as a person reads them: process 12; processes 12, 13 and 14 more."""
     shown = ", ".join(str(pid) for pid in pids[:4])
