@@ -297,8 +297,12 @@ def pulse(pid: int, proc_root: str = "/proc") -> "Tuple[int, bool]":
     until its parent reaps it; the count of threads is the kernel's own.
     """
     try:
-        with open(f"{proc_root}/{pid}/stat", "rb", buffering=0) as stream:
-            fields = _fields(stream.read() or b"")
+        # Of some hosts' thousands of processes: three system calls each, where a file object takes seven.
+        fd = os.open(f"{proc_root}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = _fields(os.read(fd, 4096))
+        finally:
+            os.close(fd)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESRCH):
             raise
