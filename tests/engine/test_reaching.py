@@ -7,6 +7,7 @@ import time
 import pytest
 
 import heapwriter
+from blocking import blocked as blocked
 from gppshm import held, observing, watch
 from spawning import descriptors, needs_root, wait_for
 from watching import ByHand, Shmwatch
@@ -274,6 +275,18 @@ def test_the_command_gives_back_what_another_cleaner_unlinked(spawn, shm_root):
         assert release(peer, 1000) == 0
         wait_for(lambda: command.state()["in_use"] == 0)
         assert command.end()[0]["removed_by_others"] == 1
+
+
+@needs_root
+def test_a_process_that_blocks_who_looks_for_holders_is_passed_over(spawn, shm_root, by_hand, blocked):
+    child = blocked("descriptor")
+    owner, (peer,) = heap(spawn, shm_root, "--keep-fd")
+    watching = by_hand()
+    watching.identified(owner)
+    crash(watching, owner)
+    gave_back(watching, owner)
+    assert release(peer, 1000) == 0
+    assert child.pid in watching.watcher.passed_over
 
 
 def test_the_unlink_of_another_heap_does_not_wait(spawn, shm_root, by_hand):
