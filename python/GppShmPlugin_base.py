@@ -1,7 +1,7 @@
 """What GppShmPlugin.prf.xml and GppShmPlugin.scd.xml declare, as a class to derive the device from.
 
-Keep them in step (tests/redhawk/test_descriptors.py tells).  A number or text without a value in the PRF is
-0 or empty: so that whatever nobody has set yet can be sent.
+tests/redhawk/test_descriptors.py compares them.  A number without a value in the PRF starts as
+0, a text as "", so that every property can be sent at any time.
 """
 
 from gppshm.redhawk.corba import CF__POA

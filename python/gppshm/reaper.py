@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 NO_DESCRIPTOR = lease.NO_DESCRIPTOR
 
+DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
+"""Seconds between the tries of `settle_patiently`; each is multiplied by a random 0.5 to 1.5."""
+
 NOTHING = (0, 0)
 """For `only`: no file at all."""
 
@@ -72,6 +75,11 @@ class Outcome:
         self.error = error
         self.fd = -1
         self.done = time.monotonic()
+
+    @property
+    def removed(self) -> bool:
+        """Whether the file was unlinked, or would be if this were no dry run."""
+        return self.result is REMOVED or self.result is WOULD_REMOVE
 
     def __repr__(self) -> str:
         return f"Outcome({self.name}: {self.result}: {self.reason})"
@@ -157,6 +165,26 @@ class Reaper:
                 yield self.remove(seen, verdict, only(seen.name))
             self._refill()
 
+    def settle_patiently(
+        self,
+        names: "Iterable[str]",
+        judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
+        only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
+    ) -> "Iterator[Outcome]":
+        """As `settle`, but retries for up to 0.5 s the files that another program has open for a moment."""
+        for delay in DELAYS + (0,):
+            again = []
+            for outcome in self.settle(names, judge, only):
+                if delay and _passing(outcome):
+                    again.append(outcome.name)
+                else:
+                    yield outcome
+            if not again:
+                return
+            names = again
+            # Not by the random module, which costs a start milliseconds.
+            time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
+
     def _by_lease(self, name: str, only: "Optional[shmfs.FileId]") -> Outcome:
         with self.directory.open(name) as file:
             seen = file.sighting
@@ -206,7 +234,7 @@ class Reaper:
                     result, error = FAILED, refusal.errno or 0
                     reason = f"it cannot be unlinked: {refusal.strerror}"
         outcome = Outcome(seen.name, result, reason, seen, verdict, error)
-        pinned = self.pin and result in (REMOVED, WOULD_REMOVE) and file.sighting.answer is not lease.GRANTED
+        pinned = self.pin and outcome.removed and file.sighting.answer is not lease.GRANTED
         if pinned or (result is REMOVED and seen.status.st_blocks * 512 >= self.large):
             try:
                 # Of the file as it was opened: by its name there is nothing to be had any more.
@@ -247,3 +275,10 @@ class Reaper:
                 self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 pass
+
+
+def _passing(outcome: Outcome) -> bool:
+    """Whether a retry may help: another cleaner or a lister has the heap open for a moment."""
+    if outcome.result is not UNSURE or outcome.verdict is None or outcome.sighting is None:
+        return False
+    return outcome.verdict.state in creator.ORPHANS or outcome.sighting.answer is lease.REFUSED

@@ -9,11 +9,15 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 
+NO_HEADER = "invalid superblock file (no header)"
+WRONG_VERSION = "incompatible superblock file (version mismatch)"
+
+
 class Entry:
     """One file of the directory.
 
-    heap      what it holds, for a HEAP; else None
-    verdict   on its creator, for a HEAP or a HALF_MADE one; else None
+    heap      the contents, for a HEAP; else None
+    verdict   on the creator, for a HEAP or a HALF_MADE one; else None
     """
 
     __slots__ = ("heap", "sighting", "verdict")
@@ -22,6 +26,37 @@ class Entry:
         self.sighting = sighting
         self.heap = heap
         self.verdict: Optional[creator.Verdict] = None
+
+    @property
+    def is_heap(self) -> bool:
+        """Whether it is a heap, half-made or whole, or unreadable under the name of one."""
+        kind = self.sighting.kind
+        if kind is shmfs.UNREADABLE:
+            return bool(self.sighting.name_pid)
+        return kind is shmfs.HEAP or kind is shmfs.HALF_MADE
+
+    @property
+    def error(self) -> str:
+        """Why the contents cannot be shown; "" if they can, or if it is no heap."""
+        sighting, heap = self.sighting, self.heap
+        if sighting.kind is shmfs.UNREADABLE:
+            return f"cannot be read: {sighting.error}"
+        if sighting.kind is shmfs.HALF_MADE and sighting.header is None:
+            return f"half-made heap: {self.verdict.reason if self.verdict else 'no whole header'}"
+        if sighting.header is None:
+            return ""
+        if heap is None or sighting.status.st_size < heap.page_size:
+            return NO_HEADER
+        return WRONG_VERSION if sighting.header.version != heapfile.VERSION else ""
+
+    @property
+    def orphaned(self) -> "Optional[bool]":
+        """Whether the creator is proven dead; None if there is no proof either way."""
+        if self.verdict is None:
+            return None
+        if self.verdict.state in creator.ORPHANS:
+            return True
+        return False if self.verdict.state is creator.ALIVE else None
 
 
 class Snapshot:

@@ -4,15 +4,14 @@ import errno
 import os
 import stat
 import sys
-import time
 
-from gppshm import creator, judging, lease, procfs, reaper, shmfs
+from gppshm import creator, judging, procfs, reaper, shmfs
 from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
     from gppshm import held
     from gppshm.cli import shmclean_reclaim
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     Options = Union["Defaults", argparse.Namespace]
 
 COMMAND = "redhawk-shmclean"
-
-DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
-"""Seconds (half to one and a half of each) between the tries of a heap that somebody was just at."""
 
 FORCE = "use -f to force removal"
 
@@ -216,7 +212,7 @@ class Run:
             self._fail(f"{COMMAND}: {root}: {directory.doubt}: nothing is removed")
             return
         with self._reaper(directory) as cleaner:
-            for outcome in settled(cleaner, directory.names(), self._judge):
+            for outcome in cleaner.settle_patiently(directory.names(), self._judge):
                 self._pin(outcome)
                 if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
                     self.outcomes.append(outcome)
@@ -225,7 +221,7 @@ class Run:
     def _tell_unasked(self, outcome: reaper.Outcome, name: str) -> None:
         """Say what was done about a file that nobody named."""
         reason = text.escaped(outcome.reason)
-        if outcome.result in (reaper.REMOVED, reaper.WOULD_REMOVE):
+        if outcome.removed:
             self._tell_removal(outcome, name)
         elif outcome.result is reaper.FAILED and not _unreadable(outcome):
             self._fail(f"error: {name}: {why_failed(outcome)}")
@@ -241,7 +237,7 @@ class Run:
         names = self._names(directory, " could not be opened: ")
         there = {name for name in names if _exists(directory, name)}
         with self._reaper(directory) as cleaner:
-            for outcome in settled(cleaner, names, self._judge):
+            for outcome in cleaner.settle_patiently(names, self._judge):
                 self._pin(outcome)
                 if outcome.result is reaper.GONE:
                     if outcome.name in there:
@@ -252,7 +248,7 @@ class Run:
 
     def _tell_named(self, outcome: reaper.Outcome, name: str) -> None:
         reason = text.escaped(outcome.reason)
-        if outcome.result in (reaper.REMOVED, reaper.WOULD_REMOVE):
+        if outcome.removed:
             self._tell_removal(outcome, name)
         elif outcome.result is reaper.KEPT:
             self._fail(f"{name} is in use, {FORCE}")
@@ -375,7 +371,7 @@ class Run:
         """Give back what is free in the heaps that were removed, or have lost their name before."""
         try:
             for outcome in self.outcomes:
-                if removed(outcome) and outcome.verdict and outcome.verdict.state is creator.ATTACHED:
+                if outcome.removed and outcome.verdict and outcome.verdict.state is creator.ATTACHED:
                     self._reclaim_removed(outcome)
         finally:
             for fd in self._pins.values():
@@ -501,7 +497,7 @@ class Run:
 
     def _survey(self, directory: shmfs.ShmDirectory) -> None:
         """Find out who holds the memory of what was (or would be) unlinked."""
-        if (self.options.json or self.options.verbose) and any(map(removed, self.outcomes)):
+        if (self.options.json or self.options.verbose) and any(outcome.removed for outcome in self.outcomes):
             from gppshm import held
 
             try:
@@ -518,40 +514,12 @@ class Run:
         seen = outcome.sighting
         holders = self.holders.get(seen.file_id) if seen else None
         returned = self.returned.get(seen.file_id) if seen else None
-        if seen and holders and (returned or removed(outcome)):
+        if seen and holders and (returned or outcome.removed):
             left = seen.status.st_blocks * 512 - (returned.given_back if returned else 0)
             self._say(
                 f"{text.escaped(seen.name)}: {left} bytes come back when the last of "
                 f"these exits: {'; '.join([words for _, words in self._described(h.pid for h in holders)])}"
             )
-
-
-def settled(
-    cleaner: reaper.Reaper,
-    names: "Iterable[str]",
-    judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
-    only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
-) -> "Iterator[reaper.Outcome]":
-    """What became of each name; what somebody else was just at is tried again, for half a second at most."""
-    for delay in DELAYS + (0,):
-        again = []
-        for outcome in cleaner.settle(names, judge, only):
-            if delay and _passing(outcome):
-                again.append(outcome.name)
-            else:
-                yield outcome
-        if not again:
-            return
-        names = again
-        # Not by the random module, which costs a start milliseconds.
-        time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
-
-
-def _passing(outcome: reaper.Outcome) -> bool:
-    """Whether it is unsure because of a moment: another cleaner, a lister that opens heaps for writing."""
-    if outcome.result is not reaper.UNSURE or outcome.verdict is None or outcome.sighting is None:
-        return False
-    return outcome.verdict.state in creator.ORPHANS or outcome.sighting.answer is lease.REFUSED
 
 
 def _open(root: str) -> shmfs.ShmDirectory:
@@ -578,10 +546,6 @@ def _exists(directory: shmfs.ShmDirectory, name: str) -> bool:
 
 def _missing(name: str) -> reaper.Outcome:
     return reaper.Outcome(name, reaper.FAILED, os.strerror(errno.ENOENT), error=errno.ENOENT)
-
-
-def removed(outcome: reaper.Outcome) -> bool:
-    return outcome.result is reaper.REMOVED or outcome.result is reaper.WOULD_REMOVE
 
 
 def _is_directory(seen: "Optional[shmfs.Sighting]") -> bool:

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 
-from gppshm import creator, heapfile, shmfs, snapshot, supervised
+from gppshm import shmfs, snapshot, supervised
 from gppshm.cli import text
 
 TYPE_CHECKING = False
@@ -12,17 +12,13 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
-    from gppshm import held
-
     Options = Union["Defaults", argparse.Namespace]
 
 COMMAND = "redhawk-shminfo"
 
 SORT_KEYS = ("name", "size", "allocated", "used", "creator", "refcount", "state")
 
-NO_HEADER = "invalid superblock file (no header)"
 ORPHANED = {True: "true", False: "false", None: "unknown"}
-WRONG_VERSION = "incompatible superblock file (version mismatch)"
 
 
 class Defaults:
@@ -165,7 +161,7 @@ def _run(options: "Options", output: text.Record) -> int:
             if options.sort:
                 shot.entries.sort(key=_sort_key(options.sort))
             if names is None and not options.all:
-                shot.entries = [entry for entry in shot.entries if is_heap(entry)]
+                shot.entries = [entry for entry in shot.entries if entry.is_heap]
             show = _form(options)
             status = show(directory, shot, options, output)
     except OSError as error:
@@ -199,51 +195,6 @@ def _form(options: "Options") -> "Callable[..., int]":
     return show_plain
 
 
-def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Survey, int]":
-    """Who holds what, for the forms that show it, and their status so far."""
-    from gppshm import held
-
-    try:
-        return held.survey(directory), 0
-    except OSError as error:
-        output.error(f"/proc cannot be read: {error.strerror}: who holds the memory is not known")
-        return held.Survey(), 1
-
-
-def is_heap(entry: snapshot.Entry) -> bool:
-    """Whether it is shown without --all: a heap, or what should be one."""
-    kind = entry.sighting.kind
-    return kind is shmfs.HEAP or kind is shmfs.HALF_MADE or is_hidden(entry)
-
-
-def is_hidden(entry: snapshot.Entry) -> bool:
-    """A file named as heaps are that this user may not read."""
-    return entry.sighting.kind is shmfs.UNREADABLE and bool(entry.sighting.name_pid)
-
-
-def why_unreadable(entry: snapshot.Entry) -> str:
-    """Why a heap's contents cannot be shown; "" if they can, or if it is no heap."""
-    sighting, heap = entry.sighting, entry.heap
-    if sighting.kind is shmfs.UNREADABLE:
-        return f"cannot be read: {sighting.error}"
-    if sighting.kind is shmfs.HALF_MADE and sighting.header is None:
-        return f"half-made heap: {entry.verdict.reason if entry.verdict else 'no whole header'}"
-    if sighting.header is None:
-        return ""
-    if heap is None or sighting.status.st_size < heap.page_size:
-        return NO_HEADER
-    return WRONG_VERSION if sighting.header.version != heapfile.VERSION else ""
-
-
-def orphaned(entry: snapshot.Entry) -> "Optional[bool]":
-    """Whether the creator is provably gone; None: it cannot be told."""
-    if entry.verdict is None:
-        return None
-    if entry.verdict.state in creator.ORPHANS:
-        return True
-    return False if entry.verdict.state is creator.ALIVE else None
-
-
 def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
     def of(entry: snapshot.Entry) -> "Any":
         header = entry.sighting.header
@@ -263,25 +214,12 @@ def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
     return lambda entry: (of(entry), entry.sighting.name)
 
 
-def usage_lines(shot: snapshot.Snapshot, size: "Callable[[int], str]") -> str:
-    usage = shot.usage
-    free = f"{size(usage.free)} ({text.percent(usage.free, usage.size)}%)"
-    lines = f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
-    return lines + (f"  inodes: {scarce_inodes(usage)}\n" if usage.inodes_are_scarce else "")
-
-
-def scarce_inodes(usage: shmfs.Usage) -> str:
-    """How many are left, and what that means."""
-    share = text.percent(usage.free_inodes, usage.inodes)
-    return f"{usage.free_inodes} of {usage.inodes} free ({share}%): a new heap, or other file, needs one"
-
-
 def show_plain(
     directory: shmfs.ShmDirectory, shot: snapshot.Snapshot, options: "Options", output: text.Output
 ) -> int:
     """The default form, byte for byte as REDHAWK 3.0.1 prints the heaps that it can read."""
     size, numeric = text.size_format(options.format), options.numeric
-    output.put(usage_lines(shot, size))
+    output.put(text.usage_lines(shot, size))
     owners: Dict[Tuple[int, int, int], str] = {}
     result = 0
     for entry in shot.entries:
@@ -295,7 +233,7 @@ def show_plain(
             f"  group:       {text.group_name(key[1], numeric)}\n"
             f"  mode:        {key[2]:o}\n",
         )
-        error = why_unreadable(entry)
+        error = entry.error
         if heap and header and not error:
             heap_size, heap_used = heap.heap_size, heap.heap_used
             output.put(
@@ -305,11 +243,11 @@ def show_plain(
                 f"  heap size:   {size(heap_size)}\n"
                 f"  heap used:   {size(heap_used)} ({text.percent(heap_used, heap_size)}%)\n"
                 f"  creator:     {header.creator}\n"
-                f"  orphaned:    {ORPHANED[orphaned(entry)]}\n"
+                f"  orphaned:    {ORPHANED[entry.orphaned]}\n"
                 f"  refcount:    {header.refcount}\n{owner}"
             )
             continue
-        kind = "REDHAWK heap (unreadable)" if is_heap(entry) else "other"
+        kind = "REDHAWK heap (unreadable)" if entry.is_heap else "other"
         output.put(
             f"\n{name}\n"
             f"  type:        {kind}\n"
@@ -317,7 +255,7 @@ def show_plain(
             f"  allocated:   {size(status.st_blocks * 512)}\n{owner}"
         )
         # Nothing says that a closed file is a heap, if not its name; but who asks for it by name is told why.
-        if error and (is_heap(entry) or options.names):
+        if error and (entry.is_heap or options.names):
             output.line_on_stderr(f"  error:       {text.escaped(error)}")
             result = 1
     return result

@@ -1,13 +1,14 @@
 """redhawk-shminfo --blocks NAME: a picture of the blocks of one heap."""
 
 from gppshm import heapfile, shmfs
-from gppshm.cli import shminfo, text
+from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator, List, Sequence, Tuple
 
     from gppshm import snapshot
+    from gppshm.cli import shminfo
 
 # Free, partly in use, in use, and what lies behind a broken chain of blocks.
 CELLS = {True: "\u00b7\u2592\u2588?", False: ".+#?"}
@@ -52,7 +53,7 @@ def show(
         return 1
     entry = shot.entries[0]
     name = text.escaped(entry.sighting.name)
-    error = shminfo.why_unreadable(entry)
+    error = entry.error
     if entry.heap is None or error:
         output.error(f"{name}: {text.escaped(error) or 'it is not a REDHAWK heap'}")
         return 1

@@ -15,7 +15,6 @@ from collections import deque
 
 from gppshm import __version__, events, fifos, processes, procfs, shmfs, watch
 from gppshm.cli import text
-from gppshm.cli.shminfo_json import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -382,7 +381,7 @@ class Command:
         assert self._watcher is not None
         watcher, counts = self._watcher, self._watcher.counts
         state: Dict[str, Any] = {
-            "root": named(watcher.root)[0],
+            "root": text.decoded(watcher.root)[0],
             "scope": str(watcher.scope),
             "dry_run": self._options.dry_run,
             "living": len(watcher.living()),
@@ -495,7 +494,7 @@ def _what_is_held(event: events.Event) -> str:
 
 def event_object(event: events.Event) -> "Dict[str, Any]":
     """An event as docs/shmwatch-json.md describes it."""
-    name, name_hex = named(event.name)
+    name, name_hex = text.decoded(event.name)
     return {
         "event": str(event.kind),
         "time": round(event.time, 6),
@@ -505,12 +504,12 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "inode": event.inode or None,
         "creator": event.creator or None,
         "command": _json_word(event.command),
-        "command_line": named(" ".join(event.words))[0] or None,
+        "command_line": text.decoded(" ".join(event.words))[0] or None,
         "user": _json_word(event.user),
         "uid": event.uid if event.uid >= 0 else None,
         "died": event.died or None,
         "bytes": event.bytes,
-        "reason": named(event.reason)[0],
+        "reason": text.decoded(event.reason)[0],
         "evidence": str(event.evidence),
         "trigger": event.trigger or None,
         "latency_ms": round(event.latency * 1000, 3) if event.trigger else None,
@@ -519,12 +518,12 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "given_back_later": event.given_back_later,
         "in_use": event.in_use,
         "left": event.left,
-        "not_given_back": named(event.not_given_back)[0] if event.not_given_back else None,
+        "not_given_back": text.decoded(event.not_given_back)[0] if event.not_given_back else None,
     }
 
 
 def _json_word(word: str) -> "Optional[str]":
-    return None if word == processes.UNKNOWN else named(word)[0]
+    return None if word == processes.UNKNOWN else text.decoded(word)[0]
 
 
 def _command(command: str) -> str:

@@ -13,7 +13,9 @@ from gppshm import procfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Callable, Dict, Iterable, List, NoReturn, Sequence, Tuple
+    from typing import Callable, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
+
+    from gppshm import shmfs, snapshot
 
 FORMATS = ("auto", "b", "k")
 
@@ -77,6 +79,29 @@ def percent(part: int, whole: int) -> str:
 def many(count: int, what: str) -> str:
     """3 heaps, 1 heap"""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def decoded(name: str) -> "Tuple[str, Optional[str]]":
+    """(`name`, None) for JSON; (`escaped(name)`, the bytes in hex) if it is not UTF-8."""
+    raw = os.fsencode(name)
+    try:
+        return raw.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return escaped(raw.decode("utf-8", "surrogateescape")), "".join(["%02x" % byte for byte in raw])
+
+
+def usage_lines(shot: "snapshot.Snapshot", size: "Callable[[int], str]") -> str:
+    """The head of a listing: the directory, its size, what is free, and inodes if they are scarce."""
+    usage = shot.usage
+    free = f"{size(usage.free)} ({percent(usage.free, usage.size)}%)"
+    lines = f"{escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+    return lines + (f"  inodes: {scarce_inodes(usage)}\n" if usage.inodes_are_scarce else "")
+
+
+def scarce_inodes(usage: "shmfs.Usage") -> str:
+    """How many inodes are free, and why that matters."""
+    share = percent(usage.free_inodes, usage.inodes)
+    return f"{usage.free_inodes} of {usage.inodes} free ({share}%): a new heap, or other file, needs one"
 
 
 def user_name(uid: int, numeric: bool = False) -> str:

@@ -58,7 +58,7 @@ class Cleaning(threading.Thread):
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
         with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory) as cleaner:
-            yield from shmclean.settled(cleaner, list(self._confirmed), asking.judge, self._confirmed.get)
+            yield from cleaner.settle_patiently(list(self._confirmed), asking.judge, self._confirmed.get)
 
 
 def _failure(outcome: reaper.Outcome) -> str:

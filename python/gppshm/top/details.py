@@ -4,7 +4,7 @@ import threading
 import time
 
 from gppshm import asking, locks, shmfs, snapshot
-from gppshm.cli import shminfo, shminfo_blocks
+from gppshm.cli import shminfo_blocks
 from gppshm.top.state import shown
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]
         details.error = "it is not there any more"
         return details
     entry = shot.entries[0]
-    details.error = shown(shminfo.why_unreadable(entry))
+    details.error = shown(entry.error)
     status, header, heap = entry.sighting.status, entry.sighting.header, entry.heap
     details.header = [
         ("file", f"{status.st_size} bytes, {status.st_blocks * 512} allocated, inode {status.st_ino}")

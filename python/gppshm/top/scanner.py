@@ -9,7 +9,7 @@ import time
 from collections import deque
 
 from gppshm import asking, creator, events, held, lease, shmfs, snapshot, watch
-from gppshm.cli import shminfo
+from gppshm.cli import text
 from gppshm.top.departures import Departures
 from gppshm.top.state import Removal, Room, Row, State
 
@@ -138,7 +138,7 @@ class Scanner(threading.Thread):
         rows = {}
         self._verdicts = {}
         for entry in shot.entries:
-            if shminfo.is_heap(entry):
+            if entry.is_heap:
                 rows[entry.sighting.name] = self._row(entry)
                 if entry.verdict is not None:
                     self._verdicts[entry.sighting.name] = entry.sighting.file_id, entry.verdict
@@ -148,7 +148,7 @@ class Scanner(threading.Thread):
         self._history.append((time.monotonic(), room.used))
         troubles = self._troubles()
         if shot.usage.inodes_are_scarce:
-            troubles.insert(0, f"inodes: {shminfo.scarce_inodes(shot.usage)}")
+            troubles.insert(0, f"inodes: {text.scarce_inodes(shot.usage)}")
         return State(shot.root, room, list(rows.values()), self._history, self._removals, troubles)
 
     def _follow_root(self) -> None:

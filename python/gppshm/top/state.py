@@ -4,7 +4,7 @@ import functools
 import time
 
 from gppshm import creator, snapshot
-from gppshm.cli import shminfo, text
+from gppshm.cli import text
 from gppshm.roles import role
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ class Row:
         recorded = seen.header.creator if seen.header is not None else seen.name_pid
         self.creator = self.living or recorded
         self.state = verdict.state if verdict is not None else UNREADABLE
-        self.reason = shown(verdict.reason if verdict is not None else shminfo.why_unreadable(entry))
+        self.reason = shown(verdict.reason if verdict is not None else entry.error)
         self.allocated = seen.status.st_blocks * 512
         self.size = heap.heap_size if heap is not None else 0
         self.used = heap.heap_used if heap is not None else 0
