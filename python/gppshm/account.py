@@ -60,19 +60,19 @@ class Account:
 
     def returned(self, removal: Event) -> None:
         """More has come back of a removed heap than the event of its removal tells."""
-        event = Event(RETURNED, "its processes let go of it", removal.name)
+        event = Event(RETURNED, "its peers released it", removal.name)
         for name in _OF_THE_REMOVAL:
             setattr(event, name, getattr(removal, name))
         if removal.not_given_back:
             event.reason = removal.not_given_back
         elif not removal.left:
-            event.reason = "the last of its processes has gone"
+            event.reason = "its last peer has exited"
         self._telling.tell(event)
 
     def cleaned(self, name: str, heap: "Known", pidfd: int, returns: bool = False) -> Event:
         """Somebody else unlinked the heap of a creator that had ended; the rest is as of `removed`."""
         event = _event_of(
-            CLEANED, "its creator ended and left it; somebody else unlinked it first", name, heap
+            CLEANED, "its creator died and left it; another process unlinked it first", name, heap
         )
         event.trigger, event.latency = heap.trigger, max(0.0, time.monotonic() - heap.since)
         self.counts.cleaned += 1
@@ -83,7 +83,7 @@ class Account:
     def lives_on(self, name: str, heap: "Known") -> None:
         """Somebody else unlinked the heap of a creator that lives."""
         heap.told = (
-            f"its creator, process {heap.creator}, lives on and maps it; somebody else unlinked it"
+            f"its creator, process {heap.creator}, lives and maps it; another process unlinked it"
             " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
         )
         self._telling.tell(_event_of(UNLINKED, heap.told, name, heap), _uid(heap))

@@ -81,7 +81,7 @@ class Asker:
                 watched.step()
             except OSError as error:  # it cannot be started
                 for _, _, answer in questions:
-                    answer.fail(f"processes cannot be looked at: {error.strerror}")
+                    answer.fail(f"processes cannot be inspected: {error.strerror}")
                 continue
             for kind, question, answer in questions:
                 watched.ask(kind, "call", question, answer.take)
@@ -92,7 +92,7 @@ class _Answer:
 
     def __init__(self) -> None:
         self.told: Optional[Tuple[bool, Any]] = None
-        self.failure = "processes cannot be looked at"
+        self.failure = "processes cannot be inspected"
         self._come = threading.Event()
 
     def take(self, told: "Optional[Tuple[bool, Any]]") -> None:
@@ -115,12 +115,12 @@ LOOKS = 5.0
 
 
 def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
-    """A verdict on each; UNKNOWN where processes cannot be looked at."""
+    """A verdict on each; UNKNOWN where processes cannot be inspected."""
     plain = [(observing.plain_sighting(each), 0) for each in seen]
     try:
         found = shared.call("gppshm.observing:look", [plain, "/proc"], LOOKS)
     except OSError as error:
-        why = f"the processes of this host cannot be looked at: {error.strerror}"
+        why = f"the processes of this host cannot be inspected: {error.strerror}"
         return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
     return [creator.verdict_of(each) for each in found]
 

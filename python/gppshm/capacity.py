@@ -193,7 +193,7 @@ class Ledger:
             try:
                 self._claims.claim(reserved, baseline)
             except OSError as error:
-                self._tell(f"other devices of this host cannot see what is granted here: {error.strerror}")
+                self._tell(f"other devices of this host cannot see the grants of this one: {error.strerror}")
 
     def _others(self) -> "List[Claim]":
         if self._claims is None:
@@ -201,10 +201,10 @@ class Ledger:
         try:
             found = self._claims.of_others()
         except OSError as error:
-            self._tell(f"what other devices of this host have granted cannot be seen: {error}")
+            self._tell(f"grants of other devices of this host cannot be seen: {error}")
             return []
         if not self._claims.saw_all:
-            self._tell("what other devices have granted is not all seen: this host has too many file locks")
+            self._tell("not all grants of other devices can be seen: this host has too many file locks")
         return found
 
     def _tell(self, sentence: str) -> None:

@@ -158,7 +158,7 @@ def judge_by_identity(sighting: shmfs.Sighting, identity: Identity, seconds: flo
         return None
     if sighting.answer is lease.GRANTED:
         return Verdict(ORPHANED, _NO_WRITER.format(identity.pid), LEASE)
-    known = f"nobody else could be it {seconds:.1f} s before, and the file was not made anew since"
+    known = f"its identity was established {seconds:.1f} s before, and the file was not re-created since"
     if sighting.answer is lease.REFUSED:
         reason = f"its creator, process {identity.pid}, has ended: {known}; others are still attached"
         return Verdict(ATTACHED, reason, IDENTITY)
@@ -184,16 +184,16 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
     named, recorded = sighting.name_pid, sighting.header.creator
     if not named and sighting.header.version != heapfile.VERSION:
         # REDHAWK refuses it, and what lies where version 1 has the creator's pid may be anything.
-        reason = "it is not named as heaps are, and what version {} of a heap's header holds is not known"
+        reason = "its name is no heap name, and the layout of header version {} is unknown"
         return Verdict(UNKNOWN, reason.format(sighting.header.version))
     if sighting.answer is lease.GRANTED:
         if not named:
             # A file of somebody else's that begins with these four bytes, or a copy that is in use.
             if not _plausible(recorded):
-                reason = "it is not named as heaps are, and its header has no possible pid: {}"
+                reason = "its name is no heap name, and its header has no possible pid: {}"
                 return Verdict(UNKNOWN, reason.format(recorded))
             if processes.process(recorded).existence is not procfs.GONE:
-                reason = "it is not named as heaps are, and process {}, its creator by the header, lives"
+                reason = "its name is no heap name, and process {}, its creator by the header, lives"
                 return Verdict(UNKNOWN, reason.format(recorded))
         return Verdict(ORPHANED, _NO_WRITER.format(named or recorded), LEASE)
     return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes, ended)
@@ -222,16 +222,16 @@ def _judge_by_pids(
     """The second evidence, when neither the pid in the name nor that in the header maps the heap."""
     writer = "a process has it open or mapped for writing" if sighting.answer is lease.REFUSED else ""
     if not sighting.on_tmpfs:
-        return Verdict(UNKNOWN, "it is not known to be on a tmpfs, where alone memory maps prove something")
+        return Verdict(UNKNOWN, "it is not known to be on a tmpfs, and memory maps are evidence only there")
     first = writer or "the kernel grants no lease on it"
     blind = processes.blind_spot()
     if blind:
         return _unknown(first, blind)
     if not named:
         # One stray write into the header of a file that REDHAWK never names so must not be its end.
-        return _unknown(first, "it is not named as heaps are, so only its header says who created it")
+        return _unknown(first, "its name is no heap name, so only its header names a creator")
     if named != recorded:
-        reason = "its name says that process {} created it and its header {}"
+        reason = "its name says that process {} created it, its header says {}"
         return _unknown(first, reason.format(named, recorded))
     if not _plausible(recorded):
         return _unknown(first, f"its header has no possible pid: {recorded}")
@@ -256,7 +256,7 @@ def _judge_by_pids(
         return _unknown(first, f"process {recorded} lives, and its memory map cannot be read")
     gone = f"its creator, process {recorded}, is gone"
     if namesake.existence is procfs.LIVES:
-        gone = f"its creator is gone: process {recorded} is another one, which does not map it"
+        gone = f"its creator is gone: process {recorded} is another process, which does not map it"
     if ended:
         if writer:
             return Verdict(ATTACHED, f"{gone}; others are still attached", PIDS)
@@ -267,8 +267,8 @@ def _judge_by_pids(
     if holders:
         return Verdict(ATTACHED, f"{gone}; still attached: {listed(holders)}", PIDS, 0, holders)
     unreadable = any(process.existence is procfs.UNREADABLE for process in processes.all())
-    nobody = "no process that can be looked into" if unreadable else "no process"
-    return Verdict(ORPHANED, f"{gone} and {nobody} maps it", PIDS)
+    nobody = "no process that can be inspected" if unreadable else "no process"
+    return Verdict(ORPHANED, f"{gone}, and {nobody} maps it", PIDS)
 
 
 def _may_be_creator(process: procfs.Process, file_id: "FileId", processes: procfs.Processes) -> str:
@@ -291,7 +291,7 @@ def _judge_half_made(sighting: shmfs.Sighting, processes: procfs.Processes) -> V
     """
     pid = sighting.name_pid
     if sighting.answer is lease.REFUSED:
-        return Verdict(ALIVE, "a process is just making it, or has it open for writing", LEASE)
+        return Verdict(ALIVE, "a process is creating it, or has it open for writing", LEASE)
     if sighting.answer is lease.SILENT:
         return Verdict(UNKNOWN, "it has no whole header, and the kernel grants no lease on it")
     gone, why = _pid_is_gone(pid, processes)

@@ -373,7 +373,7 @@ class Engine:
                 ours.close()
                 self._sock = None
                 _reap(self.pid, signal.SIGKILL)
-                raise OSError(errno.EIO, "the process that is to watch it does not start")
+                raise OSError(errno.EIO, "the cleaning process does not start")
         first = messages[0]
         if first[0] == "refused":
             ours.close()
@@ -396,7 +396,7 @@ class Engine:
             self._starts = 0
         self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
         self._starts += 1
-        self._on_fault("the process that cleans has ended, whoever ended it; it is started anew")
+        self._on_fault("the cleaning process has ended; it is started again")
         self._before = copy.deepcopy(self.counts)
         self._heaps = {}
         self._returns = []
@@ -407,7 +407,7 @@ class Engine:
         except OSError as error:
             self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
             self._starts += 1
-            self._on_fault(f"the process that cleans cannot be started: {error.strerror}; tried again")
+            self._on_fault(f"the cleaning process cannot be started: {error.strerror}; it is tried again")
 
     def _take(self, message: "Any") -> None:
         what = message[0]
@@ -429,7 +429,7 @@ class Engine:
         elif what == "state":
             self._unsettled, self._troubles, self.pidfds = message[1:]
         elif what == "fault":
-            self._on_fault(f"a fault of the process that cleans: {message[1]}; it goes on")
+            self._on_fault(f"internal error of the cleaning process: {message[1]}; it continues")
         elif what == "ended":
             self._done = self._finishing
 

@@ -39,7 +39,7 @@ FOUND = (
     ("size_bytes", "Size of the file system that the heaps lie in; 0 if it has no limit."),
     ("free_bytes", "Free space of the file system that the heaps lie in."),
     ("inodes", "Files that the file system can hold; 0 if it has no limit."),
-    ("free_inodes", "Files that the file system can hold beside those that are there."),
+    ("free_inodes", "Files that the file system can still hold."),
     ("heap_bytes", "Memory that heaps take."),
     (
         "orphaned_bytes",
@@ -47,7 +47,7 @@ FOUND = (
     ),
     ("held_bytes", "Memory of files that were unlinked, but that processes still map or have open."),
     ("reserved_bytes", "Memory granted to waveforms by the GppShmPlugin device, used by them or not."),
-    ("locks_held_by_dead", "Allocator locks in heaps whose holder died: whoever needs one waits for ever."),
+    ("locks_held_by_dead", "Allocator locks in heaps whose holder died: processes that need one hang."),
 )
 """Metrics that are attributes of a Scan, by the same name."""
 
@@ -71,7 +71,7 @@ class NoScanYet(Exception):
     """No scan has come to an end so far: there is nothing to show."""
 
     def __init__(self) -> None:
-        Exception.__init__(self, "no look at the heaps has come to an end yet")
+        Exception.__init__(self, "no scan has finished yet")
 
 
 class Collector:
@@ -119,7 +119,7 @@ class Collector:
             hangs = now - (self._begun or now) > HANGS
             tell, self._hangs = hangs and not self._hangs, hangs
         if tell:
-            self._on_trouble(f"the metrics are old: a look at the heaps has taken more than {HANGS:g} s")
+            self._on_trouble(f"the metrics are stale: a scan has taken more than {HANGS:g} s")
         if begin:
             try:
                 threading.Thread(target=self._look, name="scan", daemon=True).start()
@@ -152,13 +152,15 @@ class Collector:
             for name, meaning in FOUND:
                 yield _gauge(name, meaning, getattr(scan, name))
             heaps = GaugeMetricFamily(
-                PREFIX + "heaps", "Heaps, by what is known of their creator.", labels=["state"]
+                PREFIX + "heaps", "Heaps, by the state of their creator.", labels=["state"]
             )
             for state, count in scan.heaps.items():
                 heaps.add_metric([state], count)
             yield heaps
         yield _gauge(
-            "scan_success", "Whether the last scan succeeded: 1, or 0 and no figures of it.", scan is not None
+            "scan_success",
+            "1 if the last scan succeeded, 0 if it failed and has no figures.",
+            scan is not None,
         )
         yield _gauge("scan_seconds", "How long the last scan took.", took)
         yield _gauge(
@@ -191,7 +193,7 @@ class Collector:
             self._begun = time.monotonic()
             scan = Scan(self._root, self._reserved())
         except Exception as error:  # the directory is gone, no descriptor is left; it may pass
-            failure = f"no metrics: the heaps could not be looked at ({error})"
+            failure = f"no metrics: the scan failed ({error})"
         self._end(scan, failure)
         for listener in self.listeners:
             listener()
@@ -217,7 +219,7 @@ def leave_descriptors() -> None:
     fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # the lowest number that is free
     os.close(fd)
     if is_reserved(fd):
-        raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+        raise OSError(errno.EMFILE, "the last descriptors are reserved for cleaning")
 
 
 def is_reserved(fd: int) -> bool:
@@ -237,7 +239,7 @@ def _counter(name: str, meaning: str, value: float) -> "Metric":
 def _returns(counts: events.Counts) -> "Iterator[Metric]":
     given_back = CounterMetricFamily(
         PREFIX + "given_back_bytes",
-        "Memory of removed heaps that came back although processes are attached.",
+        "Memory of removed heaps that was given back while processes are attached.",
         labels=["when"],
     )
     given_back.add_metric(["at_once"], counts.given_back)
@@ -245,7 +247,7 @@ def _returns(counts: events.Counts) -> "Iterator[Metric]":
     yield given_back
     yield _gauge(
         "returning_heaps",
-        "Removed heaps that processes are attached to, and that give back what these let go of.",
+        "Removed heaps with attached processes, which give back what these release.",
         counts.returning,
     )
     yield _gauge("returning_in_use_bytes", "Memory of these heaps that is still in use.", counts.in_use)
@@ -259,7 +261,7 @@ def _latencies(latencies: events.Latencies) -> "Metric":
         buckets.append((limit, total))
     return HistogramMetricFamily(
         PREFIX + "death_to_unlink_seconds",
-        "From the kernel's word of a death to the heap's unlinking; removals at a rescan are not in it.",
+        "Time from the kernel event of a death to the unlink; removals at a rescan are not included.",
         buckets=buckets,
         sum_value=latencies.seconds,
     )

@@ -313,7 +313,7 @@ def read_heap(fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, mac
                 break
         offset = following
         if len(superblocks) == MAX_SUPERBLOCKS and offset < file_size:
-            what = f"more than {MAX_SUPERBLOCKS} superblocks: the rest is not looked at"
+            what = f"more than {MAX_SUPERBLOCKS} superblocks: the rest is not examined"
             faults.append(Fault(offset, what))
             break
     return Heap(header, page_size, superblocks, _capped(faults))
@@ -405,7 +405,7 @@ def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> 
 def _no_superblock(superblock: Superblock, rest: int) -> str:
     if superblock.offset == 0 and superblock.size == 0:
         # The file is grown first and the superblock written then.
-        return f"no superblock in the last {rest} bytes: its creator is growing the heap, or died of it"
+        return f"no superblock in the last {rest} bytes: its creator is growing the heap, or died doing so"
     return f"no superblock here: the offset recorded is {superblock.offset}"
 
 
@@ -564,7 +564,7 @@ def _free_list_faults(superblock: Superblock, free: "FreeBlocks") -> "Iterator[F
         return Fault(base + origin * UNIT, f"the free list goes from here to {base + target * UNIT}, {why}")
 
     def wrong_way_back(at: int) -> Fault:
-        return Fault(base + at * UNIT, "the free list does not lead back from here to where it came from")
+        return Fault(base + at * UNIT, "the back link here does not point to the previous free block")
 
     previous_bin = previous_units = 0
     bin = superblock.first_free

@@ -26,7 +26,7 @@ RENEWING = 29.0
 """After such a question the next waits so many times as long as the answer took."""
 STRANGERS = 19.0
 """After a question about heaps whose creator nobody is seen to be, the next waits so many times as long."""
-NO_LOOK = "the processes of this host could not be looked at"
+NO_LOOK = "the processes of this host could not be inspected"
 
 
 class Answer:

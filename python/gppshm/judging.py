@@ -46,7 +46,7 @@ class Judge:
         return answer
 
     def __call__(self, seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
-        """A verdict on each; UNKNOWN where processes cannot be looked at."""
+        """A verdict on each; UNKNOWN where processes cannot be inspected."""
 
         def look() -> "List[object]":
             host = procfs.Processes(self._proc_root)
@@ -55,6 +55,6 @@ class Judge:
         try:
             plain = self.look(look)
         except OSError as error:
-            why = f"the processes of this host cannot be looked at: {error.strerror}"
+            why = f"the processes of this host cannot be inspected: {error.strerror}"
             return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
         return [creator.verdict_of(each) for each in plain]

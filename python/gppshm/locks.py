@@ -181,7 +181,7 @@ def look(superblock: heapfile.Superblock, threads: Threads) -> Lock:
     if unsure:
         return Lock(offset, UNKNOWN, unsure, owner)
     peers = (
-        "whoever needs it next waits for ever" if threads.any_maps() else "no process maps the heap any more"
+        "the next process that needs it hangs" if threads.any_maps() else "no process maps the heap any more"
     )
     return Lock(offset, DEAD, f"thread {owner}, which holds it, is gone: {peers}", owner)
 

@@ -213,7 +213,7 @@ class _Server:
         self._listener = _listener(place)
         try:
             if is_reserved(self._listener.fileno() + 2):
-                raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+                raise OSError(errno.EMFILE, "the last descriptors are reserved for cleaning")
             self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             self._listener.close()
@@ -368,7 +368,9 @@ def _replace(path: str, data: bytes) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EEXIST, "a symlink, FIFO or the like is there: remove it, or name another file")
+        raise OSError(
+            errno.EEXIST, "it is a symlink, FIFO or other special file: remove it, or name another file"
+        )
     temporary = f"{path}.{os.getpid()}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -27,8 +27,8 @@ Then come the cleaner's pid, its start in clock ticks, random digits, a dash, an
 """
 DOUBTS = {
     True: "",
-    False: "it is not on a tmpfs, where alone leases and memory maps prove a creator's death",
-    None: "on what kind of file system it is could not be found out, as neither /proc nor statfs tells",
+    False: "it is not on a tmpfs; leases and memory maps prove a creator's death only there",
+    None: "its file system type is unknown: neither /proc nor statfs tells it",
 }
 """By what filesystem.is_memory says."""
 
@@ -366,7 +366,7 @@ class ShmDirectory:
             raise Changed("its header was rewritten after it was judged")
         # Also where pids were the evidence: the last writer may have gone since, and the next one be waiting.
         if lease.GRANTED in (judged.answer, file.sighting.answer) and not lease.held(file.fd):
-            raise Changed("somebody is opening it for writing")
+            raise Changed("a process is opening it for writing")
         why = changed()
         if why:
             raise Changed(why)

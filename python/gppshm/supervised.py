@@ -311,7 +311,7 @@ class Pool:
         try:
             good, answer, passed = marshal.loads(child.data)
         except (EOFError, ValueError, TypeError):
-            return self._again(child, "the process that looked was ended")
+            return self._again(child, "the inspecting process was killed")
         return child.key, answer if good else Failed(answer), passed
 
     def _check(self, child: _Child, now: float) -> "Optional[Tuple[int, Any, List[int]]]":
@@ -334,7 +334,7 @@ class Pool:
             self.passed_over[pid] = _start(pid) if pid > 0 else 0
         else:
             child.tries = min(child.tries, 2)  # there is nothing to be passed over the next time
-        return self._again(child, "what was looked into does not answer")
+        return self._again(child, "the inspected process does not answer")
 
     def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":
         child.tries -= 1

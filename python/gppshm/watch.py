@@ -299,7 +299,7 @@ class Watcher(settling.Settling):
     def _events_lost(self, overflow: bool, now: float) -> None:
         if overflow:
             self._last_overflow = now
-            words = "the kernel dropped inotify events; everything is looked at again"
+            words = "the kernel dropped inotify events; everything is scanned again"
             self._account.trouble("overflow", words)
         else:
             words = "the directory is gone; it is looked for at each rescan"
@@ -364,9 +364,9 @@ class Watcher(settling.Settling):
 
     def _start(self) -> None:
         if self.directory.doubt:
-            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; all is kept there")
+            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; nothing is removed there")
         elif not self.directory.leases:
-            words = "leases could not be shown to prove anything here: only pids do"
+            words = "leases do not work here: only pids are evidence"
             self._account.trouble("root", words)
         self._add_inotify()
 
@@ -400,7 +400,7 @@ class Watcher(settling.Settling):
                 self.directory = directory
                 self._reaper = self._make_reaper()
                 self._account.mended("root")
-                self._account.news(f"another directory lies at {self.root} now: that one is watched")
+                self._account.news(f"another directory is at {self.root} now; it is watched instead")
                 self._start()
             self._account.mended("path")
             self._add_inotify()

@@ -47,7 +47,7 @@ def test_a_crash_with_peers_is_proven_by_what_was_established_before(spawn, shm_
     owner.kill()
     event = watching.told(watch.REMOVED, owner)
     assert event.evidence == "identity"
-    assert f"process {owner.pid}, has ended: nobody else could be it" in event.reason
+    assert f"process {owner.pid}, has ended: its identity was established" in event.reason
     assert {pid for pid, _ in event.attached} == peers
 
 
@@ -316,7 +316,7 @@ def test_a_creator_that_becomes_another_program_has_left_its_heap(spawn, shm_roo
     watching.watcher.look_again()
     event = watching.told(watch.REMOVED, attached)
     assert event.evidence == "pids"
-    assert "is another one, which does not map it" in event.reason
+    assert "is another process, which does not map it" in event.reason
     assert [pid for pid, _ in event.attached] == [peer.pid]
     assert alone.process.poll() is attached.process.poll() is None
 
@@ -448,7 +448,7 @@ def test_a_process_that_has_the_pid_next_and_nothing_of_the_heap_is_looked_into(
     wait_for(lives[0].is_ready)
     event = watching.told(watch.REMOVED, owner)
     assert event.evidence == "pids"
-    assert f"process {owner.pid} is another one, which does not map it" in event.reason
+    assert f"process {owner.pid} is another process, which does not map it" in event.reason
 
 
 @needs_root

@@ -1,4 +1,4 @@
-"""redhawk-shminfo: what lies in /dev/shm, as REDHAWK's own tool prints it, and what that one lacks."""
+"""redhawk-shminfo: list the files in /dev/shm in the format of REDHAWK's own tool, and in further forms."""
 
 import gc
 import os
@@ -22,7 +22,7 @@ ORPHANED = {True: "true", False: "false", None: "unknown"}
 
 
 class Defaults:
-    """The options of a plain invocation, which does without argparse."""
+    """The options of an invocation without arguments, which does not import argparse."""
 
     all = numeric = json = holders = check = False
     format = "auto"
@@ -32,12 +32,12 @@ class Defaults:
 
 
 def build_parser() -> "argparse.ArgumentParser":
-    """The one definition of the options."""
+    """The options; --help, man page and completion are made from them."""
     parser = text.argument_parser(
         COMMAND,
         "%(prog)s [OPTION ...] [NAME ...]",
         "Show the shared memory file system and the REDHAWK heaps in it, or only the files NAME.",
-        "orphaned: true = the creator is provably gone, unknown = that cannot be told from here\n"
+        "orphaned: true = the creator is proven dead, unknown = there is no proof either way\n"
         "exit status: 0; 1 something could not be read or did not answer, or --check found a fault; 2 usage",
     )
     parser.add_argument("-a", "--all", action="store_true", help="show all files, not only heaps")
@@ -59,7 +59,10 @@ def build_parser() -> "argparse.ArgumentParser":
         ),
     )
     parser.add_argument(
-        "--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)"
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON (docs/shminfo-json.md), sizes in bytes"
@@ -70,25 +73,27 @@ def build_parser() -> "argparse.ArgumentParser":
         action="store_true",
         help="show who holds each heap, and memory that was unlinked and is still held",
     )
-    forms.add_argument("--check", action="store_true", help="check that heaps are whole, and their locks")
+    forms.add_argument(
+        "--check", action="store_true", help="check the structure of the heaps, and their locks"
+    )
     forms.add_argument("--blocks", metavar="NAME", help="draw a map of the blocks of the heap NAME")
     forms.add_argument(
         "--domain",
         metavar="DOMAIN",
-        help="show every host of a REDHAWK domain, as its GppShmPlugin devices see it, worst first",
+        help="show every host of a REDHAWK domain, as reported by its GppShmPlugin devices, worst first",
     )
     text.add_domain_options(parser)
-    parser.add_argument("--host", metavar="HOST", help="with --domain: show only HOST, in full")
+    parser.add_argument("--host", metavar="HOST", help="with --domain: show only HOST, in detail")
     return parser
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
-    """Run the command; the exit status.
+    """Run the command and return its exit status.
 
-    As the command itself (without `argv`) a listing ends the process: everything is written by then, and
-    taking the interpreter apart would cost a long listing 5 % of its time.
+    Without `argv` a listing ends the process by os._exit: everything is written by then, and the
+    interpreter's own end would take 5 % of the time of a long listing.
     """
-    # Nothing here makes reference cycles, and looking for them would cost a tenth of a long listing.
+    # Nothing here makes reference cycles. The collector would take 10 % of the time of a long listing.
     gc.disable()
     arguments = sys.argv[1:] if argv is None else argv
     output = text.Output(COMMAND)
@@ -133,7 +138,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 
 def _listing(options: "Options", output: text.Output) -> int:
-    """Have a child make the listing, which may meet a process that blocks for ever; write it."""
+    """Make the listing in a child, since a process may block its readers for ever, and write it."""
 
     record = text.Record(COMMAND)
 
@@ -175,7 +180,7 @@ def _run(options: "Options", output: text.Record) -> int:
 
 
 def _form(options: "Options") -> "Callable[..., int]":
-    """The function that shows a snapshot in the form asked for; each form is imported only then."""
+    """The function that prints a snapshot in the requested form; only that form is imported."""
     if options.json:
         from gppshm.cli import shminfo_json
 
@@ -217,7 +222,7 @@ def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
 def show_plain(
     directory: shmfs.ShmDirectory, shot: snapshot.Snapshot, options: "Options", output: text.Output
 ) -> int:
-    """The default form, byte for byte as REDHAWK 3.0.1 prints the heaps that it can read."""
+    """Print the default form: for heaps that REDHAWK 3.0.1 can read, byte for byte its output."""
     size, numeric = text.size_format(options.format), options.numeric
     output.put(text.usage_lines(shot, size))
     owners: Dict[Tuple[int, int, int], str] = {}
@@ -254,7 +259,7 @@ def show_plain(
             f"  file size:   {size(status.st_size)}\n"
             f"  allocated:   {size(status.st_blocks * 512)}\n{owner}"
         )
-        # Nothing says that a closed file is a heap, if not its name; but who asks for it by name is told why.
+        # Only its name says that an unreadable file is a heap. The error of a given NAME is always shown.
         if error and (entry.is_heap or options.names):
             output.line_on_stderr(f"  error:       {text.escaped(error)}")
             result = 1

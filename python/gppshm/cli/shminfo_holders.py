@@ -18,7 +18,7 @@ def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Su
     try:
         return held.survey(directory), 0
     except OSError as error:
-        output.error(f"/proc cannot be read: {error.strerror}: who holds the memory is not known")
+        output.error(f"/proc cannot be read: {error.strerror}: the holders of the memory are not known")
         return held.Survey(), 1
 
 
@@ -68,7 +68,7 @@ def show(
         output.put("".join([described(holder) for holder in file.holders]))
     if found.unseen:
         advice = ": root sees more" if os.geteuid() else ", not even by root"
-        output.put(f"\nprocesses that could not be looked into: {len(found.unseen)}{advice}\n")
+        output.put(f"\nprocesses that could not be inspected: {len(found.unseen)}{advice}\n")
     if descriptions and not processes.available():
         output.put("users and commands are unknown: psutil is not installed\n")
     return result

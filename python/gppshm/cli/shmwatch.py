@@ -24,31 +24,31 @@ COMMAND = "redhawk-shmwatch"
 SHORTEST_RESCAN, LONGEST_RESCAN = 0.1, 86400.0
 FAULTS_TOLD = 100
 PAUSE = 0.1
-"""Seconds between tries to write lines that wait for a slow reader."""
+"""Seconds between attempts to write lines for a slow reader."""
 READY = 1.0
-"""Seconds that the first sweep may take before it is said that all is ready; the rest of it goes on."""
+"""Seconds after which readiness is reported although the first scan still runs."""
 LAST_LINES = 0.3
-"""Seconds for lines that are not written when it ends."""
+"""Seconds to write pending lines at the end."""
 LINES_KEPT = 10000
-"""So many lines wait for a reader that has stopped; then the oldest are dropped, and counted."""
+"""Lines kept for a reader that has stopped; older ones are dropped and counted."""
 
 USAGE = """\
 redhawk-shmwatch [--root DIR] [--scope host | --scope children --parent PID] [--rescan S]
                         [--fifos [--fifo-root DIR]] [--no-reclaim] [--dry-run] [--json] [--quiet]
                         [--metrics ADDRESS:PORT] [--metrics-textfile FILE]"""
 DESCRIPTION = """\
-Watch for the death of processes that own REDHAWK heaps, and remove the heap of each one that is provably
-dead. Sweeps at the start, then works when the kernel tells of a death, until SIGTERM or Ctrl-C. A live
-process' heap is never removed, and a heap on which nothing can be proven is kept."""
+Watch for the death of processes that created REDHAWK heaps, and remove the heap of each one that is proven
+dead. Scans the directory at the start, then acts on kernel events until SIGTERM or Ctrl-C. Heaps of living
+processes are never removed. Heaps whose creator may be alive are kept."""
 EPILOG = """\
-Each line: local time, what happened, heap, dev:inode, its creator's pid and command (known if it was seen
-alive), bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that
-nobody has it open or mapped for writing; "identity": the process has ended of which it was established, while
-it lived, that nobody else can be the creator; or "pids": no process of this host can be its creator.
+Each line: local time, event, heap, dev:inode, the creator's pid and command (known if it was seen alive),
+bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that no
+process has the heap open or mapped for writing; "identity": the process that was established as the creator
+while it lived has ended; or "pids": no process of this host can be the creator.
 
-What is free in a removed heap is given back while processes are attached to it, and what they let go of
-within a second; not where a forked child of its creator is among them, or its creator was never seen alive.
-The line says how many bytes; "given back" comes when there is more to tell.
+Free memory of a removed heap is given back while peers are attached, and what they release within a second.
+This is not done if a forked child of the creator is attached, or if the creator was never seen alive. The
+line says how many bytes; a line "given back" follows if there are more.
 
 Signals: SIGTERM and SIGINT (Ctrl-C) end it with a summary, SIGUSR1 prints its state.
 Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
@@ -57,39 +57,48 @@ Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
 def build_parser() -> argparse.ArgumentParser:
     parser = text.argument_parser(COMMAND, USAGE, DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)")
+    add(
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
+    )
     add(
         "--scope",
         choices=("host", "children"),
         default="host",
-        help="host: remove every orphan (default); children: only those of creators that were seen alive"
+        help="host: remove every orphan (default); children: only heaps of creators that were seen alive"
         " and descend from the process --parent",
     )
-    add("--parent", metavar="PID", help="the process whose descendants are meant, of a GPP for example")
-    add("--rescan", metavar="S", default="30", help="seconds between looks at everything (default: 30)")
+    add("--parent", metavar="PID", help="for --scope children: a process, for example a GPP")
+    add("--rescan", metavar="S", default="30", help="seconds between rescans of the directory (default: 30)")
     add(
         "--fifos",
         action="store_true",
-        help="with each of these looks also remove FIFOs fifo-<pid>-<hex> of the dead",
+        help="at each rescan, also remove FIFOs fifo-<pid>-<hex> of dead processes",
     )
-    add("--fifo-root", metavar="DIR", help=f"where FIFOs lie (default: {fifos.DEFAULT_ROOT}); with --fifos")
-    add("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    add(
+        "--fifo-root",
+        metavar="DIR",
+        help=f"directory of the FIFOs (default: {fifos.DEFAULT_ROOT}); with --fifos",
+    )
+    add("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     add(
         "--no-reclaim",
         action="store_true",
-        help="leave the free memory of a removed heap where it is while processes are attached to it",
+        help="do not give back free memory of removed heaps while peers are attached",
     )
     add("--json", action="store_true", help="one JSON object per line (docs/shmwatch-json.md)")
-    add("--quiet", action="store_true", help="tell nothing of what was removed, only what could not be")
+    add("--quiet", action="store_true", help="print no removals, only failures")
     add(
         "--metrics",
         metavar="ADDRESS:PORT",
-        help="serve metrics to Prometheus there, at /metrics; a PORT alone is this host's only (127.0.0.1)",
+        help="serve metrics for Prometheus at /metrics; a PORT alone means 127.0.0.1",
     )
     add(
         "--metrics-textfile",
         metavar="FILE",
-        help="write the metrics, every 15 s or --rescan if that is shorter, to FILE for node_exporter",
+        help="write the metrics to FILE for node_exporter, every 15 s or every --rescan if that is shorter",
     )
     return parser
 
@@ -339,7 +348,7 @@ class Command:
         self._fault_count += 1
         if what not in self._faults and len(self._faults) < FAULTS_TOLD:
             self._faults.add(what)
-            self._complain(f"a fault of its own: {what}; it goes on, and looks at everything again")
+            self._complain(f"internal error: {what}; it continues, and scans everything again")
 
     def _complain(self, message: str) -> None:
         self._err.put(f"{COMMAND}: {message}")
@@ -439,7 +448,7 @@ class Command:
             words.append(f"others removed {others}, {state['bytes_removed_by_others']} bytes")
         if state["given_back"] or state["given_back_later"]:
             words.append(
-                f"{state['given_back']} bytes came back at once although processes are attached, and"
+                f"{state['given_back']} bytes given back at once while processes are attached,"
                 f" {state['given_back_later']} later; {state['in_use']} are still in use"
             )
         if state["questions"]:
@@ -451,9 +460,9 @@ class Command:
         if state["failures"]:
             words.append(f"{state['failures']} could not be removed")
         if state["own_faults"]:
-            words.append(f"{state['own_faults']} faults of its own")
+            words.append(f"{state['own_faults']} internal errors")
         if state["lines_dropped"]:
-            words.append(f"{state['lines_dropped']} lines dropped that nobody read")
+            words.append(f"{state['lines_dropped']} lines dropped because stdout was not read")
         if state["size"] is not None:
             words.append("{} of {} bytes free".format(state["free"], state["size"]))
         words += [text.escaped(trouble) for trouble in state["troubles"]]

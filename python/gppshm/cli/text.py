@@ -319,13 +319,13 @@ def add_domain_options(parser: "argparse.ArgumentParser") -> None:
     parser.add_argument(
         "--nameservice",
         metavar="HOST[:PORT]",
-        help="where its naming service is, or a CORBA URL (default: as omniORB's configuration says)",
+        help="its naming service, or a CORBA URL (default: from omniORB's configuration)",
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         metavar="S",
-        help="seconds after which a host that has not answered is shown as that (0.1 to 600, default: 2)",
+        help="seconds to wait for the hosts' answers (0.1 to 600, default: 2)",
     )
 
 

@@ -79,8 +79,8 @@ def _summary(removed: int, size: int, attached: int, failures: "List[str]") -> s
     if removed:
         words.append(f"removed {text.many(removed, 'heap')}, {text.size_auto(size)}")
         if attached:
-            words.append(f"{text.size_auto(attached)} of it come back only when those attached exit")
+            words.append(f"{text.size_auto(attached)} of it come back only when the peers exit")
     if failures:
         more = f" (and {len(failures) - 1} more were kept)" if len(failures) > 1 else ""
         words.append(failures[0] + more)
-    return "; ".join(words) or "nothing was left to remove: somebody else was faster"
+    return "; ".join(words) or "nothing was left to remove: another cleaner was faster"

@@ -84,12 +84,12 @@ class Departures:
             removal.why, removal.orphan = f"removed from here: {self.cleaned[name]}", True
             removal.settled = True
         elif row.orphaned:
-            removal.why = f"somebody cleaned: {row.reason}"
+            removal.why = f"removed by others: {row.reason}"
         elif row.living and asking.maps(row.living, row.file_id):
-            removal.why = "unlinked by somebody else: its creator lives on"
+            removal.why = "unlinked by others while its creator lives"
         elif name in self._closed and (name not in self._closed_later or removal.left):
             # Whoever gives back what is free in it lets go of it later, too.
-            removal.why, removal.orphan = "its creator died, somebody cleaned at once", True
+            removal.why, removal.orphan = "its creator died, removed by others", True
         elif name in self._moved:
             removal.why = "it was renamed"
         elif name in self._deleted and row.living:

@@ -92,7 +92,7 @@ def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]
 
 
 def _locks(root: str, name: str) -> "List[locks.Lock]":
-    """None where processes cannot be looked at."""
+    """None where processes cannot be inspected."""
     try:
         return [
             locks.Lock.of(each)
@@ -191,5 +191,5 @@ class Inspector(threading.Thread):
                 return look(directory, name, descriptions)
         except Exception as error:
             details = Details(name)
-            details.error = shown(f"it could not be looked at: {error}")
+            details.error = shown(f"it could not be inspected: {error}")
             return details

@@ -18,7 +18,7 @@ def frame(view: "View", details: "Optional[Details]", width: int, height: int, g
     result = Frame(width, glyphs)
     state = view.state
     if state is None:
-        result.put((PLAIN, "looking at the shared memory for the first time ..."))
+        result.put((PLAIN, "first scan of the shared memory ..."))
     elif view.mode == views.DETAILS or (view.mode == views.CONFIRM and view.inspected):
         panels.details_(result, view, details, height)
     else:

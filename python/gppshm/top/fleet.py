@@ -155,7 +155,7 @@ def _table(result: Frame, view: views.View, height: int) -> None:
     columns = _columns(view.rows, result.width)
     _titles(result, view, columns)
     about = 2 if height >= 8 else 0
-    nowhere = f"no host in which these words stand: {view.words}"
+    nowhere = f"no host that match: {view.words}"
     none = nowhere if view.state.rows else "no GppShmPlugin answers"
     cells = functools.partial(_cells, columns=columns, glyphs=result.glyphs)
     table.listing(result, view, cells, none, height - about - 1)
@@ -278,12 +278,12 @@ def _lines(host: "Host", result: Frame) -> "List[Any]":
 HELP = (
     ("Up Down PgUp PgDn Home End", "select; the wheel and a click do, too"),
     ("Enter, a second click", "the heaps of that host, and what was removed there lately"),
-    ("s, a click on a title", "sort by the next column; by that one, or the other way round"),
-    ("r", "sort the other way round"),
-    ("/", "show only hosts in which these words stand; Esc: all again"),
+    ("s, a click on a title", "sort by the next column; by the clicked one, or reverse it"),
+    ("r", "reverse the order"),
+    ("/", "show only hosts that match; Esc: all again"),
     ("q, Ctrl-C", "end; Ctrl-Z: to the background"),
     ("", ""),
     ("does not answer", "the device, or its host, hangs or is cut off; other kinds of device, too"),
-    ("orphans", "heaps of the dead that could not be removed: look at that host"),
+    ("orphans", "orphans that could not be removed: check that host"),
     ("", "Nothing is cleaned from here: redhawk-shmclean does, on that host"),
 )

@@ -110,7 +110,7 @@ class Scanner(threading.Thread):
         try:
             act()
         except Exception as error:
-            self._fault = f"a fault of its own: {type(error).__name__}: {error}; what is shown may be old"
+            self._fault = f"internal error: {type(error).__name__}: {error}; what is shown may be old"
             if self.state is not None:
                 self.state.troubles = (*self._troubles(), self._fault)
             self._on_change()
@@ -229,5 +229,5 @@ class Scanner(threading.Thread):
     def _troubles(self) -> "List[str]":
         troubles = self._watcher.troubles()
         if self._survey is None:
-            troubles.append("who holds what is not known (yet): all processes have to be looked through")
+            troubles.append("the holders are not known yet: all processes have to be scanned")
         return troubles

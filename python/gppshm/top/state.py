@@ -100,7 +100,7 @@ class Removal:
 class Room:
     """The file system, in bytes.  What is used is `heaps`, `held` and `other`, and nothing else.
 
-    held      unlinked, but still mapped or open; at least, where some processes could not be looked into
+    held      unlinked, but still mapped or open; at least, where some processes could not be inspected
     other     all else that is used: other files, and what cannot be seen
     reserved  granted beforehand: nobody does so here
     """

@@ -297,7 +297,7 @@ def has_colours() -> bool:
 
 
 def _fault(error: Exception) -> str:
-    return shown(f"a fault of the display itself: {type(error).__name__}: {error}")
+    return shown(f"internal error of the display: {type(error).__name__}: {error}")
 
 
 def show(display: Terminal) -> int:
