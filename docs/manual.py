@@ -1,4 +1,4 @@
-"""Man pages in roff, from parsers, settings and properties.  EXAMPLES, FILES and SEE are in man pages only."""
+"""Man pages in roff, from parsers, settings and properties.  EXAMPLES, FILES and SEE are text of their own."""
 
 import argparse
 import re

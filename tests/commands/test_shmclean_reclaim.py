@@ -1,4 +1,4 @@
-"""Promises of redhawk-shmclean --reclaim: orphans' free memory is given back while peers are attached, at the user's risk."""
+"""redhawk-shmclean --reclaim gives back orphans' free memory while peers are attached, at the user's risk."""
 
 import json
 import os
@@ -232,5 +232,5 @@ def test_orphans_without_a_name_of_other_directories_are_left_alone(spawn, shm_r
 
 def test_the_help_says_the_risk():
     help_text = " ".join(clean("/dev/shm", "--help").out.split())
-    assert "at your risk if a process that the creator forked (without exec) still uses such a heap" in help_text
+    assert "at your risk if a process that the creator forked (without exec) still uses" in help_text
     assert "lose what it wrote, or be killed by SIGBUS" in help_text
