@@ -1,4 +1,4 @@
-"""Man pages in roff, from parsers, settings and properties.  EXAMPLES, FILES and SEE are text of their own."""
+"""Man pages in roff, from parsers, settings and properties; with EXAMPLES, FILES and SEE."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""One model of the state: scan once, and give the same snapshot to everything that shows it."""
+"""The state of the directory, scanned once, for everything that shows it."""
 
 import errno
 
@@ -60,10 +60,10 @@ class Entry:
 
 
 class Snapshot:
-    """The directory as it was: how full, what is in it (in readdir order), and who lives.
+    """The state of the directory: usage, files (in readdir order) and verdicts.
 
-    missing    of the names asked for, those that were not there
-    processes  the look at the host's processes that the verdicts rest on; younger than every entry
+    missing    requested names that do not exist
+    processes  the procfs.Processes behind the verdicts; made after every sighting
     """
 
     __slots__ = ("entries", "missing", "processes", "root", "usage")
@@ -92,13 +92,14 @@ def take(
     known: "Callable[[shmfs.Sighting], Optional[creator.Verdict]]" = lambda sighting: None,
     judge: "Optional[Callable[[List[shmfs.Sighting]], Sequence[creator.Verdict]]]" = None,
 ) -> Snapshot:
-    """Look at all files of the directory, or at those of `names`, and judge the heaps among them.
+    """Inspect all files of the directory, or those of `names`, and judge the heaps.
 
-    With `check` the faults of each heap include those of its blocks and free lists; with `brief` a heap
-    without faults has only its sums (heapfile.Sum), which takes half the time.  `known` may give a verdict
-    that is known to hold still; all others `judge` gives, where somebody else looks at processes.  A bad heap
-    is an entry with faults, an unreadable file one with an error;
-    OSError only if the directory cannot be read.
+    check  include faults of blocks and free lists
+    brief  for heaps without faults, read only the sums (heapfile.Sum), which takes half the time
+    known  returns a verdict that is known to be still valid, or None
+    judge  gives all other verdicts, if processes are to be inspected elsewhere
+    A damaged heap becomes an entry with faults, an unreadable file one with an error.  OSError only if the
+    directory cannot be read.
     """
     usage = directory.usage()
     entries = []

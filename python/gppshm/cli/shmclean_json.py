@@ -1,4 +1,4 @@
-"""redhawk-shmclean --json: what was done, as docs/shmclean-json.md describes it."""
+"""redhawk-shmclean --json: the outcomes, as described in docs/shmclean-json.md."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ SCHEMA = "gppshm.shmclean/1"
 
 
 def report(run: "shmclean.Run") -> str:
-    """The text of the object."""
+    """The JSON object as text."""
     from gppshm import fifos
 
     options, outcomes = run.options, run.outcomes + run.fifos

@@ -1,4 +1,4 @@
-"""redhawk-shminfo --check: whether each heap is whole, and who holds its locks."""
+"""redhawk-shminfo --check: the structure of each heap, and the holders of its locks."""
 
 from gppshm import locks, shmfs
 from gppshm.cli import text

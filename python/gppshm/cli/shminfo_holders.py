@@ -1,4 +1,4 @@
-"""redhawk-shminfo --holders: who holds each heap, and memory that was unlinked and is still held."""
+"""redhawk-shminfo --holders: the holders of each heap, and unlinked memory that is still held."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""redhawk-shminfo --json: all that is known, as docs/shminfo-json.md and its JSON Schema describe it."""
+"""redhawk-shminfo --json: all that is known, as described in docs/shminfo-json.md and its JSON Schema."""
 
 import json
 import stat

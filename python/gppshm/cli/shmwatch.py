@@ -126,9 +126,9 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 
 class Output:
-    """Lines for one descriptor, written by a thread: whoever puts one never waits for a reader or a disk.
+    """Lines for one descriptor, written by a thread: `put` never waits for a reader or a disk.
 
-    dropped  so many lines were given up, because nobody read or there was no room
+    dropped  lines that were dropped because they were not read or could not be written
     on_loss  called with a sentence, in that thread, when lines cannot be written; once until they can
     """
 
@@ -142,7 +142,7 @@ class Output:
         self._thread: Optional[threading.Thread] = None
 
     def put(self, line: str) -> None:
-        """Have one line written; no error."""
+        """Queue one line; never fails."""
         with self._change:
             if self._gone:
                 return
@@ -156,7 +156,7 @@ class Output:
             self._change.notify_all()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is written, so long at most; nothing more may be put."""
+        """Wait until all is written, up to so many seconds; nothing more may be put."""
         with self._change:
             self._finishing = True
             self._change.notify_all()
@@ -173,7 +173,7 @@ class Output:
             self._write(line)
 
     def _write(self, line: bytes) -> None:
-        """Write a whole line, whatever it takes, unless the reader is gone for good."""
+        """Write a whole line, however long it takes, unless the reader is gone for good."""
         while line:
             try:
                 line = line[os.write(self._fd, line) :]
@@ -195,7 +195,7 @@ class Output:
 
 
 class Watchdog:
-    """systemd's: it has to be fed while all is well (sd_watchdog_enabled(3)); there may be none."""
+    """systemd's watchdog, if there is one: to be notified while all is well (sd_watchdog_enabled(3))."""
 
     def __init__(self) -> None:
         self._every = 0.0
@@ -205,7 +205,7 @@ class Watchdog:
             self._every = int(wanted) / 2e6
 
     def left(self) -> "Optional[float]":
-        """Seconds until it wants to be fed; None where there is none."""
+        """Seconds until the next notification; None if there is no watchdog."""
         return max(0.0, self._next - time.monotonic()) if self._every else None
 
     def feed(self) -> None:
@@ -231,7 +231,7 @@ class Command:
         self._watchdog = Watchdog()
 
     def handle_signals(self) -> None:
-        """From here on a signal makes a note, and wakes the watcher."""
+        """Install signal handlers, which make a note and wake the watcher."""
         for number in (signal.SIGTERM, signal.SIGINT):
             # A shell starts background jobs of a script with SIGINT ignored; that stays.
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -306,7 +306,7 @@ class Command:
         return 0
 
     def _offer_metrics(self, watcher: watch.Watcher) -> None:
-        """Have the metrics offered, as far as that can be done; cleaning does not depend on it."""
+        """Publish metrics, as far as possible; cleaning does not depend on it."""
         options = self._options
         if options.metrics is None and options.metrics_textfile is None:
             return
@@ -339,7 +339,7 @@ class Command:
             self._say_state()
 
     def _guarded(self, act: "Any") -> None:
-        """Report an exception, once for each kind; then it goes on."""
+        """Report an exception, once for each kind, and continue."""
         assert self._watcher is not None
         self._watcher.guarded(act, self._fault)
 
@@ -359,7 +359,7 @@ class Command:
     # -- what is told --------------------------------------------------------------------------------
 
     def _on_event(self, event: events.Event) -> None:
-        """Never raises: what is wrong with the output is no reason to stop cleaning."""
+        """Never raises: a failing output must not stop the cleaning."""
         try:
             if self._options.quiet and event.kind in (events.REMOVED, events.WOULD_REMOVE, events.CLEANED):
                 return
@@ -470,7 +470,7 @@ class Command:
 
 
 def event_line(event: events.Event) -> str:
-    """An event as a person reads it, on one line, whatever is in names and commands."""
+    """An event as one printable line."""
     if not event.name:
         return f"{_clock(event.time)} {event.kind}: {text.escaped(event.reason)}"
     line = f"{_clock(event.time)} {event.kind} {text.escaped(event.name)} {event.device}:{event.inode}"
@@ -492,7 +492,7 @@ def event_line(event: events.Event) -> str:
 
 
 def _what_is_held(event: events.Event) -> str:
-    """What of a heap's memory came back although processes are attached, and what did not."""
+    """Text about a heap's memory: what was given back while peers are attached, and what was not."""
     if not event.given_back and not event.given_back_later:
         return "the memory is"
     return (
@@ -502,7 +502,7 @@ def _what_is_held(event: events.Event) -> str:
 
 
 def event_object(event: events.Event) -> "Dict[str, Any]":
-    """An event as docs/shmwatch-json.md describes it."""
+    """An event as described in docs/shmwatch-json.md."""
     name, name_hex = text.decoded(event.name)
     return {
         "event": str(event.kind),
@@ -573,7 +573,7 @@ def _address(parser: argparse.ArgumentParser, word: str) -> "Tuple[str, int]":
 
 
 def _fill_standard_descriptors() -> None:
-    """Where 0, 1 or 2 is closed, /dev/null: else the next file opened would get what is printed."""
+    """Open /dev/null for closed descriptors 0, 1 and 2, so that no other file gets their number."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -582,7 +582,7 @@ def _fill_standard_descriptors() -> None:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, if it asked (sd_notify(3)); what cannot be told stops nothing."""
+    """Notify systemd, if it asked for it (sd_notify(3)); errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return

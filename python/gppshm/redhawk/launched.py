@@ -28,7 +28,7 @@ RETIRING = 0.25
 """Seconds for unregistering: at a node's shutdown SIGKILL follows SIGTERM after half a second."""
 LAST_SWEEP = 0.12
 ANSWERING = 0.1
-"""Seconds for calls that are under way."""
+"""Seconds for pending calls."""
 LAST_LINES = 0.04
 
 

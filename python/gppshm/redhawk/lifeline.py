@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from typing import Optional, Tuple
 
 PARENT_POLL = 3.0
-"""Seconds between looks at the parent where it can have no pidfd (Linux before 5.3)."""
+"""Seconds between checks of the parent without a pidfd (Linux before 5.3)."""
 
 NAMES = 16
-"""So many names are tried for the plugin's claim: strangers may have taken some."""
+"""Names tried for the plugin's claim: other users may have taken some."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
 

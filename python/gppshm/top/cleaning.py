@@ -1,4 +1,4 @@
-"""Removing what was confirmed, by the same reaper and verdict as redhawk-shmclean, in a thread of its own."""
+"""Removes what was confirmed, by the same reaper and verdict as redhawk-shmclean, in a thread of its own."""
 
 import threading
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def refusal(row: "Row") -> str:
-    """Why a heap is not removed; "" if it is an orphan, as it was seen last."""
+    """Why a heap is not removed; "" if it was an orphan when last inspected."""
     if row.orphaned:
         return ""
     doubt = "is" if row.state is creator.ALIVE else "may be"
@@ -23,9 +23,10 @@ def refusal(row: "Row") -> str:
 
 
 class Cleaning(threading.Thread):
-    """Removes the heaps of `rows`, of each only what was seen; then calls `on_end` with what to say of it.
+    """Removes the heaps of `rows`, if they are still the files that were shown; then calls `on_end` with a
+    summary.
 
-    Each is judged anew: one whose creator lives, or may live, is kept.
+    Each is judged again: a heap whose creator is or may be alive is kept.
     """
 
     def __init__(

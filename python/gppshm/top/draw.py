@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def frame(view: "View", details: "Optional[Details]", width: int, height: int, glyphs: "Glyphs") -> Frame:
-    """The whole screen, `height` lines of it."""
+    """The whole screen, in `height` lines."""
     result = Frame(width, glyphs)
     state = view.state
     if state is None:

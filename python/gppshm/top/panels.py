@@ -1,4 +1,4 @@
-"""What is opened over or instead of the table: one heap in full, the question before cleaning, the help."""
+"""Panels over or instead of the table: one heap in detail, the confirmation before cleaning, the help."""
 
 from gppshm.cli import text
 from gppshm.top.canvas import (
@@ -70,7 +70,7 @@ def _help_lines(entries: "Sequence[Tuple[str, str]]", width: int, glyphs: "Glyph
 
 
 def help_(result: Frame, view: "View", entries: "Sequence[Tuple[str, str]]" = HELP) -> None:
-    """(key, what it does), or (word, what it means)"""
+    """(key, action), or (word, meaning)"""
     lines = _help_lines(entries, result.width, result.glyphs)
     _box(result, view, "redhawk-shmtop", lines, (("Esc", "esc", "back"),))
 
@@ -78,7 +78,7 @@ def help_(result: Frame, view: "View", entries: "Sequence[Tuple[str, str]]" = HE
 def _box(
     result: Frame, view: "View", title: str, lines: "Sequence[str]", keys: "Sequence[Tuple[str, str, str]]"
 ) -> None:
-    """Lines over the middle of what is there; they can be scrolled."""
+    """Lines in a box over the middle of the screen; they can be scrolled."""
     height, width, glyphs = len(result.lines), result.width, result.glyphs
     shown_lines = max(1, min(len(lines), height - 4))
     first = view.lines(len(lines), shown_lines)

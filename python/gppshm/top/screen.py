@@ -1,4 +1,4 @@
-"""The display of one host: what each key does, and the threads that look and clean for it."""
+"""The display of one host: the actions of the keys, and the threads that scan and clean for it."""
 
 from gppshm.cli import text
 from gppshm.top import canvas, draw
