@@ -129,9 +129,9 @@ class Pool:
         self._start_waiting()
 
     def prepare(self, perform: "Callable[[Any], Any]", warm: "Callable[[], object]") -> None:
-        """Keep a child ready for an urgent piece of work, which does `perform(work)`; for when there is time.
+        """Fork a child in advance that will do `perform(work)` for one urgent piece of work.
 
-        warm  is done by the child at once: what it touches first costs it page faults
+        warm  called by the child at once, to take the page faults of its first use in advance
         """
         if self._ready is not None or any(child.kind == URGENT for child in self._working.values()):
             return
@@ -156,7 +156,7 @@ class Pool:
         os.close(reader)
 
     def _hand_over(self, child: _Child) -> bool:
-        """Have the child that is ready do a piece of work; False if there is none, or it has ended."""
+        """Pass work to the prepared child; False if there is none, or it has ended."""
         ready = self._ready
         if ready is None or child.work is None or child.kind != URGENT:
             return False
