@@ -241,7 +241,7 @@ def test_without_proc_or_such_locks_a_device_grants_by_what_it_knows_and_says_so
     )
     ledger.grant("a", 4 * MB)
     assert ledger.available() == 6 * MB
-    assert len(told) == 1 and "have granted cannot be seen" in told[0]
+    assert len(told) == 1 and "grants of other devices of this host cannot be seen" in told[0]
     ledger.close()
     ledger.grant("b", 4 * MB)
     assert ledger.available() == 6 * MB
