@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gppshm import kernel, watch
-from spawning import stays, wait_for
+from spawning import lives, stays, wait_for
 from watching import ByHand, Farm, Watching
 
 SMALL = "--size=4096"
@@ -146,7 +146,7 @@ def test_of_many_crashes_under_a_quick_cleaner_each_is_told_once(spawn, shm_root
         watched.knows(*farm.names)
         for pid, name in zip(farm.pids, farm.names):
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not alive(pid))  # noqa: B023
+            wait_for(lambda: not lives(pid))  # noqa: B023
             try:
                 os.unlink(os.path.join(shm_root, name))
             except FileNotFoundError:
@@ -161,14 +161,6 @@ def test_of_many_crashes_under_a_quick_cleaner_each_is_told_once(spawn, shm_root
         assert sorted(event.name for event in told()) == sorted(farm.names)
         counts = watched.watcher.counts
         assert counts.removed + counts.cleaned == 60
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            return stream.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
 
 
 # -- how it ended --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import heapwriter
 from gppshm import creator, lease, procfs, shmfs
 from looks import verdict, verdicts
-from spawning import in_child, look, needs_root, python_command, run_command, wait_for
+from spawning import in_child, look, needs_root, python_command, run_command, state_of, wait_for
 
 NOBODY = 65534
 SMALL = "--size=4096"
@@ -179,11 +179,6 @@ def test_a_zombie_creator_that_nobody_reaps_does_not_hide_an_orphan(shm_root, sp
     assert state_of(pid) == "Z"
     assert verdict(shm_root, parent.name)["state"] == "orphaned"
     assert by_pids_alone(shm_root, parent.name).state is creator.ORPHANED
-
-
-def state_of(pid):
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[0]
 
 
 # The main thread ends, by pthread_exit, while another one waits on.

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from blocking import family, lives
+from blocking import family
 from gppshm import engine, watch
-from spawning import descriptors, wait_for
+from spawning import descriptors, lives, wait_for
 from watching import Farm, gone
 
 ORDERS = (watch.HOST, 1000.0, False, False, True)

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from blocking import family, lives
+from blocking import family
 from gppshm import observer, procfs
-from spawning import descriptors, wait_for
+from spawning import descriptors, lives, wait_for
 
 
 @pytest.fixture

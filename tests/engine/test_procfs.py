@@ -7,7 +7,15 @@ import subprocess
 import pytest
 
 from gppshm import procfs
-from spawning import IN_A_PID_NAMESPACE, in_child, needs_root, python_command, run_command, wait_for
+from spawning import (
+    IN_A_PID_NAMESPACE,
+    in_child,
+    needs_root,
+    python_command,
+    run_command,
+    state_of,
+    wait_for,
+)
 
 NOBODY = 65534
 WAITS = 'print("ready", flush=True); sys.stdin.read()'
@@ -28,11 +36,6 @@ def written(tmp_path):
         return str(tmp_path)
 
     return write
-
-
-def state_of(pid):
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[0]
 
 
 def test_this_process_lives_and_maps_what_it_maps():

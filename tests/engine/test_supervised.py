@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from blocking import lives
 from gppshm import procfs, supervised
-from spawning import descriptors, wait_for
+from spawning import descriptors, lives, wait_for
 
 
 @pytest.fixture
