@@ -132,12 +132,12 @@ class Ledger:
     def _grant(self, key: str, size: int, terms: object) -> None:
         usage, others = self._measure(), self._others()
         baseline = self._used_when_empty
-        if not self._reserved:  # grants of nothing at all may stand for ever
+        if not self._reserved:  # grants of 0 bytes need no claim
             used = usage.size - usage.free
             baseline = min(used, max([claim.baseline for claim in others] or [used]))
         room = self._room(usage, others)
         if size <= room.available:
-            # Claimed first and looked again then: of two who do so at once, each sees the other.
+            # First claim, then check: of two devices that do so at once, each sees the other.
             self._claim(self._reserved + size, baseline)
             room = self._room(usage, self._others())
         if size > room.available:

@@ -29,7 +29,7 @@ PATIENCE = 0.05
 _F_OFD_SETLK = 37
 _FLOCK = Struct("hhqqi4x")
 
-# A place is these 15 bits, then 24 of MB in use, then 24 that are 0; no file is locked so far behind its end.
+# An offset is these 15 bits, 24 of MB in use, and 24 that are 0; no other lock is so far behind a file's end.
 _TAG = 0x4753
 _MOST = (1 << 24) - 1
 _PAGE = 4096
@@ -58,7 +58,7 @@ class Claims:
 
     def __init__(self, root: str, proc_root: str = "/proc") -> None:
         self._proc_root = proc_root
-        # A description of its own: the lock ends with it.
+        # An open file description of its own: the lock ends with it.
         self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         device = os.fstat(self._fd).st_dev
         self._device = b"%02x:%02x" % (os.major(device), os.minor(device))  # as /proc/locks writes it
@@ -99,7 +99,7 @@ class Claims:
         end = time.monotonic() + PATIENCE
         found, more = self._read(end)
         if more and self.saw_all:
-            # Read in pieces, between which it may have changed.
+            # It was read in pieces and may have changed in between.
             found |= self._read(end)[0]
         found[self._own] -= 1
         return [

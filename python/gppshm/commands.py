@@ -36,7 +36,7 @@ def short(words: "Sequence[str]") -> str:
     if pairs:
         first = next(number for number in range(1, len(parts)) if _PAIR.fullmatch(parts[number]))
         parts = parts[:first] + _shown(parts)
-    # One that has a million words is not joined to be cut.
+    # A million words are not joined first.
     text = " ".join([_word(part) for part in parts[: LIMIT + 1] if part])
     return _cut(text, LIMIT)
 
@@ -50,7 +50,7 @@ def _shown(words: "List[str]") -> "List[str]":
 
 
 def _word(word: str) -> str:
-    # What is behind the first digits is not looked at.
+    # Everything after the first digits is cut.
     return _cut(_REFERENCE.sub("IOR:" + CUT, word[: 10 * WORD]), WORD)
 
 

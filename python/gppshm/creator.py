@@ -183,12 +183,12 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
         return Verdict(UNKNOWN, sighting.error or "it is no heap")
     named, recorded = sighting.name_pid, sighting.header.creator
     if not named and sighting.header.version != heapfile.VERSION:
-        # REDHAWK refuses it, and what lies where version 1 has the creator's pid may be anything.
+        # REDHAWK refuses it, and its bytes at the creator's place in version 1 may be anything.
         reason = "its name is no heap name, and the layout of header version {} is unknown"
         return Verdict(UNKNOWN, reason.format(sighting.header.version))
     if sighting.answer is lease.GRANTED:
         if not named:
-            # A file of somebody else's that begins with these four bytes, or a copy that is in use.
+            # A foreign file that begins with these four bytes, or a copy in use.
             if not _plausible(recorded):
                 reason = "its name is no heap name, and its header has no possible pid: {}"
                 return Verdict(UNKNOWN, reason.format(recorded))
@@ -228,7 +228,7 @@ def _judge_by_pids(
     if blind:
         return _unknown(first, blind)
     if not named:
-        # One stray write into the header of a file that REDHAWK never names so must not be its end.
+        # A file with such a name may be no heap: one stray write into its header must not remove it.
         return _unknown(first, "its name is no heap name, so only its header names a creator")
     if named != recorded:
         reason = "its name says that process {} created it, its header says {}"
@@ -242,7 +242,7 @@ def _judge_by_pids(
             continue
         pid_inside = processes.innermost_pid(process.pid)
         if not pid_inside and processes.no_such_process(process.pid):
-            continue  # it ended while it was being looked at
+            continue  # it ended during the inspection
         if pid_inside and sighting.file_id in process.files:
             reason = "its creator, process {} of a container, lives and maps it as process {} here"
             return Verdict(ALIVE, reason.format(recorded, process.pid), PIDS, process.pid)

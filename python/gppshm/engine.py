@@ -132,7 +132,7 @@ class _Process:
         self._put(("event", str(event.kind), [getattr(event, name) for name in _EVENT]))
         self._tell_counts()
         if event.attached:
-            self._returns_told = -1  # who is attached is known only now
+            self._returns_told = -1  # the peers are known only now
 
     def _on_fault(self, error: Exception) -> None:
         self._faults += 1
@@ -177,7 +177,7 @@ def main() -> None:
     os.closerange(3, 4096)
     os.chdir("/")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # its parent tells it to end, by its own end if need be
+        signal.signal(number, signal.SIG_IGN)  # its parent ends it, if need be by its own end
     sock = socket.socket(fileno=os.dup(0))
     wire = observing.Wire(sock)
     process = _Process(wire)

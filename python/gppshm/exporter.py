@@ -191,7 +191,7 @@ class Collector:
             leave_descriptors()
             self._begun = time.monotonic()
             scan = Scan(self._root, self._reserved())
-        except Exception as error:  # the directory is gone, no descriptor is left; it may pass
+        except Exception as error:  # no directory or no descriptor; it may be temporary
             failure = f"no metrics: the scan failed ({error})"
         self._end(scan, failure)
         for listener in self.listeners:

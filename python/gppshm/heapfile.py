@@ -50,12 +50,12 @@ _HEADER = Struct("<IIii")
 # From the recorded offset on: offset, size, data start; lock word, owner; used, first free, last bin.
 _SUPERBLOCK_AT = 256
 _SUPERBLOCK = {"x86_64": Struct("<QII i4xi28x QII"), "aarch64": Struct("<QII i4xi36x QII")}
-# The same, of what a sum needs: offset, size, data start, used.
+# The same for sums: offset, size, data start, used.
 _SUM = Struct("<QII48xQ" if MACHINE == "aarch64" else "<QII40xQ")
 _BLOCK = Struct("<IiII")
 _FREE_LINKS = Struct("<IIII")
 _U32 = Struct("<I")
-# The least that holds a block's header, the links of a free one and its tail.
+# The smallest free block: header, links and tail.
 _MIN_FREE_UNITS = 3
 
 _SMALL_READ = 1024
@@ -404,7 +404,7 @@ def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> 
 
 def _no_superblock(superblock: Superblock, rest: int) -> str:
     if superblock.offset == 0 and superblock.size == 0:
-        # The file is grown first and the superblock written then.
+        # The allocator grows the file first and then writes the superblock.
         return f"no superblock in the last {rest} bytes: its creator is growing the heap, or died doing so"
     return f"no superblock here: the offset recorded is {superblock.offset}"
 
@@ -440,7 +440,7 @@ def blocks(fd: int, superblock: Superblock) -> "Iterator[Block]":
     window, start, last = b"", offset, offset - 1
     while offset < end:
         if offset > last:
-            # Small blocks lie close: read far ahead. Large ones: only their headers are wanted.
+            # Small blocks: read far ahead. Large blocks: read only the headers.
             near = offset - start < 2 * reach
             reach = min(2 * reach, _LARGE_READ) if near else _SMALL_READ
             window, start = pread(fd, min(reach, end - offset), offset), offset
@@ -507,7 +507,7 @@ def _check_superblock(fd: int, superblock: Superblock, budget: int, faults: "Lis
             used += block.size
         offset = block.offset + block.size
         before = block
-    # Of a size that wraps, the allocator may have laid blocks out over the 32 bits alone.
+    # If the size wraps, the allocator may have laid out blocks over the low 32 bits only.
     if offset < end and offset != end - superblock.size + superblock.recorded:
         faults.append(Fault(offset, _no_block(fd, superblock, offset, end)))
         return count

@@ -70,7 +70,7 @@ class Threads:
         self._gathered = False
         self._mapping = False
         self._doubt = ""
-        # By the id in its own pid namespace: (thread, process) as seen from here, and pids of those who may.
+        # By the id in its own pid namespace: (thread, process) here, and pids of candidates.
         self._holders: Dict[int, Tuple[int, int]] = {}
         self._suspects: Dict[int, List[int]] = {}
 
@@ -104,7 +104,7 @@ class Threads:
                 continue
             threads = self._processes.threads(pid)
             if not maps:
-                # An id of 0 is not known, and stands for any.
+                # 0 is an unknown id, which may be any.
                 for inside in set(threads.values()) or (0,):
                     self._suspects.setdefault(inside, []).append(pid)
                 continue

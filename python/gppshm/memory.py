@@ -72,10 +72,10 @@ class _Hierarchy:
             folder = os.path.join(self.place, group[len(below) :]).rstrip("/")
         while True:
             limit, used = _number(f"{folder}/{most}"), _number(f"{folder}/{usage}")
-            # "max" is none; version 1 has a number then that no machine has.
+            # "max" is no limit; version 1 has a huge number instead.
             if limit is not None and used is not None and limit < 1 << 60:
                 stat = _numbers(f"{folder}/memory.stat")
-                # A tmpfs' pages are none of these: they cannot be dropped.
+                # Pages of a tmpfs are not included: they cannot be dropped.
                 cache = stat.get(prefix + "inactive_file", 0) + stat.get(prefix + "active_file", 0)
                 name = folder[len(self.place) :] or "/"
                 yield Limit(f"memory limit of control group {name}", limit - used + min(cache, used))

@@ -107,7 +107,7 @@ class Observer:
         try:
             self._wire.put((key, *self._asked[key][0]))
         except OSError:
-            pass  # `step` finds out
+            pass  # `step` handles it
 
     def _start(self, soon: bool = True) -> None:
         self._started = time.monotonic() + (0 if soon else RESTART)
@@ -115,7 +115,7 @@ class Observer:
         try:
             command = [sys.executable, "-IS", observing.__file__]
             if not soon:
-                # What is asked meanwhile waits in the socket, and nobody here waits.
+                # Questions wait in the socket meanwhile; nothing here waits.
                 command = ["/bin/sh", "-c", f'sleep {RESTART:g}; exec "$0" "$@"', *command]
             self.pid = start(command, observing.main, theirs.fileno())
         except BaseException:
@@ -133,7 +133,7 @@ class Observer:
         try:
             self._wire.put(greeting)
         except OSError:
-            pass  # it has ended already: `step` finds out
+            pass  # it has ended: `step` handles it
 
     def _restart(self) -> None:
         """Handle the observer's end: start it again and repeat open questions once."""
@@ -148,13 +148,13 @@ class Observer:
 
     def _reap(self) -> None:
         try:
-            os.killpg(self.pid, signal.SIGKILL)  # with its children, of whom one may be waiting for ever
+            os.killpg(self.pid, signal.SIGKILL)  # with its children, one of which may hang for ever
         except OSError:
             try:
-                os.kill(self.pid, signal.SIGKILL)  # a fork that has no group of its own yet
+                os.kill(self.pid, signal.SIGKILL)  # a fork without a group of its own yet
             except OSError:
                 return
-        for _ in range(50):  # it has nothing to wait for, so this is a matter of microseconds
+        for _ in range(50):  # takes microseconds, as it waits for nothing
             try:
                 if os.waitpid(self.pid, os.WNOHANG)[0]:
                     return

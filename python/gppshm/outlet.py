@@ -231,7 +231,7 @@ class _Server:
         while True:
             try:
                 self._step()
-            except Exception:  # of one connection; there is nobody to be told, and others are to be answered
+            except Exception:  # an error of one connection must not stop the others
                 time.sleep(PAUSE)
 
     def _step(self) -> None:
@@ -281,7 +281,7 @@ class _Server:
             self._closed_until = time.monotonic() + PAUSE
             return
         if len(self._connections) >= CONNECTIONS:
-            # Who says nothing goes before who waits for an answer.
+            # Silent clients are closed before those that wait for an answer.
             self._end(min(self._connections, key=lambda fd: self._connections[fd].rank))
         connection.setblocking(False)
         self._connections[connection.fileno()] = _Connection(connection)
@@ -341,7 +341,7 @@ def _listener(place: "Tuple[str, int]") -> socket.socket:
     host, port = place
     try:
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-    except UnicodeError:  # of a label that no name of a host can have
+    except UnicodeError:  # a label that is invalid in host names
         raise OSError(errno.EINVAL, "no such host") from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -375,7 +375,7 @@ def _replace(path: str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(temporary, flags, 0o644)
-    except FileExistsError:  # of one with this pid that was killed
+    except FileExistsError:  # left by a killed process with this pid
         os.unlink(temporary)
         fd = os.open(temporary, flags, 0o644)
     try:

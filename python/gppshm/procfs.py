@@ -223,7 +223,7 @@ class Processes:
     def _read_process(self, pid: int) -> Process:
         if not may_read(pid):
             return Process(pid, UNREADABLE)
-        if self._pids is None or pid not in self._listed:  # what /proc lists is no thread of another
+        if self._pids is None or pid not in self._listed:  # pids in /proc are no thread ids
             found = status(pid, self.proc_root)
             if b"Tgid" not in found:
                 return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
@@ -235,7 +235,7 @@ class Processes:
             if len(fields) > 17:
                 if int(fields[6]) & PF_KTHREAD:
                     return Process(pid, LIVES)
-                # The count of threads is the kernel's own; a list of them may miss one that is just begun.
+                # The kernel counts the threads; a listing may miss one that has just started.
                 if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
                     return Process(pid, GONE)
             maps = maps_of(pid, self.proc_root) or b""
@@ -349,7 +349,7 @@ def descriptors(pid: int, proc_root: str = "/proc") -> "Optional[List[str]]":
     folder = f"{proc_root}/{pid}"
     try:
         found = _paths_in(folder + "/fd")
-        # Its own list reads empty, as maps do, once its main thread has ended, while other threads live on.
+        # Like maps, the list reads empty after the end of the main thread, while other threads live.
         for tid in [] if found else os.listdir(folder + "/task"):
             try:
                 found = found or _paths_in(f"{folder}/task/{tid}/fd")

@@ -182,7 +182,7 @@ class Reaper:
             if not again:
                 return
             names = again
-            # Not by the random module, which costs a start milliseconds.
+            # Importing the random module would cost milliseconds at start.
             time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
 
     def _by_lease(self, name: str, only: "Optional[shmfs.FileId]") -> Outcome:
@@ -192,7 +192,7 @@ class Reaper:
                 return Outcome(name, FAILED, seen.error, seen, error=errno.EACCES)
             if seen.kind not in (shmfs.HEAP, shmfs.HALF_MADE):
                 return Outcome(name, NO_HEAP, "it is not a heap", seen)
-            # Of a file that is not named as heaps are, the header's pid has to be looked for.
+            # If the name is no heap name, the pid in the header has to be judged by pids.
             if seen.answer is lease.GRANTED and seen.kind is shmfs.HEAP and seen.name_pid:
                 return self._finish(file, seen, creator.judge(seen, procfs.Processes()), only)
             return Outcome(name, UNSURE, "not judged yet", seen)
@@ -237,7 +237,7 @@ class Reaper:
         pinned = self.pin and outcome.removed and file.sighting.answer is not lease.GRANTED
         if pinned or (result is REMOVED and seen.status.st_blocks * 512 >= self.large):
             try:
-                # Of the file as it was opened: by its name there is nothing to be had any more.
+                # From the open descriptor, as the name is gone.
                 outcome.fd = fcntl.fcntl(file.fd or 0, fcntl.F_DUPFD_CLOEXEC, 3)
             except OSError:
                 pass

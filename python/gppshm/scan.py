@@ -23,7 +23,7 @@ def look(root: str, proc_root: str = "/proc") -> "Dict[str, object]":
     # Opened anew each time: another file system may have been mounted there.
     with shmfs.ShmDirectory(root, proc_root) as directory:
         shot = snapshot.take(directory, proc_root=proc_root)
-        # A file may have many names; its memory and its locks are there once.
+        # A file with several names counts once.
         shot.entries = list({entry.sighting.file_id: entry for entry in shot.entries}.values())
         all_locks = locks.examine(directory, shot.entries, proc_root)
         unlinked = held.survey(directory, proc_root).unlinked

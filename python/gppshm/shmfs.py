@@ -119,7 +119,7 @@ def pid_of_name(name: str) -> int:
     digits = name[5:]
     if name[:5] != "heap-" or not digits or digits[0] == "0" or digits.strip("0123456789"):
         return 0
-    # A longer number is no pid, and int() of a name of 255 digits is still quick.
+    # A longer number is no pid.
     return int(digits)
 
 
@@ -284,7 +284,7 @@ class ShmDirectory:
         if not stat.S_ISREG(status.st_mode):
             return OpenFile(Sighting(name, OTHER, status))
         try:
-            # O_NONBLOCK, O_NOFOLLOW: should it be replaced just now by a FIFO or a symlink.
+            # O_NONBLOCK, O_NOFOLLOW: it may just be replaced by a FIFO or a symlink.
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
             fd = os.open(name, flags, dir_fd=self.fd)
         except FileNotFoundError:
@@ -306,7 +306,7 @@ class ShmDirectory:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return Sighting(name, OTHER, status)
-        # A single file may be mounted from elsewhere.
+        # A single file may be a mount point.
         on_tmpfs = self.on_tmpfs and status.st_dev == self._device
         try:
             raw = os.pread(fd, 16, 0)
@@ -316,7 +316,7 @@ class ShmDirectory:
                 kind = HALF_MADE
         except OSError as error:
             return Sighting(name, UNREADABLE, status, str(error.strerror), on_tmpfs=on_tmpfs)
-        # No lease on what is neither a heap nor about to be one: who opens it for writing would notice.
+        # No lease on other files: a process that opens one for writing would have to wait.
         ask = self.leases and on_tmpfs and (kind is not OTHER or pid_of_name(name))
         answer = lease.take(fd) if ask else lease.SILENT
         return Sighting(name, kind, status, "", raw, header, answer, on_tmpfs)
@@ -345,15 +345,15 @@ class ShmDirectory:
         os.rename(judged.name, dying, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         try:
             now = os.stat(dying, dir_fd=self.fd, follow_symlinks=False)
-            # Not the times: a rename changes one, and a peer that writes the other.
+            # Without times: a rename changes ctime, and a writing peer mtime.
             if (now.st_dev, now.st_ino, now.st_size) != judged.identity[:3]:
                 raise Changed("it was replaced or re-created while it was unlinked")
             self._check(file, judged, changed)
         except FileNotFoundError:
-            raise  # another cleaner has settled what looked like a leftover
+            raise  # another cleaner has handled it
         except BaseException:
             if not self.give_back(dying):
-                # Another file has the name now: nobody is at work on this one any more, whoever looks next.
+                # Another file has the name now; this one is no longer being unlinked by a living cleaner.
                 left = f"{DYING}0.0.{os.urandom(4).hex()}-{judged.name}"
                 os.rename(dying, left, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             raise
@@ -364,7 +364,7 @@ class ShmDirectory:
         assert file.fd is not None
         if os.pread(file.fd, 16, 0) != judged.raw:
             raise Changed("its header was rewritten after it was judged")
-        # Also where pids were the evidence: the last writer may have gone since, and the next one be waiting.
+        # Also with evidence from pids: the last writer may have gone, and the next one be waiting.
         if lease.GRANTED in (judged.answer, file.sighting.answer) and not lease.held(file.fd):
             raise Changed("a process is opening it for writing")
         why = changed()

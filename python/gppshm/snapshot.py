@@ -106,12 +106,12 @@ def take(
     missing = []
     linked: Dict[shmfs.FileId, Optional[heapfile.Heap]] = {}
     for name in directory.names() if names is None else names:
-        procfs.may_read(0)  # what follows looks into no process
+        procfs.may_read(0)  # the following reads inspect no process
         try:
             with directory.open(name) as file:
                 file_id = file.sighting.file_id
                 try:
-                    # One file by many names is read once: it may be as large as memory.
+                    # A file with several names is read once: it may be as large as memory.
                     heap = linked[file_id] if file_id in linked else _read(file, check, brief)
                     if file.sighting.status.st_nlink > 1:
                         linked[file_id] = heap
@@ -150,7 +150,7 @@ def _read(file: shmfs.OpenFile, check: bool, brief: bool) -> "Optional[heapfile.
     if check:
         heap.faults = list(heap.faults) + heapfile.check(file.fd, heap)
         if heap.faults:
-            # A living heap is read while it changes: what a second reading does not find was no fault.
+            # A living heap changes while it is read: only faults of both readings count.
             again = heapfile.read_heap(file.fd, size)
             again.faults = list(again.faults) + heapfile.check(file.fd, again)
             first = {(fault.offset, fault.what) for fault in heap.faults}

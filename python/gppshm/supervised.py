@@ -268,7 +268,7 @@ class Pool:
         if self._ready is not None:
             os.close(self._ready.fd)
             os.close(self._ready.ask)
-        # Whoever reads what the command says must see its end, though this may hang for ever.
+        # A reader of the command's output must see its end even if this child hangs for ever.
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -322,7 +322,7 @@ class Pool:
         state, ticks = _state(child.pid)
         if steps != child.seen[0]:
             child.stepped = now
-        # One that wants to run has just not been given a processor.
+        # A runnable child is only waiting for a processor.
         if (steps, ticks) != child.seen or state == b"R":
             child.moved = now
         child.seen = (steps, ticks)
@@ -333,7 +333,7 @@ class Pool:
         if pid:
             self.passed_over[pid] = _start(pid) if pid > 0 else 0
         else:
-            child.tries = min(child.tries, 2)  # there is nothing to be passed over the next time
+            child.tries = min(child.tries, 2)  # the next time nothing can be passed over
         return self._again(child, "the inspected process does not answer")
 
     def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":

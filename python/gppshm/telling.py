@@ -168,7 +168,7 @@ class Telling:
         found = {tuple(file_id): holders for file_id, holders in answer or ()}
         for pending in self._pending:
             if pending.file_id in asked:
-                # This process, too, where it gives back what is free.
+                # Without this process, which may hold the file to give memory back.
                 pending.event.attached = [
                     (pid, command) for pid, command in found.get(pending.file_id, ()) if pid != os.getpid()
                 ]

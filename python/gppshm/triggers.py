@@ -88,7 +88,7 @@ class Triggers:
             raise
         self._epoll.register(self._wake_read, select.EPOLLIN)
         try:
-            # It polls as exceptional when a mount comes or goes in this namespace (proc(5)).
+            # It polls as exceptional after a mount or unmount in this namespace (proc(5)).
             self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             self._epoll.register(self._mounts, select.EPOLLPRI)
         except OSError:
@@ -127,8 +127,8 @@ class Triggers:
             return
         deaths = kernel.Inotify(root, _EVENTS | _GOING)
         try:
-            # Not of files that have lost their name: the holes that are made in those (see returns) would be
-            # told as changes of a new file of that name.
+            # Not for unlinked files: holes punched into them (see returns) would be reported as changes of a
+            # new file of that name.
             changes = kernel.Inotify(root, kernel.IN_MODIFY | kernel.IN_EXCL_UNLINK)
         except OSError:
             deaths.close()
@@ -198,7 +198,7 @@ class Triggers:
             fd = kernel.pidfd_open(pid)
             if fd >= descriptor_limit() - HEADROOM:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            # The pid may have got a new owner before it was opened.
+            # The pid may have been reused before the pidfd was opened.
             if procfs.pulse(pid, proc_root)[0] != start:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._epoll.register(fd, select.EPOLLIN)
@@ -311,7 +311,7 @@ class Triggers:
             elif mask & _GOING:
                 happened.removed[name] = False
             elif mask & kernel.IN_MOVED_TO and shmfs.living_name(name):
-                pass  # a cleaner is just unlinking it
+                pass  # a cleaner is unlinking it
             elif mask & kernel.IN_MOVED_TO:
                 happened.closed[name] = None
                 happened.removed.pop(name, None)

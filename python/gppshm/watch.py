@@ -233,7 +233,7 @@ class Watcher(settling.Settling):
         if self._orders is not None:
             self._obey(now)
 
-        # First the dead whose creators are known, then what else is due, then what may be no heap at all.
+        # First heaps of known creators that died, then others that are due, then files that may be no heaps.
         self._note_ended(happened, since)
         found = self._settle(happened.ended + self._take_closed(happened, since))
         found = self._settle(self._take_due(now)) or found
@@ -255,12 +255,12 @@ class Watcher(settling.Settling):
             self._slow_down(now)
         self._triggers.listen(now >= self._resume and len(self._strange) < MANY)
 
-        # Then what is done in advance, and what is only for telling.
+        # Then work in advance, and reports.
         if self._triggers.heed_changes_again(now):
             self._absorb_changes()
         self._inquiry.step(now, self._absorb_changes)
         self._telling.step(time.monotonic())
-        if self.counts.removed == removed:  # else the triggers are asked first
+        if self.counts.removed == removed:  # else read the triggers first
             self._reaching.step(time.monotonic())
             self._returns.step(time.monotonic())
         self._heed_observer()
@@ -329,7 +329,7 @@ class Watcher(settling.Settling):
         self._account.mended("listing")
         names = list(self.directory.to_settle(names, self._dry_run))
         there = set(names)
-        # Known heaps come first: a stranger's files, however many, keep nobody from them.
+        # Known heaps come first, so that no number of foreign files delays them.
         first = [name for name in self._known if name in there]
         self._backlog = schedule.Queue(first + names)
         for name in first:

@@ -43,7 +43,7 @@ def report(run: "shmclean.Run") -> str:
         "unlinked_before": [_outcome(run, outcome) for outcome in run.unnamed],
         "fifos": [_outcome(run, outcome) for outcome in run.fifos],
     }
-    whole["exit_status"] = run.exit_status  # by now all have been looked at
+    whole["exit_status"] = run.exit_status  # final only now
     return json.dumps(whole, indent=2) + "\n"
 
 

@@ -99,7 +99,7 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
         return 1
     from gppshm.top import canvas, fleet
 
-    # If there is nobody to ask at the start, a line says so, and not a screen.
+    # If the domain cannot be reached at the start, print an error instead of a screen.
     asker = shminfo_domain.ask(options, output, fleet.Asker)
     if asker is None:
         return 1
@@ -113,7 +113,7 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
         from gppshm.top import fleet_screen, terminal
 
         status = terminal.show(fleet_screen.FleetDisplay(asker, looked))
-    # Threads may be waiting for who hangs.
+    # Threads may wait for a device that hangs.
     os._exit(status)
 
 
@@ -139,7 +139,7 @@ def _show(options: "argparse.Namespace", output: text.Output) -> int:
         return Scanner(options.root, on_change)
 
     status = terminal.show(screen.Display(options.root, make_scanner, View(options.sort, options.filter)))
-    # Threads that look may be in the middle of it, and hold nothing that the kernel does not take back.
+    # Scanning threads may be busy; the kernel releases everything that they hold.
     os._exit(status)
 
 

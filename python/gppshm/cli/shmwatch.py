@@ -221,7 +221,7 @@ class Command:
         self._options = options
         self._out = Output(1, self._stdout_is_lost)
         self._err = Output(2)
-        self._remarks: Deque[str] = deque()  # of other threads
+        self._remarks: Deque[str] = deque()  # from other threads
         self._faults: Set[str] = set()
         self._fault_count = 0
         self._watcher: Optional[watch.Watcher] = None
@@ -237,7 +237,7 @@ class Command:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._ask_for_state)
-        if os.getpid() == 1:  # of a container: whoever loses its parent there becomes our child
+        if os.getpid() == 1:  # in a container: processes that lose their parent become our children
             signal.signal(signal.SIGCHLD, self._child_ended)
         # A parent may have blocked them, and masks are inherited.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
@@ -294,13 +294,13 @@ class Command:
             self._guarded(lambda: watcher.sweep(patience=READY))
             self._guarded(lambda: self._offer_metrics(watcher))
             if hasattr(gc, "freeze"):  # novm: Python 3.7
-                gc.freeze()  # novm  # a collection would look at all modules, for milliseconds
+                gc.freeze()  # novm  # a collection would scan all modules, for milliseconds
             _notify("READY=1")
             self._guarded(self._say_ready)
             while not self._ended_by:
                 self._guarded(self._work)
             _notify("STOPPING=1")
-            self._guarded(watcher.run)  # which ends at once, and says the last words
+            self._guarded(watcher.run)  # ends at once, with the final reports
             self._guarded(self._say_end)
             signal.set_wakeup_fd(-1)
         return 0

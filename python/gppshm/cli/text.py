@@ -281,7 +281,7 @@ def argument_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-h", "--help", action="store_true", help="print this and exit")
-    # The real tool has no other option in h: its users' --h stays what it was.
+    # REDHAWK's tool has no other option with h: its abbreviations keep working.
     parser.add_argument("--h", "--he", action="store_true", dest="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser

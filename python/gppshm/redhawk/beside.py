@@ -46,7 +46,7 @@ def parameters(gpp: "List[str]", log_level: str) -> "Optional[Dict[str, str]]":
         return None
     from gppshm.redhawk.presence import PROFILE
 
-    # The same at every start of the same GPP.
+    # The same id at every start of the same GPP.
     identity = uuid.uuid5(uuid.NAMESPACE_OID, "GppShmPlugin beside " + plain(given["DEVICE_ID"]))
     chosen = {
         "DEVICE_MGR_IOR": given["DEVICE_MGR_IOR"],

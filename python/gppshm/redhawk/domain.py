@@ -140,7 +140,7 @@ class Domain:
         self.name, self.timeout = name, timeout
         self._is_2 = False
         arguments = ["gppshm"]
-        # To a host that hangs a connection stays taken: another has to be made for the next.
+        # A connection to a host that hangs stays busy; the next call needs another one.
         for option, value in (("maxGIOPConnectionPerServer", "1000"), ("traceLevel", "0")):
             arguments += ["-ORB" + option, value]
         if nameservice:
@@ -168,7 +168,7 @@ class Domain:
         bound: Optional[int] = None
         nodes = [asked.ask(functools.partial(_devices_of, manager)) for manager in managers]
         if self._is_2:
-            # Its DeviceManagers do not know the devices that are registered beside a GPP.
+            # Its DeviceManagers do not know devices that are registered beside a GPP.
             bound = asked.ask(self._bound_devices)
         asked.wait(nodes + ([] if bound is None else [bound]), time.monotonic() + FEW * self.timeout)
         answers = [asked.answer(node) for node in nodes]
@@ -176,7 +176,7 @@ class Domain:
         hosts: List[Host] = []
         silent = [answer for answer in answers if _is_bad(answer)]
         if silent and bound is None:
-            # Their devices may answer all the same.
+            # Their devices may still answer.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], time.monotonic() + FEW * self.timeout)
         hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
@@ -184,7 +184,7 @@ class Domain:
         told = [asked.ask(functools.partial(_told, ref, detailed)) for _, _, ref in devices]
         asked.wait(told, began + 0.5 * self.timeout)
         if bound is None and any(_is_bad(asked.answer(key)) for key in told):
-            # Whoever does not answer has a name there.
+            # Devices that do not answer have names there.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], began + 0.95 * self.timeout)
         asked.wait(told, began + 0.95 * self.timeout)
@@ -195,7 +195,7 @@ class Domain:
                 continue  # another kind of device
             if _is_bad(answer):
                 if label and answer == GONE:
-                    continue  # only its name is left
+                    continue  # a stale name
                 label = label or next((name for _, name, ref in names if ref._is_equivalent(reference)), "?")
                 hosts.append(Host(node, label, str(answer)))
                 continue
@@ -359,7 +359,7 @@ def _devices_of(manager: "Any") -> "List[Tuple[str, Any]]":
 
 def _told(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]]":
     """(label, value by id) of a GppShmPlugin; None for another kind of device."""
-    # By its name one is found as whatever it is: an object of a type that is not known here, too.
+    # The name may refer to an object of any type.
     device = device._narrow(CF.Device)
     if device is None or os.path.basename(device._get_softwareProfile()) != PROFILE:
         return None

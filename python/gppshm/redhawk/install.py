@@ -120,7 +120,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     options = parser.parse_args(argv)
     if not options.command:
         parser.error("install or uninstall?")
-    # Whoever runs the GPP must be able to read what another user installs.
+    # The GPP's user must be able to read what another user installs.
     os.umask(0o022)
     try:
         sdrroot = _checked(options.sdrroot or os.environ.get("SDRROOT", ""))
@@ -268,7 +268,7 @@ class Program:
     def prepare(self, files: "Dict[str, bytes]", python: str, paths: "List[str]") -> str:
         """Put the package in place, try the program; returns its output.  Failure if it does not start."""
         folder = self.lay_out(files, python, paths)
-        # Beforehand: the user who runs the GPP may not be allowed to write here.
+        # Compile now: the GPP's user may not be allowed to write here.
         subprocess.run([python, "-I", "-m", "compileall", "-q", folder], check=False)
         return self._try_out()
 
@@ -476,7 +476,7 @@ def missing_profiles(sdrroot: str) -> "Dict[str, List[str]]":
         tree = os.path.join(sdrroot, name.partition("/")[0])
         for profile in re.findall(r'<localfile name="/([^"]+)"', content.decode("utf-8")):
             path = os.path.join(tree, profile)
-            # REDHAWK's own package brings the manager with itself.
+            # REDHAWK's package contains the manager.
             if not profile.startswith("mgr/") and not os.path.exists(path):
                 found.setdefault(path, []).append(os.path.basename(os.path.dirname(name)))
     return found

@@ -152,7 +152,7 @@ class Journal:
             except OSError:
                 status = None
             if status is None or (status.st_dev, status.st_ino) != orphan.file_id or name in living:
-                # The watcher may just have told of a new one by this name.
+                # There may be a new heap of this name.
                 if self._orphans.get(name) is orphan:
                     self._orphans.pop(name, None)
                 continue

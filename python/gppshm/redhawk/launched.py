@@ -46,7 +46,7 @@ def main(arguments: "List[str]") -> int:
     ini = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "GppShmPlugin.ini")
     lifeline.shed_inheritance(".")
     lifeline.use_installation()
-    # A node's shutdown begins with it, and the Ctrl-C of a sandbox is meant for the sandbox.
+    # A node's shutdown begins with SIGINT, and Ctrl-C in a sandbox is meant for the sandbox.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = lifeline.Lifeline()
     chosen, faults = settings.read(ini)
@@ -100,7 +100,7 @@ def main(arguments: "List[str]") -> int:
     else:
         _log.info("ending: %s", here.ended or "its DeviceManager is gone")
     here.retire(RETIRING)
-    # Whoever released it gets the answer.
+    # Let the caller of releaseObject get its answer.
     answering = threading.Thread(target=orb.shutdown, args=(True,), daemon=True)
     answering.start()
     work.finish(LAST_SWEEP)

@@ -55,15 +55,15 @@ def shed_inheritance(folder: str = "/") -> None:
             if fd > 2 and not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 os.close(fd)
         except OSError:
-            continue  # that of the listing itself
+            continue  # the descriptor of the listing itself
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            # Else a heap would be opened as stdout one day. The lowest free number is taken.
+            # Otherwise a heap may be opened as stdout: open() takes the lowest free number.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     os.chdir(folder)
-    # A pidfd for each living heap.
+    # One pidfd per living heap.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -139,7 +139,7 @@ class Handler(logging.Handler):
         try:
             os.write(self._fd, line)
         except OSError:
-            pass  # nobody reads any more, or the disk is full: there is no better place to say so
+            pass  # no reader, or a full disk: there is no other place to report it
 
 
 def start(level: str, fd: int = 1) -> Handler:

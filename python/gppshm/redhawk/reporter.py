@@ -114,7 +114,7 @@ class Reporter(threading.Thread):
                 return True
             except Unreachable as error:
                 if error.delivered:
-                    # The GPP looks for no duplicates: what it may have got is not sent again.
+                    # The GPP does not detect duplicates: do not repeat what it may have received.
                     _log.warning("the GPP may not have got the registration: %s", error)
                     self.registered = True
                     return True
@@ -133,7 +133,7 @@ class Reporter(threading.Thread):
         while not self._stopped.is_set():
             now = time.monotonic()
             full = now - last_full >= SIGN_OF_LIFE
-            # A look at all processes takes its time: the GPP gets its first metrics before.
+            # Scanning all processes takes time: send the first metrics before.
             thorough = not first and (full or now - last_thorough >= SIGN_OF_LIFE)
             first = False
             try:
@@ -188,7 +188,7 @@ class Reporter(threading.Thread):
         latest = max(earliest, latest)
         ready = [fd for fd, _ in self._poll.poll(max(0.0, latest - time.monotonic()) * 1000)]
         if self._inotify is not None and self._inotify.fd in ready:
-            # A heap that is being made is soon larger.
+            # A new heap grows soon.
             earliest = max(earliest, time.monotonic() + GATHER)
         if time.monotonic() < earliest:
             self._stopped.wait(earliest - time.monotonic())

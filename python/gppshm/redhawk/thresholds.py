@@ -67,7 +67,7 @@ def parse(text: str) -> Threshold:
     text = text.strip()
     if text.lower() == "off":
         return OFF
-    # A longer one is no slip of the pen, and is not worth the time of a pattern.
+    # Longer input is no typing error; do not match the pattern against it.
     match = _WRITTEN.fullmatch(text) if len(text) <= 32 else None
     if match is None:
         raise ValueError("it is no threshold: " + EXPECTED)

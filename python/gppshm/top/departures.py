@@ -54,7 +54,7 @@ class Departures:
                 if mask & kernel.IN_Q_OVERFLOW:
                     self._forget_all()
                 elif mask & kernel.IN_DELETE:
-                    # Who removes an orphan renames it first (see shmfs.DYING).
+                    # Cleaners rename an orphan first (see shmfs.DYING).
                     self._moved.discard(shmfs.living_name(name))
                     self._deleted.add(shmfs.living_name(name) or name)
                 elif mask & kernel.IN_MOVED_FROM:
@@ -88,7 +88,7 @@ class Departures:
         elif row.living and asking.maps(row.living, row.file_id):
             removal.why = "unlinked by others while its creator lives"
         elif name in self._closed and (name not in self._closed_later or removal.left):
-            # Whoever gives back what is free in it lets go of it later, too.
+            # A cleaner that gives memory back closes it later, too.
             removal.why, removal.orphan = "its creator died, removed by others", True
         elif name in self._moved:
             removal.why = "it was renamed"

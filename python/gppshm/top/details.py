@@ -178,7 +178,7 @@ class Inspector(threading.Thread):
                 details = self._look(name, descriptions)
                 if self._name == name:
                     gone = self._details if not details.header and self._details is not None else None
-                    if gone is not None:  # its last picture stays
+                    if gone is not None:  # keep the last result
                         gone.error, details = details.error, gone
                     self._details = details
                     self._on_change()

@@ -116,7 +116,7 @@ class Asker(threading.Thread):
             try:
                 self.state = self._ask()
             except Exception as error:
-                # domain.Failure says all; anything else is a fault of the display's own.
+                # domain.Failure has a full message; anything else is an internal error.
                 words = str(error) or type(error).__name__
                 self.state = FleetState(self._domain.name, self.state.rows, words)
             self.on_change()

@@ -93,7 +93,7 @@ def _box(
     over = box.lines[: height - top]
     result.lines[top : top + len(over)] = over
     if top + len(over) < height:
-        result.lines[-1] = [(PLAIN, " " * width)]  # those keys mean nothing now
+        result.lines[-1] = [(PLAIN, " " * width)]  # these keys do nothing now
     result.zones = [(row + top, start, end, action) for row, start, end, action in box.zones]
 
 

@@ -219,7 +219,7 @@ class Scanner(threading.Thread):
             self._survey = None
             return
         holders = self._survey.holders
-        # A living creator maps its heap: where that is not seen, it is judged anew.
+        # A living creator maps its heap; otherwise judge again.
         for name, (file_id, verdict) in list(self._verdicts.items()):
             if verdict.creator and verdict.creator not in [
                 h.pid for h in holders.get(file_id, ()) if h.mapped

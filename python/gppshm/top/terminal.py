@@ -104,7 +104,7 @@ class Terminal:
             min_redraw_interval=SHORTEST_FRAME,
             refresh_interval=REDRAW,
         )
-        # A lone Esc shall not wait for what might follow it.
+        # Do not wait for a sequence after a single Esc.
         self._application.ttimeoutlen = 0.05
         self._application.timeoutlen = 0.05
 
@@ -191,7 +191,7 @@ class Terminal:
         bindings.add(Keys.ControlL)(lambda event: event.app.renderer.clear())
         bindings.add(Keys.ControlZ)(lambda event: event.app.suspend_to_background())
         bindings.add(Keys.Any)(self._letter)
-        # What is pasted is no answer to a question.
+        # Pasted text is no answer to a question.
         bindings.add(Keys.BracketedPaste)(self._pasted)
         return bindings
 
@@ -307,7 +307,7 @@ def show(display: Terminal) -> int:
     except (EOFError, KeyboardInterrupt):
         pass
     except OSError as error:
-        # The terminal has gone; what cannot be written to it any more is nobody's loss.
+        # The terminal has gone; nothing can be written to it.
         _abandon(sys.stdout.fileno())
         return 0 if isinstance(error, BrokenPipeError) or error.errno == 5 else 1
     return 0

@@ -96,7 +96,7 @@ class View:
         rows = self.state.rows if self.state is not None else []
         self.rows = ordered(matching(rows, self.words, self.haystack), self.sort, self.backwards, self.sorts)
         found = [number for number, row in enumerate(self.rows) if self._chosen and row.file == self.selected]
-        # Where the selected one has gone, its neighbour; before anything was chosen, whatever is at the top.
+        # If the selected row is gone, select its neighbour; without a selection, the first row.
         self._at = found[0] if found else max(0, min(self._at, len(self.rows) - 1))
         self.selected = self.rows[self._at].file if self.rows else ""
 

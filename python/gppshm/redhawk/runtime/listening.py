@@ -57,7 +57,7 @@ class Listeners:
 
         except CORBA.Exception as error:
             raise ValueError(f"it does not answer: {named(error)}") from None
-        # What is no number is the least.
+        # NaN counts as the minimum.
         added = _Listener(send, ids, min(MOST, max(LEAST, interval)))
         added.told = {id_: _comparable(item) for id_, item in self._items(ids).items()}
         with self._changed:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def consumer_of(channel: "Any") -> "Any":
     """The push consumer of an event channel; None if it has none, or is no channel."""
-    # A reference that says of itself that it is a channel is narrowed without a call.
+    # A reference with the type id of a channel is narrowed without a call.
     channel = channel and channel._narrow(CosEventChannelAdmin.EventChannel)
     admin = channel and channel.for_suppliers()
     consumer = admin and admin.obtain_push_consumer()

@@ -125,7 +125,7 @@ class Resource(Logging):
         self._profile = profile
         self._started = False
         self._property_log = loggers.child("system", "PropertySet")
-        # Of who sets something: a callback may configure its own device.
+        # Reentrant: a callback may configure its own device.
         self._access = threading.RLock()
         self._once = threading.Lock()
         self._is_initialized = self._has_initial_values = False
@@ -168,7 +168,7 @@ class Resource(Logging):
             try:
                 poa.deactivate_object(poa.servant_to_id(servant))
             except CORBA.Exception:
-                pass  # a port that nobody has asked for; or the ORB has ended
+                pass  # a port that was never activated, or the ORB has ended
 
     def runTest(self, testid: int, testValues: "Any") -> "Any":
         raise CF.TestableObject.UnknownTest()

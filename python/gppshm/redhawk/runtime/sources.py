@@ -46,7 +46,7 @@ def read(uri: str, orb: "Any", manager: "Any", version: str) -> str:
 
 
 def _local(path: str) -> str:
-    # A FIFO in its place would hold up the start.
+    # A FIFO would block the start.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise Unusable("it is no regular file")
