@@ -82,7 +82,9 @@ class Display(Terminal):
         self.refresh()
 
 
-def _frame(view: views.View, details: "Optional[Details]", width: int, height: int, glyphs: "Glyphs") -> Frame:
+def _frame(
+    view: views.View, details: "Optional[Details]", width: int, height: int, glyphs: "Glyphs"
+) -> Frame:
     """The whole screen, in `height` lines."""
     result = Frame(width, glyphs)
     state = view.state
