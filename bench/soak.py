@@ -1,16 +1,19 @@
 """10,000 crashes under redhawk-shmwatch: no live heap lost, no orphan left, descriptors and memory flat.
 
-    bench/soak.py [CRASHES [BATCH]]
+    bench/soak.py [CRASHES [BATCH [SECONDS]]]
 
 Batches of so many (50) cheap creators are SIGKILLed, some with a peer attached that dies a little later,
 beside 50 live heaps and a process that opens all of them for writing again and again, as REDHAWK's shminfo
-does.  After each batch one with 1 to 3 peers that hold all its blocks: they check every byte, release, check
-again and end in one way or another, while what is free is given back.  With a batch of 0 all are such.
+does.  After each batch eight with 1 to 3 peers that hold all their blocks: they check every byte, release,
+check again and end in one way or another, while what is free is given back.  With a batch of 0 all are such.
+Of one in four somebody else unlinks the heap, as a GPP does, if the watcher is not first.  After so many
+seconds it comes to its end, however many crashes there were.
 Exit status 1 if a byte is damaged, a live heap is lost, an orphan is left, descriptors leak or memory grows
 by more than 1 MB.
 """
 
 import contextlib
+import multiprocessing.pool
 import os
 import random
 import signal
@@ -20,7 +23,7 @@ import time
 from nursery import SHMWATCH, Nursery, beside, status
 from reclaim import Process
 
-LIVE, BATCH, GROWTH_KB = 50, 50, 1024
+LIVE, BATCH, WITH_PEERS, GROWTH_KB = 50, 50, 8, 1024
 BLOCKS, BLOCK = 24, 40000
 OPENER = """
 import os, sys, time
@@ -38,8 +41,17 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def unlinked(path):
+    """Unlink it, if nobody was quicker."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def crash_with_peers(nursery):
-    """One crash with peers; whether each byte that a peer held stayed what it was.
+    """One crash with peers; whether each byte that they held stayed what it was, and another unlinked it.
 
     They are programs of their own: forks of one process share the layout of its addresses, and could not be
     told from the creator's children.
@@ -51,9 +63,11 @@ def crash_with_peers(nursery):
         owner = Process("own", "--root=" + nursery.root, f"--holders={peers}", *options)
         living.append(owner)
         for _ in range(peers):
-            living.append(Process("attach", owner.name, "--root=" + nursery.root, "--hold"))
+            keep = random.choice([[], ["--keep-fd"]])
+            living.append(Process("attach", owner.name, "--root=" + nursery.root, "--hold", *keep))
         time.sleep(random.random() * 0.2)  # seen alive, or not
         owner.end()
+        by_another = random.random() < 0.25 and unlinked(os.path.join(nursery.root, owner.name))
         counts = [random.randint(0, BLOCKS // 2) for _ in range(random.randint(1, 4))]
         counts += random.choice([[], [BLOCKS, 0]])
         whole = []
@@ -61,7 +75,7 @@ def crash_with_peers(nursery):
             time.sleep(random.random() * 0.1)
             whole += [peer.checks(count) for peer in living[1:]]
         random.shuffle(living)
-        return all(whole)
+        return all(whole), by_another
     finally:
         for process in living:
             process.end()
@@ -70,14 +84,16 @@ def crash_with_peers(nursery):
 def main(arguments):
     crashes = int(arguments[0]) if arguments else 10000
     batch = int(arguments[1]) if len(arguments) > 1 else BATCH
+    longest = float(arguments[2]) if len(arguments) > 2 else float("inf")
     started, done, lost, slowest = time.monotonic(), 0, set(), 0.0
-    with_peers = damaged = 0
+    with_peers = damaged = by_others = told = 0
     with contextlib.ExitStack() as ending:
+        threads = ending.enter_context(multiprocessing.pool.ThreadPool(WITH_PEERS))
         nursery = ending.enter_context(Nursery(SHMWATCH, "--json", "--rescan=5", size=4096))
         ending.enter_context(beside([sys.executable, "-c", OPENER, nursery.root]))
         living = {"heap-%d" % pid for pid in nursery.create(LIVE)}
         pid, first = nursery.cleaner.pid, None
-        while done < crashes:
+        while done < crashes and time.monotonic() < started + longest:
             if batch:
                 pids = nursery.create(min(batch, crashes - done))
                 peers = nursery.attach(random.sample(pids, len(pids) // 10))
@@ -86,10 +102,16 @@ def main(arguments):
                 slowest = max(slowest, nursery.deaths(pids)[-1])
                 nursery.end(peers)
                 done += len(pids)
-            damaged += not crash_with_peers(nursery)
-            with_peers += 1
-            done += 1
+            for whole, by_another in threads.map(crash_with_peers, [nursery] * WITH_PEERS):
+                damaged += not whole
+                by_others += by_another
+            with_peers += WITH_PEERS
+            done += WITH_PEERS
             lost |= living - set(os.listdir(nursery.root))
+            if done // 1000 > told:
+                told = done // 1000
+                now = time.monotonic() - started, damaged, len(lost), descriptors(pid), status(pid, "VmRSS")
+                print("%d in %.0f s: damaged %d, lost %d; descriptors %d, %d kB" % (done, *now), flush=True)
             if first is None and done >= min(1000, crashes // 2):
                 time.sleep(1)
                 first = descriptors(pid), status(pid, "VmRSS")
@@ -103,15 +125,15 @@ def main(arguments):
     print("%d crashes in %.0f s, slowest batch of %d: %.0f ms" % (done, took, batch, 1000 * slowest))
     came = with_peers, damaged, end["given_back"] >> 20, end["given_back_later"] >> 20
     print("  with peers that check %d, damaged %d; came back at once %d MB, later %d MB" % came)
-    told = len(lost), len(left), end["removed"], end["own_faults"] + end["failures"]
-    print("  live heaps lost %d, orphans left %d, removed %d, faults %d" % told)
+    became = len(lost), len(left), end["removed"], by_others, end["own_faults"] + end["failures"]
+    print("  live heaps lost %d, orphans left %d, removed %d, by others %d, faults %d" % became)
     print("  descriptors %d, then %d; memory %d kB, then %d kB" % (first[0], last[0], first[1], last[1]))
     bad = (
         lost
         or left
         or damaged
         or end["in_use"]
-        or end["removed"] != done
+        or end["removed"] + by_others != done
         or end["own_faults"]
         or end["failures"]
     )

@@ -12,7 +12,9 @@ from gppshm import procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
+    from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+
+    FileId = Tuple[int, int]
 
 DELETED = b" (deleted)"
 
@@ -167,11 +169,7 @@ def _maps(
     proc_root: str, pid: int, device: int, holders: "Dict[int, Holder]", found: "Dict[int, Unlinked]"
 ) -> bool:
     """Add what a process maps; whether its maps could be read."""
-    text = procfs.read(f"{proc_root}/{pid}/maps")
-    if text == b"":
-        # The main thread may have ended, while others live on.
-        for task in _listdir(f"{proc_root}/{pid}/task") or ():
-            text = text or procfs.read(f"{proc_root}/{pid}/task/{task}/maps")
+    text = procfs.maps_of(pid, proc_root)
     if text is None:
         return not os.path.exists(f"{proc_root}/{pid}")
     for start, end, _, inode, path in procfs.mappings(text, device):
@@ -180,7 +178,7 @@ def _maps(
             continue
         name = _unescaped(path[: -len(DELETED)].rpartition(b"/")[2])
         try:
-            status = os.stat(f"{proc_root}/{pid}/map_files/{start:x}-{end:x}")
+            status = os.stat(map_file(pid, start, end, proc_root))
         except OSError:
             file = found.setdefault(inode, Unlinked(device, inode, name, 0, False))
             file.size = max(file.size, holders[inode].mapped)
@@ -218,6 +216,62 @@ def _descriptors(
     return True
 
 
+def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> int:
+    """A descriptor, open for reading, of a file that these processes hold, which may have no name any more.
+
+    By their descriptors, or, where they have none left, by what they map (that needs CAP_SYS_ADMIN or
+    CAP_CHECKPOINT_RESTORE).  OSError if none of them leads to it: the first refusal, or ENOENT.
+    """
+    return open_regular(way_to(file_id, pids, proc_root), file_id)
+
+
+def way_to(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> str:
+    """The path by which `open_held` reaches the file; what looks into processes, and may block, is here."""
+    refusal: Optional[OSError] = None
+    for pid in pids:
+        for path in _ways_to(file_id, pid, proc_root):
+            try:
+                os.close(open_regular(path, file_id))
+                return path
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                refusal = refusal or error
+    raise refusal or FileNotFoundError(errno.ENOENT, "no process leads to it")
+
+
+def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
+    if not procfs.may_read(pid):
+        return
+    for path in procfs.descriptors(pid, proc_root) or ():
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) == file_id:
+            yield path
+    for start, end, _, inode, _ in procfs.mappings(procfs.maps_of(pid, proc_root) or b"", file_id[0]):
+        if inode == file_id[1]:
+            yield map_file(pid, start, end, proc_root)
+
+
+def map_file(pid: int, start: int, end: int, proc_root: str) -> str:
+    """The link to what a process maps there: of these names none has leading zeros, as in maps (proc(5))."""
+    return f"{proc_root}/{pid}/map_files/{start:x}-{end:x}"
+
+
+def open_regular(path: str, file_id: "FileId") -> int:
+    """Open what the link leads to, if it is that file; O_PATH first, which opens no FIFO and no device."""
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != file_id:
+            raise FileNotFoundError(errno.ENOENT, "another file", path)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    finally:
+        os.close(handle)
+
+
 def _inodes(directory: shmfs.ShmDirectory) -> "FrozenSet[int]":
     found = set()
     for name in directory.names():
@@ -231,10 +285,3 @@ def _inodes(directory: shmfs.ShmDirectory) -> "FrozenSet[int]":
 def _unescaped(name: bytes) -> str:
     """/proc/<pid>/maps writes a newline in a name as \\012 (proc(5)), and nothing else so."""
     return os.fsdecode(name.replace(b"\\012", b"\n"))
-
-
-def _listdir(path: str) -> "Optional[List[str]]":
-    try:
-        return os.listdir(path)
-    except OSError:
-        return None

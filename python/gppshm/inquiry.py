@@ -1,13 +1,13 @@
-"""What the observer is asked about creators: who they are, whether they still are it, and for a verdict.
+"""Questions to the observer about creators: who they are, whether they still are, and verdicts.
 
-The first two are asked in advance, while nobody waits; a verdict is asked for at a death that nothing
-established in advance settles.
+The first two are asked in advance, while nothing waits for the answer.  A verdict is asked for at a death
+that nothing established in advance decides.
 """
 
 import time
 from collections import deque
 
-from gppshm import creator, observer, observing, processes, reclaim, schedule, shmfs
+from gppshm import creator, kinship, observer, observing, processes, schedule, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PORTRAITS = 32
 OWNERS = 2
 """Of so many owners at once: one whose heaps take long keeps nobody else from his turn."""
 RENEWALS = 256
-"""The identities of so many creators are renewed at once."""
+"""Creators per question that renews identities."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
 RENEWING = 29.0
@@ -35,9 +35,9 @@ NO_LOOK = "the processes of this host could not be looked at"
 
 
 class Answer:
-    """What the observer has found out about one heap.
+    """The observer's findings about one heap.
 
-    seen      what the question was about
+    seen      the sighting of the question
     verdict   on it
     start     when its living creator's process started; 0 if that was not asked
     who       that creator; descends: whether it descends from the parent that was asked for
@@ -57,16 +57,15 @@ class Answer:
         self.start = 0
         self.who = processes.Description()
         self.descends = False
-        self.noted = reclaim.NOTHING
+        self.noted = kinship.NOTHING
         self.identity: Optional[creator.Identity] = None
 
 
 class Inquiry:
-    """Asks about the heaps of `heaps`; what is found out is taken by `answers`.
+    """Asks about the heaps in `heaps`; findings are returned by `answers`.
 
-    sight   gives what is to be seen of a heap now, as what is known of it is brought up to date; None if it
-            cannot be seen
-    parent  pid whose descendants are told apart, and its start: the pid may go to another process
+    sight   inspects a heap now and updates what is known of it; None if it cannot be inspected
+    parent  pid whose descendants are marked, and its start, as the pid may be reused
     """
 
     def __init__(
@@ -92,13 +91,13 @@ class Inquiry:
         return bool(self._to_portray or self._portraying)
 
     def portray(self, name: str, owner: int) -> None:
-        """Have it found out who the creator of a heap is; `owner`: the user id of the file."""
+        """Queue the question who the creator of a heap is; `owner`: the user id of the file."""
         heap = self._heaps.get(name)
         if heap is None or not heap.asked:
             self._to_portray.add(name, owner)
 
     def renew(self, name: str) -> None:
-        """Have it established anew, some time, that the creator of a heap is still it."""
+        """Queue the renewal of a heap's Identity."""
         self._to_renew.add(name)
 
     def forget(self, name: str) -> None:
@@ -106,7 +105,7 @@ class Inquiry:
         self._to_renew.discard(name)
 
     def next(self) -> float:
-        """When (monotonic) `step` has something to ask; infinity if it has not."""
+        """When `step` has something to ask (monotonic); else infinity."""
         when = float("inf")
         if len(self._portraying) < OWNERS:
             owners = [owner for owner in self._to_portray.owners() if owner not in self._portraying]
@@ -146,7 +145,7 @@ class Inquiry:
         return answer
 
     def verdict(self, seen: shmfs.Sighting, ended: int) -> None:
-        """Have all processes of the host looked at, now, for a heap whose creator, `ended`, has ended."""
+        """Have all processes of the host inspected now, for a heap whose creator, `ended`, is dead."""
         heap = self._heaps[seen.name]
         if not heap.asked:
             heap.asked = True
@@ -202,7 +201,7 @@ class Inquiry:
             answer = self._answer(each, version, portrait and portrait[0])
             if portrait is not None:
                 _, answer.start, established, uid, command, words, answer.descends, noted = portrait
-                answer.noted = reclaim.Noted(*noted)
+                answer.noted = kinship.Noted(*noted)
                 answer.who = processes.Description(processes.UNKNOWN, command, words, uid)
                 pid = answer.verdict.creator
                 if established:

@@ -5,6 +5,7 @@ each a length and a marshalled tuple.  It looks into nobody itself: each questio
 child (see `supervised`), so it always answers.  It ends with whoever started it.
 """
 
+import errno
 import gc
 import marshal
 import os
@@ -21,11 +22,11 @@ from gppshm import (
     creator,
     heapfile,
     held,
+    kinship,
     lease,
     locks,
     processes,
     procfs,
-    reclaim,
     shmfs,
     supervised,
 )
@@ -107,13 +108,13 @@ def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -
         ended = named and not host.runs(sighting.name_pid, named)
         verdict = creator.judge(sighting, host, sighting.name_pid if ended else 0)
         pid, start, identity = verdict.creator, 0, False
-        who, descends, noted = processes.Description(), False, reclaim.NOTHING
+        who, descends, noted = processes.Description(), False, kinship.NOTHING
         if verdict.state is creator.ALIVE and pid:
             start = host.start(pid)
             identity = creator.identify(sighting, host, 0.0) is not None
             who = processes.describe(pid, names=False)
             descends = host.descends(pid, *parent)
-            noted = reclaim.note(pid, sighting.file_id, proc_root)
+            noted = kinship.note(pid, sighting.file_id, proc_root)
         elif parent[0] and verdict.state is creator.UNKNOWN:
             descends = host.descends(creator.presumed(sighting, host), *parent)
         found.append(
@@ -140,8 +141,8 @@ def mapped(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
 
 def kin(plain: "Sequence[Any]", proc_root: str) -> "List[str]":
     """Whether a forked child of its creator is among the holders of each (file, what was noted of it)."""
-    questions = [(tuple(file_id), reclaim.Noted(*noted)) for file_id, noted in plain]
-    return [str(kinship) for kinship, _ in reclaim.kin_of(questions, proc_root)]
+    questions = [(tuple(file_id), kinship.Noted(*noted)) for file_id, noted in plain]
+    return [str(kinship) for kinship, _ in kinship.kin_of(questions, proc_root)]
 
 
 def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
@@ -158,15 +159,9 @@ def holders(
     file_ids: "Sequence[Tuple[int, int]]", proc_root: str
 ) -> "List[Tuple[Tuple[int, int], List[Tuple[int, str]]]]":
     """(file, (pid, command) of all who map it or have it open), for each file that anybody holds."""
-    wanted = {(int(device), int(inode)) for device, inode in file_ids}
-    found: Dict[Tuple[int, int], List[int]] = {}
-    for device in {device for device, _ in wanted}:
-        for file_id, who in held.survey_device(device, proc_root, wanted).holders.items():
-            if file_id in wanted:
-                found[file_id] = [holder.pid for holder in who]
     names: Dict[int, str] = {}
     result = []
-    for file_id, pids in found.items():
+    for file_id, pids in _holding(file_ids, proc_root).items():
         for pid in pids[:MOST_NAMED]:
             if pid not in names:
                 names[pid] = processes.describe(pid, names=False).command
@@ -177,11 +172,42 @@ def holders(
 MOST_NAMED = 200
 
 
+def _holding(file_ids: "Sequence[Tuple[int, int]]", proc_root: str) -> "Dict[Tuple[int, int], List[int]]":
+    wanted = {(int(device), int(inode)) for device, inode in file_ids}
+    found: Dict[Tuple[int, int], List[int]] = {}
+    for device in {device for device, _ in wanted}:
+        for file_id, who in held.survey_device(device, proc_root, wanted).holders.items():
+            if file_id in wanted:
+                found[file_id] = [holder.pid for holder in who]
+    return found
+
+
+def reach(
+    file_ids: "Sequence[Tuple[int, int]]", proc_root: str, parcels: "Optional[socket.socket]"
+) -> "List[str]":
+    """Send a descriptor of each file, by way of a process that holds it; why not, "" if none does."""
+    held_by = _holding(file_ids, proc_root)
+    result = []
+    for device, inode in file_ids:
+        try:
+            fd = held.open_held((device, inode), held_by.get((device, inode), ()), proc_root)
+            try:
+                send_parcel(parcels, fd)
+            finally:
+                os.close(fd)
+            result.append("")
+        except FileNotFoundError:
+            result.append("")
+        except OSError as error:
+            result.append(f"it cannot be reached through those who hold it: {error.strerror}")
+    return result
+
+
 def user(uid: int) -> str:
     return processes.user_name(uid)
 
 
-def _perform(job: str, argument: "Any", proc_root: str) -> "Any":
+def _perform(job: str, argument: "Any", proc_root: str, parcels: "Optional[socket.socket]") -> "Any":
     if job == "look":
         return look(argument, proc_root)
     if job == "portray":
@@ -196,6 +222,8 @@ def _perform(job: str, argument: "Any", proc_root: str) -> "Any":
         return dead_locks(argument, proc_root)
     if job == "holders":
         return holders(argument, proc_root)
+    if job == "reach":
+        return reach(argument, proc_root, parcels)
     if job == "user":
         return user(argument)
     if job == "fifos":
@@ -292,23 +320,49 @@ class Wire:
         return messages or (None if ended else [])
 
 
+def send_parcel(parcels: "Optional[socket.socket]", fd: int) -> None:
+    """Send a descriptor past the observer, to who asked; OSError if that cannot be."""
+    if parcels is None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+    parcels.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
+
+
+def read_parcels(parcels: socket.socket) -> "Dict[Tuple[int, int], int]":
+    """The descriptors that have come, by (device, inode); never blocks."""
+    found: Dict[Tuple[int, int], int] = {}
+    while True:
+        try:
+            data, rights, _, _ = parcels.recvmsg(1, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return found
+        for _, _, packed in rights:
+            for (fd,) in struct.iter_unpack("i", packed):
+                status = os.fstat(fd)
+                file_id = status.st_dev, status.st_ino
+                if found.setdefault(file_id, fd) != fd:
+                    os.close(fd)
+        if not data:
+            return found
+
+
 def serve(wire: Wire) -> None:
     """Answer until the other end is gone.
 
-    The first message is (paths to import from, proc_root); then (key, kind, job, argument) is answered by
-    (key, good, answer, pids that were passed over).
+    The first message is (paths to import from, proc_root), with the socket for `send_parcel`; then
+    (key, kind, job, argument) is answered by (key, good, answer, pids that were passed over).
     """
     pool = supervised.Pool(wire.sock.close)
     poll = select.poll()
     poll.register(wire.sock, select.POLLIN)
     proc_root = "/proc"
+    parcels: Optional[socket.socket] = None
     greeted = False
     watched: List[int] = []
     next_sweep = 0.0
 
     def perform(work: "Any") -> "Any":
         job, argument = work
-        return _perform(job, argument, proc_root)
+        return _perform(job, argument, proc_root, parcels)
 
     def warm() -> str:
         return procfs.Processes(proc_root).blind_spot()
@@ -329,13 +383,16 @@ def serve(wire: Wire) -> None:
             for message in messages:
                 if not greeted:
                     paths, proc_root = message
+                    if wire.fds:
+                        parcels = socket.socket(fileno=wire.fds.pop(0))
+                        parcels.setblocking(False)
                     sys.path += [path for path in paths if path not in sys.path]
                     processes.available()  # imports psutil once, and not in each child
                     gc.freeze() if hasattr(gc, "freeze") else None  # novm: Python 3.7
                     greeted = True
                     continue
                 if message[0] != LET_GO:
-                    _submit(pool, message, proc_root)
+                    _submit(pool, message, proc_root, parcels)
             if wire.fds:
                 pool.let_go(wire.fds)
                 wire.fds = []
@@ -361,12 +418,14 @@ def _import(module: str) -> None:
         pass  # the child tells
 
 
-def _submit(pool: supervised.Pool, message: "Any", proc_root: str) -> None:
+def _submit(
+    pool: supervised.Pool, message: "Any", proc_root: str, parcels: "Optional[socket.socket]"
+) -> None:
     key, kind, job, argument = message
     if job == "call" and argument[0] == "gppshm.asking":
         _import(argument[2][0].partition(":")[0])  # once, and not in each child
     deadline = NAME_DEADLINE if kind == supervised.NAMES else supervised.DEADLINE
-    pool.submit(key, lambda: _perform(job, argument, proc_root), kind, deadline, (job, argument))
+    pool.submit(key, lambda: _perform(job, argument, proc_root, parcels), kind, deadline, (job, argument))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ count what both gave back.
 
 import time
 
-from gppshm import heapfile, observer, reclaim, triggers
+from gppshm import heapfile, kinship, observer, pinning, reclaim, triggers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ NEVER_SEEN = "its creator was never seen alive: redhawk-shmclean --reclaim gives
 
 
 _NEVER = float("inf")
-_KINSHIPS = {str(kind): kind for kind in (reclaim.NO_CHILD, reclaim.CHILD, reclaim.UNTOLD)}
+_KINSHIPS = {str(kind): kind for kind in (kinship.NO_CHILD, kinship.CHILD, kinship.UNTOLD)}
 
 
 class _Heap:
@@ -51,7 +51,7 @@ class _Heap:
 
     __slots__ = ("ask_at", "asked", "event", "file_id", "later", "locks", "look_at", "noted", "told", "work")
 
-    def __init__(self, work: reclaim.Reclaiming, event: "Event", noted: reclaim.Noted) -> None:
+    def __init__(self, work: pinning.Reclaiming, event: "Event", noted: kinship.Noted) -> None:
         self.work = work
         self.event = event
         self.file_id = (event.device, event.inode)
@@ -89,9 +89,9 @@ class Returns:
         self._also = also
         self._on_first = on_first
         self._on_return = on_return
-        self._taken: List[Tuple[int, Event, reclaim.Noted]] = []
+        self._taken: List[Tuple[int, Event, kinship.Noted]] = []
         self._heaps: List[_Heap] = []
-        self._departures: Optional[reclaim.Departures] = None
+        self._departures: Optional[pinning.Departures] = None
         self._asking = False
 
     def figures(self) -> "List[Tuple[Any, ...]]":
@@ -103,7 +103,7 @@ class Returns:
             for event in events
         ]
 
-    def take(self, fd: int, event: "Event", noted: reclaim.Noted) -> None:
+    def take(self, fd: int, event: "Event", noted: kinship.Noted) -> None:
         """Take over a descriptor of a heap that was unlinked, as `event` will tell; it is closed here.
 
         noted  of its creator while it lived
@@ -117,6 +117,11 @@ class Returns:
         looks = [heap.look_at for heap in self._heaps]
         questions = [] if self._asking else [heap.ask_at for heap in self._heaps]
         return min(looks + questions, default=_NEVER)
+
+    def look_again(self, now: float) -> None:
+        """See of every heap whether somebody is attached: that the last has left may have been missed."""
+        for heap in self._heaps:
+            heap.look_at = min(heap.look_at, now)
 
     def step(self, now: float) -> None:
         """Do some of what is due."""
@@ -146,7 +151,7 @@ class Returns:
 
     # -- one heap ------------------------------------------------------------------------------------------
 
-    def _keep(self, fd: int, event: "Event", noted: reclaim.Noted) -> None:
+    def _keep(self, fd: int, event: "Event", noted: kinship.Noted) -> None:
         refusal = ""
         if noted.address <= 0:
             refusal = NEVER_SEEN
@@ -159,11 +164,11 @@ class Returns:
             return
         if self._departures is None:
             try:
-                self._departures = reclaim.Departures()
+                self._departures = pinning.Departures()
                 self._also(self._departures.fd)
             except OSError:
                 pass  # that they go is seen at the looks, then
-        work = reclaim.Reclaiming(fd, None, self._departures, self._observer.let_go)
+        work = pinning.Reclaiming(fd, None, self._departures, self._observer.let_go)
         self._heaps.append(_Heap(work, event, noted))
         self._counts.returning = len(self._heaps)
 
@@ -247,15 +252,15 @@ class Returns:
         self._asking = False
         now = time.monotonic()
         for heap, word in zip(heaps, answer or [""] * len(heaps)):
-            kinship = _KINSHIPS.get(word, reclaim.UNTOLD)
+            kind = _KINSHIPS.get(word, kinship.UNTOLD)
             if heap.work.finished:
                 continue
-            if kinship is reclaim.UNTOLD and heap.asked < len(ASKED_AGAIN):
+            if kind is kinship.UNTOLD and heap.asked < len(ASKED_AGAIN):
                 heap.ask_at = now + ASKED_AGAIN[heap.asked]
                 heap.asked += 1
                 continue
             try:
-                heap.work.allow(kinship, lock_is_dead=self._lock_is_dead(heap))
+                heap.work.allow(kind, lock_is_dead=self._lock_is_dead(heap))
                 heap.look_at = now
             except reclaim.NotAllowed as refusal:
                 self._let_go(heap, str(refusal))

@@ -15,6 +15,7 @@ from gppshm import (
     observer,
     processes,
     procfs,
+    reaching,
     reaper,
     returns,
     schedule,
@@ -115,16 +116,24 @@ class Settling:
             self._telling.first_returned,
             self._account.returned,
         )
+        self._reaching = reaching.Reaching(
+            self._observer, lambda: self.directory, self._returns.take, self._telling.first_returned
+        )
 
     def _make_reaper(self) -> reaper.Reaper:
         return reaper.Reaper(self.directory, self._dry_run, self._reclaim and not self._dry_run, LARGE)
 
     def _close(self) -> None:
-        self._returns.close()
+        self._stop_returning()
         self._triggers.close()
         self._observer.close()
         self._reaper.close()
         self.directory.close()
+
+    def _stop_returning(self) -> None:
+        """Keep no heap of the dead open any more, and look for none."""
+        self._reaching.close()
+        self._returns.close()
 
     # -- what is known, and can be asked from any thread -------------------------------------------------
 
@@ -517,10 +526,13 @@ class Settling:
         self._ask_its_number(name, heap)
         if not heap.lives:
             left_behind = heap.stage is ENDED and self._was_left_behind(name, heap)
+            seek = self._reaper.pin and heap.noted.address > 0 and self._only(name) in (None, heap.file_id)
             pidfd = self._triggers.release(name) if left_behind else -1
             self._forget(name)
             if left_behind:
-                self._account.cleaned(name, heap, pidfd)
+                event = self._account.cleaned(name, heap, pidfd, seek)
+                if seek:
+                    self._reaching.seek(event, heap.creator, heap.noted)
             return bool(heap.creator)
         now = time.monotonic()
         if not heap.vanished:

@@ -120,7 +120,7 @@ def test_promtool_accepts_the_alerts_and_each_says_what_to_do():
     assert done.returncode == 0, done.stdout
     with open(ALERTS) as stream:
         alerts = stream.read().split("- alert: ")[1:]
-    assert len(alerts) == 7
+    assert len(alerts) == 8
     for alert in alerts:
         for key in ("severity", "summary", "description", "action"):
             assert len(re.findall(rf"^ +{key}: \S", alert, re.M)) == 1, alert

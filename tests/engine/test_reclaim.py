@@ -14,7 +14,7 @@ import time
 import pytest
 
 import heapwriter
-from gppshm import heapfile, reclaim
+from gppshm import heapfile, held, kinship, locks, pinning, procfs, reclaim
 from places import FOLDERS
 from spawning import descriptors, in_child, needs_root, python_command, run_command, wait_for
 
@@ -54,7 +54,7 @@ class Dead:
         self.peers = [spawn.peer(root, owner, "--hold", prefix=prefix) for _ in range(peers)]
         self.fd = os.open(path, os.O_RDONLY)
         self.id = file_id(self.fd)
-        self.noted = reclaim.note(owner.pid, self.id)
+        self.noted = kinship.note(owner.pid, self.id)
         owner.kill()
         os.unlink(path)
 
@@ -65,12 +65,12 @@ class Dead:
         return [int(one.read_line().split()[1]) for one in (self.peers if peer is None else [peer])]
 
     def kin(self, noted=None):
-        """As `reclaim.kin`; somebody else's process that cannot be looked into just now is waited for."""
+        """As `kinship.kin`; somebody else's process that cannot be looked into just now is waited for."""
 
         def look():
-            found, pids = reclaim.kin(self.id, noted or self.noted)
+            found, pids = kinship.kin(self.id, noted or self.noted)
             mine = {peer.pid for peer in self.peers}
-            return (found, pids) if found is not reclaim.UNTOLD or mine.issuperset(pids) else None
+            return (found, pids) if found is not kinship.UNTOLD or mine.issuperset(pids) else None
 
         return wait_for(look)
 
@@ -101,7 +101,7 @@ def look_anew(it):
 
 def everything(one, **options):
     """A Reclaim of it after one whole look."""
-    it = reclaim.Reclaim(one.fd, options.pop("kinship", reclaim.NO_CHILD), **options)
+    it = reclaim.Reclaim(one.fd, options.pop("kinship", kinship.NO_CHILD), **options)
     while not it.go_on():
         pass
     return it
@@ -179,7 +179,7 @@ def test_a_look_at_what_has_not_changed_neither_opens_for_writing_nor_gives_back
 
 def test_work_is_done_in_pieces_that_hold_nobody_up(dead):
     one = dead("--superblocks=8", "--used=16000000", "--block=48")
-    it = reclaim.Reclaim(one.fd, reclaim.NO_CHILD)
+    it = reclaim.Reclaim(one.fd, kinship.NO_CHILD)
     pieces, longest, done = 0, 0.0, False
     while not done:
         started = thread_time()
@@ -197,7 +197,7 @@ def test_work_is_done_in_pieces_that_hold_nobody_up(dead):
 def test_no_byte_that_a_peer_holds_is_damaged_by_holes_in_a_tight_loop(dead, peers):
     for used, block in ((2000000, 30000), (1900000, 5000), (1000000, 48), (1500000, 9000)):
         one = dead("--superblocks=1", f"--used={used}", f"--block={block}", peers=peers)
-        it = reclaim.Reclaim(one.fd, reclaim.NO_CHILD)
+        it = reclaim.Reclaim(one.fd, kinship.NO_CHILD)
         over = threading.Event()
 
         def loop(it=it, over=over):
@@ -221,9 +221,9 @@ def test_no_byte_that_a_peer_holds_is_damaged_by_holes_in_a_tight_loop(dead, pee
 def test_two_cleaners_at_once_do_no_harm(dead):
     one = dead("--superblocks=4", "--used=7000000", "--block=50000", peers=2)
     code = """
-from gppshm import reclaim
-fd = reclaim.open_held((int(sys.argv[1]), int(sys.argv[2])), [int(sys.argv[3])])
-it = reclaim.Reclaim(fd, reclaim.NO_CHILD)
+from gppshm import held, kinship, reclaim
+fd = held.open_held((int(sys.argv[1]), int(sys.argv[2])), [int(sys.argv[3])])
+it = reclaim.Reclaim(fd, kinship.NO_CHILD)
 print("ready", flush=True)
 import select
 while not select.select([0], [], [], 0)[0]:
@@ -247,7 +247,7 @@ while not select.select([0], [], [], 0)[0]:
 
 def test_a_peer_that_exits_in_the_middle_leaves_its_blocks_and_disturbs_nobody(dead):
     one = dead("--superblocks=2", "--used=3000000", "--block=60000", peers=2)
-    it = reclaim.Reclaim(one.fd, reclaim.NO_CHILD)
+    it = reclaim.Reclaim(one.fd, kinship.NO_CHILD)
     it.go_on(0)
     one.release(5)
     one.peers[0].kill()
@@ -267,7 +267,7 @@ def test_a_superblock_that_somebody_is_at_work_in_is_left_alone_until_he_is_done
         stream.write(struct.pack("<ii", 1, 0)[:4])
         stream.seek(lock + 8)
         stream.write(struct.pack("<i", one.peers[0].pid))
-        it = everything(one, lock_is_dead=reclaim.dead_holder(one.id))
+        it = everything(one, lock_is_dead=locks.dead_holder(one.id))
         for _ in range(3):
             it.go_on(1)
         # Of the other superblock only.
@@ -338,7 +338,7 @@ def test_who_releases_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
 
 def test_what_is_free_behind_a_lock_that_the_dead_hold_comes_back(dead):
     one = dead(SMALL, "--hold-lock")
-    it = everything(one, lock_is_dead=reclaim.dead_holder(one.id))
+    it = everything(one, lock_is_dead=locks.dead_holder(one.id))
     assert not it.settled and it.given_back == 0
     it.go_on(1)
     assert it.settled and it.taken == 4 * PAGE
@@ -359,7 +359,7 @@ def test_on_a_full_tmpfs_there_is_room_again_at_once_and_peers_go_on(private_tmp
         f"sys.path[:] = {sys.path!r}\n"
         + """
 import test_reclaim, spawning
-from gppshm import reclaim
+from gppshm import kinship, reclaim
 root, spawn = sys.argv[1], spawning.Spawn()
 try:
     one = test_reclaim.Dead(spawn, root, "--superblocks=7", "--used=14000000", "--block=100000")
@@ -370,7 +370,7 @@ try:
         except OSError:
             pass
     assert os.statvfs(root).f_bavail == 0
-    it = reclaim.Reclaim(one.fd, reclaim.NO_CHILD)
+    it = reclaim.Reclaim(one.fd, kinship.NO_CHILD)
     while not it.go_on():
         pass
     assert it.given_back == os.statvfs(root).f_bavail * 4096 > 500000
@@ -402,12 +402,12 @@ finally:
 
 def test_without_the_conditions_nothing_is_given_back(dead):
     one = dead(SMALL)
-    for kinship in (reclaim.CHILD, reclaim.UNTOLD):
+    for kind in (kinship.CHILD, kinship.UNTOLD):
         with pytest.raises(reclaim.NotAllowed):
-            reclaim.Reclaim(one.fd, kinship)
+            reclaim.Reclaim(one.fd, kind)
     with pytest.raises(reclaim.NotAllowed):
-        reclaim.Reclaim(one.fd, reclaim.CHILD, by_word=True)
-    assert everything(one, kinship=reclaim.UNTOLD, by_word=True).given_back > 0
+        reclaim.Reclaim(one.fd, kinship.CHILD, by_word=True)
+    assert everything(one, kinship=kinship.UNTOLD, by_word=True).given_back > 0
 
 
 def test_what_is_on_no_tmpfs_is_left_alone(tmp_path):
@@ -417,7 +417,7 @@ def test_what_is_on_no_tmpfs_is_left_alone(tmp_path):
     heapwriter.create(path, 5)
     before = os.stat(path).st_blocks
     with open(path, "r+b") as stream, pytest.raises(reclaim.NotAllowed):
-        reclaim.Reclaim(stream.fileno(), reclaim.NO_CHILD)
+        reclaim.Reclaim(stream.fileno(), kinship.NO_CHILD)
     assert os.stat(path).st_blocks == before
 
 
@@ -450,16 +450,16 @@ def test_a_forked_child_of_the_creator_is_found_and_goes_on_allocating(spawn, sh
     path = os.path.join(shm_root, owner.name)
     with open(path, "rb") as stream:
         fd = stream.fileno()
-        noted = reclaim.note(owner.pid, file_id(fd))
+        noted = kinship.note(owner.pid, file_id(fd))
         with open(f"/proc/{owner.pid}/task/{owner.pid}/children") as children:
             child = int(children.read())
         try:
             peer = spawn.peer(shm_root, owner)
-            assert {owner.pid, child, peer.pid} <= set(reclaim.kin(file_id(fd))[1])
+            assert {owner.pid, child, peer.pid} <= set(kinship.kin(file_id(fd))[1])
             owner.kill()
             os.unlink(path)
-            found = reclaim.kin(file_id(fd), noted)
-            assert found == (reclaim.CHILD, (child,))
+            found = kinship.kin(file_id(fd), noted)
+            assert found == (kinship.CHILD, (child,))
             before = taken(fd)
             with pytest.raises(reclaim.NotAllowed):
                 reclaim.Reclaim(fd, found[0])
@@ -473,27 +473,27 @@ def test_a_forked_child_of_the_creator_is_found_and_goes_on_allocating(spawn, sh
             wait_for(lambda: not os.path.exists(f"/proc/{child}"))
             os.close(asking)
             os.close(answer)
-        wait_for(lambda: reclaim.kin(file_id(fd), noted)[0] is reclaim.NO_CHILD)
+        wait_for(lambda: kinship.kin(file_id(fd), noted)[0] is kinship.NO_CHILD)
 
 
 def test_without_address_randomisation_nothing_is_given_back(spawn, shm_root):
     prefix = ("setarch", "-R")
     one = Dead(spawn, shm_root, SMALL, prefix=prefix)
     try:
-        if reclaim.header_address(reclaim.maps_of(one.peers[0].pid), one.id) != one.noted.address:
+        if kinship.header_address(procfs.maps_of(one.peers[0].pid), one.id) != one.noted.address:
             pytest.skip("creator and peer do not map it at the same address, even so")
-        assert one.kin() == (reclaim.CHILD, (one.peers[0].pid,))
+        assert one.kin() == (kinship.CHILD, (one.peers[0].pid,))
     finally:
         os.close(one.fd)
 
 
 def test_peers_are_no_kin_where_the_creators_address_was_noted_and_are_not_told_apart_otherwise(dead):
     one = dead(SMALL, peers=3)
-    assert one.kin() == (reclaim.NO_CHILD, ())
-    assert one.kin(reclaim.NOTHING) == (reclaim.UNTOLD, tuple(sorted(peer.pid for peer in one.peers)))
+    assert one.kin() == (kinship.NO_CHILD, ())
+    assert one.kin(kinship.NOTHING) == (kinship.UNTOLD, tuple(sorted(peer.pid for peer in one.peers)))
     for peer in one.peers:
         peer.kill()
-    assert one.kin(reclaim.NOTHING) == (reclaim.NO_CHILD, ())
+    assert one.kin(kinship.NOTHING) == (kinship.NO_CHILD, ())
 
 
 A_USERS = """
@@ -508,7 +508,7 @@ os.read(0, 1)
 
 
 def kin_of(*arguments):
-    found, pids = reclaim.kin(tuple(arguments[0]), reclaim.Noted(*arguments[1]))
+    found, pids = kinship.kin(tuple(arguments[0]), kinship.Noted(*arguments[1]))
     return [found, list(pids)]
 
 
@@ -516,17 +516,17 @@ def kin_of(*arguments):
 def test_a_user_who_cannot_look_into_others_processes_knows_that_they_are_no_children_of_his(spawn, shm_root):
     owner = spawn.python(A_USERS, shm_root)
     fd = os.open(os.path.join(shm_root, owner.name), os.O_RDONLY)
-    noted = reclaim.note(owner.pid, file_id(fd))
+    noted = kinship.note(owner.pid, file_id(fd))
     assert noted.uid == 65534 and noted.started > 0
     peer = spawn.python(A_USERS, shm_root, owner.name)
     younger = spawn.owner(shm_root, SMALL)  # root's, and so not for this user to look into
     owner.kill()
     everything_noted = [file_id(fd), [noted.address, noted.started, noted.uid]]
     # Others on this host may just have a process of this user that nobody can look into.
-    wait_for(lambda: in_child(kin_of, *everything_noted, uid=65534) == [reclaim.NO_CHILD, []])
+    wait_for(lambda: in_child(kin_of, *everything_noted, uid=65534) == [kinship.NO_CHILD, []])
     # Had the creator been able to become another user, root's process might be its child.
     found = in_child(kin_of, file_id(fd), [noted.address, noted.started, -1], uid=65534)
-    assert found[0] == reclaim.UNTOLD and younger.pid in found[1] and peer.pid not in found[1]
+    assert found[0] == kinship.UNTOLD and younger.pid in found[1] and peer.pid not in found[1]
     os.close(fd)
 
 
@@ -534,9 +534,9 @@ def test_nothing_is_noted_of_a_process_that_does_not_map_the_heap(spawn, shm_roo
     owner = spawn.owner(shm_root, SMALL)
     status = os.stat(os.path.join(shm_root, owner.name))
     found = status.st_dev, status.st_ino
-    assert reclaim.note(os.getpid(), found) is reclaim.NOTHING
-    assert reclaim.note(spawn.dead_pid(), found) is reclaim.NOTHING
-    assert reclaim.note(owner.pid, found).address > 0
+    assert kinship.note(os.getpid(), found) is kinship.NOTHING
+    assert kinship.note(spawn.dead_pid(), found) is kinship.NOTHING
+    assert kinship.note(owner.pid, found).address > 0
 
 
 MAPS = b"""\
@@ -550,30 +550,30 @@ ID = (os.makedev(0, 0x1A), 9)
 
 
 def test_the_address_of_the_header_page_is_read_from_maps():
-    assert reclaim.header_address(MAPS, ID) == 0x7F0000000000
-    assert reclaim.header_address(MAPS, (ID[0], 99)) == 0x7F0000300000
-    assert reclaim.header_address(MAPS, (ID[0], 999)) == 0
-    assert reclaim.header_address(MAPS.replace(b" 00000000 00:1a 9 ", b" 00003000 00:1a 9 "), ID) == -1
-    assert reclaim.header_address(b"", ID) == 0
+    assert kinship.header_address(MAPS, ID) == 0x7F0000000000
+    assert kinship.header_address(MAPS, (ID[0], 99)) == 0x7F0000300000
+    assert kinship.header_address(MAPS, (ID[0], 999)) == 0
+    assert kinship.header_address(MAPS.replace(b" 00000000 00:1a 9 ", b" 00003000 00:1a 9 "), ID) == -1
+    assert kinship.header_address(b"", ID) == 0
 
 
 @pytest.mark.parametrize(
     ("maps", "address", "expected"),
     [
-        ({}, 0, (reclaim.NO_CHILD, ())),
-        ({7: MAPS}, 0x7F0000000000, (reclaim.CHILD, (7,))),
-        ({7: MAPS}, 0x7F0000100000, (reclaim.NO_CHILD, ())),
-        ({7: MAPS}, 0, (reclaim.UNTOLD, (7,))),
-        ({7: MAPS}, -1, (reclaim.UNTOLD, (7,))),
-        ({7: MAPS, 8: None}, 0x7F0000100000, (reclaim.UNTOLD, (8,))),
-        ({7: MAPS, 8: b""}, 0x7F0000100000, (reclaim.UNTOLD, (8,))),
-        ({7: MAPS, 8: None}, 0x7F0000000000, (reclaim.CHILD, (7,))),
-        ({7: MAPS.replace(b" 00000000 00:1a 9 ", b" 00003000 00:1a 9 ")}, 5, (reclaim.UNTOLD, (7,))),
-        ({7: MAPS.replace(b" 00:1a 9 ", b" 00:1a 8 ")}, 0x7F0000000000, (reclaim.NO_CHILD, ())),
+        ({}, 0, (kinship.NO_CHILD, ())),
+        ({7: MAPS}, 0x7F0000000000, (kinship.CHILD, (7,))),
+        ({7: MAPS}, 0x7F0000100000, (kinship.NO_CHILD, ())),
+        ({7: MAPS}, 0, (kinship.UNTOLD, (7,))),
+        ({7: MAPS}, -1, (kinship.UNTOLD, (7,))),
+        ({7: MAPS, 8: None}, 0x7F0000100000, (kinship.UNTOLD, (8,))),
+        ({7: MAPS, 8: b""}, 0x7F0000100000, (kinship.UNTOLD, (8,))),
+        ({7: MAPS, 8: None}, 0x7F0000000000, (kinship.CHILD, (7,))),
+        ({7: MAPS.replace(b" 00000000 00:1a 9 ", b" 00003000 00:1a 9 ")}, 5, (kinship.UNTOLD, (7,))),
+        ({7: MAPS.replace(b" 00:1a 9 ", b" 00:1a 8 ")}, 0x7F0000000000, (kinship.NO_CHILD, ())),
     ],
 )
 def test_kinship_is_denied_only_of_holders_that_show_the_header_page_elsewhere(maps, address, expected):
-    assert reclaim.kinship(maps, ID, address) == expected
+    assert kinship.kinship(maps, ID, address) == expected
 
 
 # Ways to a file whose name is gone
@@ -589,7 +589,7 @@ def test_a_file_without_a_name_is_reached_by_its_holders_descriptor_or_mapping(s
     owner.kill()
     os.unlink(os.path.join(shm_root, owner.name))
     before = descriptors()
-    fd = reclaim.open_held(found, [owner.pid, peer.pid])
+    fd = held.open_held(found, [owner.pid, peer.pid])
     assert file_id(fd) == found
     writing = reclaim.writable(fd)
     reclaim.punch(writing, 8 * PAGE, PAGE)
@@ -597,7 +597,7 @@ def test_a_file_without_a_name_is_reached_by_its_holders_descriptor_or_mapping(s
     os.close(writing)
     os.close(fd)
     with pytest.raises(FileNotFoundError):
-        reclaim.open_held((found[0], found[1] + 1), [peer.pid])
+        held.open_held((found[0], found[1] + 1), [peer.pid])
     assert descriptors() == before
 
 
@@ -631,7 +631,7 @@ def test_a_superblock_of_which_the_size_was_cut_to_32_bits_is_safe(shm_root):
         stream.seek(2 * PAGE + 3 * MB)
         stream.write(b"\xff" * MB)
         content = os.pread(stream.fileno(), 5 * MB, 0)
-        it = reclaim.Reclaim(stream.fileno(), reclaim.NO_CHILD)
+        it = reclaim.Reclaim(stream.fileno(), kinship.NO_CHILD)
         assert it.go_on(1)
         assert it.given_back == MB // 2 - 2 * PAGE and not it.whole
         hole = 3 * PAGE + MB, 2 * PAGE + MB + MB // 2 - PAGE
@@ -643,7 +643,7 @@ def check_image(root, image, at_least):
     with open(os.path.join(root, "heap-5"), "w+b", buffering=0) as stream:
         os.posix_fallocate(stream.fileno(), 0, len(image))
         stream.write(bytes(image))
-        it = reclaim.Reclaim(stream.fileno(), reclaim.NO_CHILD)
+        it = reclaim.Reclaim(stream.fileno(), kinship.NO_CHILD)
         assert it.go_on(1)
         assert it.given_back >= at_least
         assert faults(stream.fileno()) == []
@@ -664,7 +664,7 @@ def test_a_sparse_file_of_hostile_size_is_looked_at_in_bounded_pieces(shm_root):
             offset += PAGE + size
             os.pwrite(stream.fileno(), struct.pack("<I", size // 16), offset - 4)
         os.ftruncate(stream.fileno(), offset)
-        it = reclaim.Reclaim(stream.fileno(), reclaim.NO_CHILD)
+        it = reclaim.Reclaim(stream.fileno(), kinship.NO_CHILD)
         started, longest, done = time.monotonic(), 0.0, False
         while not done:
             began = thread_time()
@@ -696,7 +696,7 @@ def run(one, departures, deadline=10.0):
 
 @pytest.fixture
 def departures():
-    one = reclaim.Departures()
+    one = pinning.Departures()
     yield one
     one.close()
 
@@ -717,7 +717,7 @@ def test_the_descriptor_is_let_go_of_within_10_ms_of_the_last_holders_exit(dead,
     delays = []
     for _ in range(5):
         one = dead(SMALL, "--used=300000", peers=2)
-        it = reclaim.Reclaiming(os.dup(one.fd), departures=departures)
+        it = pinning.Reclaiming(os.dup(one.fd), departures=departures)
         it.allow(one.kinship())
         timer, left = let_go_later(one, 0.1)
         run(it, departures)
@@ -730,7 +730,7 @@ def test_the_descriptor_is_let_go_of_within_10_ms_of_the_last_holders_exit(dead,
 
 def test_what_peers_let_go_of_is_back_within_a_second_and_an_idle_heap_is_looked_at_rarely(dead, departures):
     one = dead("--superblocks=2", "--used=3000000", "--block=50000")
-    it = reclaim.Reclaiming(os.dup(one.fd), departures=departures)
+    it = pinning.Reclaiming(os.dup(one.fd), departures=departures)
     it.allow(one.kinship())
 
     def steps(seconds, enough=lambda: False):
@@ -762,7 +762,7 @@ def test_what_peers_let_go_of_is_back_within_a_second_and_an_idle_heap_is_looked
 
 def test_without_inotify_it_still_finishes(dead):
     one = dead(SMALL)
-    it = reclaim.Reclaiming(os.dup(one.fd))
+    it = pinning.Reclaiming(os.dup(one.fd))
     it.allow(one.kinship())
     timer, _ = let_go_later(one, 0.2)
     run(it, None)
@@ -771,9 +771,9 @@ def test_without_inotify_it_still_finishes(dead):
 
 
 def test_without_leases_it_finishes_when_those_who_held_it_are_gone(dead, departures, monkeypatch):
-    monkeypatch.setattr(reclaim.lease, "take", lambda fd: reclaim.lease.SILENT)
+    monkeypatch.setattr(pinning.lease, "take", lambda fd: pinning.lease.SILENT)
     one = dead(SMALL)
-    it = reclaim.Reclaiming(os.dup(one.fd), [one.peers[0].pid], departures)
+    it = pinning.Reclaiming(os.dup(one.fd), [one.peers[0].pid], departures)
     it.allow(one.kinship())
     timer, _ = let_go_later(one, 0.2)
     run(it, departures)
@@ -783,11 +783,11 @@ def test_without_leases_it_finishes_when_those_who_held_it_are_gone(dead, depart
 
 def test_before_it_is_allowed_it_gives_nothing_back_and_still_lets_go(dead, departures):
     one = dead(SMALL)
-    it = reclaim.Reclaiming(os.dup(one.fd), departures=departures)
+    it = pinning.Reclaiming(os.dup(one.fd), departures=departures)
     before = taken(one.fd)
     assert it.step(time.monotonic()) is None
     with pytest.raises(reclaim.NotAllowed):
-        it.allow(reclaim.UNTOLD)
+        it.allow(kinship.UNTOLD)
     assert it.step(time.monotonic()) is None
     assert taken(one.fd) == before
     timer, _ = let_go_later(one, 0.1)
@@ -802,7 +802,7 @@ def test_one_that_may_not_be_written_ends_with_the_reason(dead, departures, monk
     monkeypatch.setattr(reclaim, "writable", refused)
     one = dead(SMALL)
     before = descriptors()
-    it = reclaim.Reclaiming(os.dup(one.fd), departures=departures)
+    it = pinning.Reclaiming(os.dup(one.fd), departures=departures)
     it.allow(one.kinship())
     run(it, departures)
     assert it.error == "it cannot be given back: Permission denied"

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import heapwriter
-from gppshm import reclaim
+from gppshm import kinship, reclaim
 from places import SAMPLES
 
 PAGE = heapwriter.PAGE
@@ -97,7 +97,7 @@ def reclaimed(content, looks=2):
         stream.write(content)
         stream.flush()
         fd, size = stream.fileno(), len(content)
-        it = reclaim.Reclaim(fd, reclaim.NO_CHILD)
+        it = reclaim.Reclaim(fd, kinship.NO_CHILD)
         for _ in range(looks):
             while not it.go_on():
                 pass

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import heapwriter
-from gppshm import held, reclaim, returns, shmfs, telling, triggers, watch
+from gppshm import held, kinship, returns, shmfs, telling, triggers, watch
 from spawning import descriptors, stays, wait_for
 from watching import Shmwatch, Watching
 
@@ -105,9 +105,25 @@ def test_the_descriptor_is_let_go_of_when_the_last_peer_exits(spawn, shm_root, w
     peers[1].kill()
     ended = time.monotonic()
     wait_for(lambda: not watched.watcher.returns())
-    assert time.monotonic() - ended < 0.1  # test_reclaim holds the room to 10 ms
+    assert time.monotonic() - ended < 0.5  # no look was due; bench/reclaim.py holds it to 10 ms
     assert left(shm_root, event) == 0
     assert watched.watcher.counts.in_use == 0
+
+
+def test_a_last_exit_that_was_missed_is_found_at_the_next_rescan(spawn, shm_root, by_hand):
+    owner = spawn.owner(shm_root, "--superblocks=2")
+    peer = spawn.peer(shm_root, owner)
+    watching = by_hand()
+    watching.identified(owner)
+    owner.kill()
+    watching.until(lambda: watching.watcher.returns() and watching.watcher.counts.given_back)
+    watching.steps(0.5)
+    peer.kill()
+    assert watching.watcher._returns._departures.read()
+    watching.steps(1.0)
+    assert watching.watcher.counts.returning == 1
+    watching.watcher.look_again()
+    watching.until(lambda: not watching.watcher.counts.returning)
 
 
 def test_nothing_is_given_back_while_a_forked_child_is_attached_and_it_goes_on_allocating(
@@ -158,10 +174,14 @@ def test_nothing_wakes_while_peers_hold_nothing_and_little_while_they_do(spawn, 
     watched.told(watch.REMOVED, owner)
     watched.told(watch.REMOVED, another)
     counts = watched.watcher.counts
-    time.sleep(2)
-    before = counts.wakeups
-    time.sleep(4)
-    assert counts.wakeups - before <= 6  # both in one wake-up every 0.8 s
+
+    def spell():
+        before = counts.wakeups
+        time.sleep(4)
+        return counts.wakeups - before
+
+    # Both in one wake-up every 0.8 s, once the looks have become rare; later on a busy machine.
+    wait_for(lambda: spell() <= 6, 20)
 
 
 def test_nothing_wakes_when_all_has_come_back(spawn, shm_root, watched):
@@ -295,7 +315,7 @@ def test_the_holes_do_not_void_what_is_known_of_a_new_heap_of_that_name(spawn, s
     assert release(peer, 1000) == 0
     watched.told(watch.RETURNED, owner)
     assert known[owner.name].version == version
-    assert reclaim.note(owner.pid, (0, 0)) is reclaim.NOTHING
+    assert kinship.note(owner.pid, (0, 0)) is kinship.NOTHING
 
 
 def test_the_command_gives_back_and_tells_it(spawn, shm_root):

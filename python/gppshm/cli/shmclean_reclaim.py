@@ -7,7 +7,19 @@ whether that one was forked by the creator, and a person has to take it upon him
 import os
 import time
 
-from gppshm import creator, heapfile, held, judging, lease, reaper, reclaim, shmfs
+from gppshm import (
+    creator,
+    heapfile,
+    held,
+    judging,
+    kinship,
+    lease,
+    locks,
+    procfs,
+    reaper,
+    reclaim,
+    shmfs,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,18 +62,18 @@ def give_back(
     """
     status = os.fstat(fd)
     file_id = status.st_dev, status.st_ino
-    kinship, dead = reclaim.UNTOLD, reclaim.dead_holder(file_id)
+    kind, dead = kinship.UNTOLD, locks.dead_holder(file_id)
 
     def no_child() -> bool:
-        if any(reclaim.header_address(reclaim.maps_of(pid) or b"", file_id) for pid in attached):
+        if any(kinship.header_address(procfs.maps_of(pid) or b"", file_id) for pid in attached):
             return False
-        return _kinship(file_id) is reclaim.NO_CHILD
+        return _kinship(file_id) is kinship.NO_CHILD
 
     if not by_word and _asked(judge, no_child):
-        kinship = reclaim.NO_CHILD
+        kind = kinship.NO_CHILD
     try:
         work = reclaim.Reclaim(
-            fd, kinship, by_word, dry_run, lambda superblock: _asked(judge, lambda: dead(superblock))
+            fd, kind, by_word, dry_run, lambda superblock: _asked(judge, lambda: dead(superblock))
         )
     except reclaim.NotAllowed as refusal:
         return Returned(str(refusal))
@@ -93,14 +105,14 @@ def _asked(judge: judging.Judge, act: "Callable[[], bool]") -> bool:
         return False
 
 
-def _kinship(file_id: "Tuple[int, int]") -> reclaim.Kinship:
-    """As `reclaim.kin`; some process of a busy host may just be ending, and show no maps."""
+def _kinship(file_id: "Tuple[int, int]") -> kinship.Kinship:
+    """As `kinship.kin`; some process of a busy host may just be ending, and show no maps."""
     for _ in range(10):
-        kinship, pids = reclaim.kin(file_id)
-        if not pids or any(reclaim.maps_of(pid) for pid in pids):
+        kind, pids = kinship.kin(file_id)
+        if not pids or any(procfs.maps_of(pid) for pid in pids):
             break
         time.sleep(PAUSE)
-    return kinship
+    return kind
 
 
 def _work(work: reclaim.Reclaim) -> bool:
@@ -130,7 +142,7 @@ def look(
     """
     try:
         file_id, pids = (file.device, file.inode), [holder.pid for holder in file.holders]
-        fd = reclaim.open_regular(judge.look(lambda: reclaim.way_to(file_id, pids)), file_id)
+        fd = held.open_regular(judge.look(lambda: held.way_to(file_id, pids)), file_id)
     except FileNotFoundError:
         return reaper.Outcome(file.name, reaper.GONE, "nobody holds it any more"), None
     except OSError as error:
