@@ -31,7 +31,7 @@ MANY = 1024
 """So many of one owner's heaps have their turn at once; then he waits as after a vain question."""
 STRANGERS = 19.0
 """After a question about heaps whose creator nobody is seen to be their owner waits so many times as long."""
-NO_LOOK = "the processes of this host could not be looked at"
+NO_LOOK = "the processes of this host could not be inspected"
 
 
 class Answer:
@@ -39,10 +39,10 @@ class Answer:
 
     seen      the sighting of the question
     verdict   on it
-    start     when its living creator's process started; 0 if that was not asked
-    who       that creator; descends: whether it descends from the parent that was asked for
-    noted     of it, for what is given back after its death
-    identity  what was established of it; None if nothing was, or the file was changed since
+    start     start of the living creator's process; 0 if not asked
+    who       description of that creator; descends: whether it descends from the given parent
+    noted     facts for giving memory back after its death
+    identity  established Identity; None if there is none, or the file was changed since
     version   of what is known of the heap, when it was asked
     void      the file was, or may have been, changed since: the verdict is no good
     """

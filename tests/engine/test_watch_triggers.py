@@ -187,7 +187,7 @@ with Watching(root, rescan=0.2) as watched:
     rescans(watched)
     death(watched)
     assert [e.reason for e in watched.of_kind(watch.TROUBLE)] == [
-        f"another directory is at {root} now: that one is watched"]
+        f"another directory is at {root} now; it is watched instead"]
     run("umount", "--lazy", root)
     rescans(watched)
     death(watched)

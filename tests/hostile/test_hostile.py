@@ -354,7 +354,7 @@ from gppshm import watch
 root, spawn = sys.argv[1], Spawn()
 with Watching(root, rescan=1000) as watched:
     subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
-    assert "another directory lies at" in watched.told(watch.TROUBLE, deadline=1.0).reason
+    assert "another directory is at" in watched.told(watch.TROUBLE, deadline=1.0).reason
     with Farm(spawn, root, 1) as farm:
         watched.knows(*farm.names)
         farm.kill()
