@@ -7,6 +7,7 @@ import pytest
 
 from gppshm import creator, procfs, shmfs
 from looks import verdict
+from pids import HALF_MADE, WHOLE_HEAP, container_with, free_pid
 from spawning import IN_A_PID_NAMESPACE, look, needs_root, python_command, run_command
 
 pytestmark = needs_root
@@ -14,43 +15,6 @@ pytestmark = needs_root
 SMALL = "--size=4096"
 INSIDE = IN_A_PID_NAMESPACE + ("--mount-proc",)
 HIDING = ("unshare", "--mount", "--propagation=private", "sh", "-c")
-
-# The first process of the namespace makes the next one the creator, with the pid sys.argv[2] there.
-PID_OF_CHOICE = """
-import heapwriter
-with open("/proc/sys/kernel/ns_last_pid", "w") as last:
-    last.write(str(int(sys.argv[2]) - 1))
-if not os.fork():
-    {body}
-    sys.stdin.read()
-    os._exit(0)
-os.wait()
-"""
-WHOLE_HEAP = """
-    heap = heapwriter.LiveHeap.create(sys.argv[1], [(4096, ())])
-    print("ready", heap.name, flush=True)
-"""
-HALF_MADE = """
-    name = "heap-%d" % os.getpid()
-    os.close(os.open(os.path.join(sys.argv[1], name), os.O_RDWR | os.O_CREAT))
-    print("ready", name, flush=True)
-"""
-
-
-def free_pid():
-    """A pid that nobody here has, nor is about to be given."""
-    with open("/proc/loadavg") as stream:
-        last = int(stream.read().split()[-1])
-    with open("/proc/sys/kernel/pid_max") as stream:
-        top = int(stream.read())
-    pid = (last + top // 2) % (top - 2000) + 1000
-    while os.path.exists(f"/proc/{pid}"):
-        pid += 1
-    return pid
-
-
-def container_with(spawn, root, body, pid):
-    return spawn.python(PID_OF_CHOICE.format(body=body.strip()), root, pid, prefix=IN_A_PID_NAMESPACE)
 
 
 def pid_here(container):

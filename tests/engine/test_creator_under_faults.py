@@ -6,9 +6,9 @@ import random
 import re
 
 from test_creator import MAIN_THREAD_ENDS
-from test_creator_namespaces import HALF_MADE, WHOLE_HEAP, container_with, free_pid
 
 from gppshm import creator, procfs, shmfs
+from pids import HALF_MADE, WHOLE_HEAP, container_with, free_pid
 from spawning import needs_root
 
 SMALL = "--size=4096"

@@ -12,10 +12,10 @@ import time
 
 import pytest
 from test_creator import put_heap, set_creator
-from test_creator_namespaces import WHOLE_HEAP, container_with, free_pid
 from test_life_interleavings import Life
 
 from gppshm import creator, lease, procfs, shmfs, watch
+from pids import WHOLE_HEAP, container_with, free_pid
 from spawning import IN_A_PID_NAMESPACE, needs_root, wait_for
 from watching import INOTIFY, PIDFD_OPEN, ByHand, Farm, Shmwatch, failing, gone
 

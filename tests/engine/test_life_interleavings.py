@@ -11,7 +11,6 @@ import os
 import select
 import shutil
 import signal
-import struct
 import tempfile
 
 import pytest
@@ -20,22 +19,13 @@ from hypothesis import strategies as st
 
 import heapwriter
 from gppshm import creator, kernel, lease, procfs, shmfs
+from pids import fork_as
 from spawning import wait_for
 
-CLONE3 = 435
 CLONE_NEWPID = 0x20000000
 PR_SET_PDEATHSIG = 1
 SLOTS = 2
 CLEANERS = 2
-
-
-def fork_as(pid):
-    """Fork; the child is given `pid` if that is possible, else any."""
-    set_tid = (ctypes.c_int * 1)(pid)
-    arguments = struct.pack("=11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(set_tid), 1, 0)
-    # PyDLL: the child, too, must come back with the interpreter's lock held.
-    child = ctypes.PyDLL(None).syscall(CLONE3, arguments, len(arguments))
-    return os.fork() if child < 0 else child
 
 
 class Life:

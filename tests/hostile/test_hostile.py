@@ -10,11 +10,11 @@ import sys
 import time
 
 import pytest
-from test_life_interleavings import fork_as
 
 import heapwriter
 from gppshm import lease, procfs, shmfs, sparing, triggers, watch
 from gppshm.redhawk import lifeline
+from pids import fork_as
 from spawning import needs_root, stays, wait_for
 from watching import ByHand, Farm, Shmwatch, Watching, gone
 
