@@ -168,6 +168,7 @@ class Device(GppShmPlugin_base):
     def constructor(self) -> None:
         """Called once, when the properties have their initial values."""
         self._obey(self.shm_cleanup)
+        self._work.lead(plain(self._label))
         self._heed(self.shm_threshold)
         self.teller.start()
         self.figures.start()
@@ -193,6 +194,7 @@ class Device(GppShmPlugin_base):
         try:
             GppShmPlugin_base.releaseObject(self)
         finally:
+            self._work.lead("")
             self.figures.stop()
             self.teller.end()
             if self.teller.is_alive():

@@ -65,9 +65,10 @@ class _Line:
 class Orphan:
     """A heap of a dead process that is still there, and why."""
 
-    __slots__ = ("attached", "bytes", "file_id", "name", "reason", "uid")
+    __slots__ = ("attached", "bytes", "event", "file_id", "name", "reason", "uid")
 
     def __init__(self, event: events.Event) -> None:
+        self.event = event
         self.name = event.name
         self.file_id = (event.device, event.inode)
         self.reason = event.reason
@@ -103,8 +104,8 @@ class Journal:
         self._orphans: Dict[str, Orphan] = {}
         self.listeners: List[Callable[[], None]] = []
 
-    def on_event(self, event: events.Event) -> None:
-        if event.kind is not events.WOULD_REMOVE or not self.quiet:
+    def on_event(self, event: events.Event, log: bool = True) -> None:
+        if log and (event.kind is not events.WOULD_REMOVE or not self.quiet):
             _log.log(_LEVELS.get(event.kind, logging.INFO), "%s", _Line(event))
         if event.kind is events.REMOVED:
             self._orphans.pop(event.name, None)
@@ -131,6 +132,10 @@ class Journal:
         self.failures += event.kind is events.FAILED
         for listener in self.listeners:
             listener()
+
+    def standing(self) -> "List[events.Event]":
+        """Those that told of orphans that may be there still."""
+        return [orphan.event for orphan in list(self._orphans.values())]
 
     @property
     def gone(self) -> int:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-    from gppshm.engine import Engine
+    from gppshm.redhawk.cleaning import Cleaning
 
 FREE = "shm_free"
 ORPHANED = "shm_orphaned"
@@ -64,16 +64,20 @@ class State:
     """What was measured at one moment; sizes in bytes; `size` is 0 where the file system has no limit.
 
     cleaned, cleaned_bytes  heaps of the dead that others removed
+    cleaner                 the device that removes instead of the plugin; "" if none does
+    limits                  what is not cleaned, and by whose orders; "" if everything is
     returns                 as Watcher.returns; given_back, given_back_later: see events.Counts
     """
 
     __slots__ = (
         "cleaned",
         "cleaned_bytes",
+        "cleaner",
         "free",
         "given_back",
         "given_back_later",
         "held",
+        "limits",
         "orphans",
         "removed",
         "removed_bytes",
@@ -98,6 +102,7 @@ class State:
         self.removed_bytes = removed_bytes
         self.cleaned = self.cleaned_bytes = 0
         self.given_back = self.given_back_later = 0
+        self.cleaner = self.limits = ""
         self.returns: Sequence[Tuple[Any, ...]] = ()
 
 
@@ -109,10 +114,10 @@ class Gauge:
         directory: shmfs.ShmDirectory,
         journal: Journal,
         proc_root: str = "/proc",
-        engine: "Optional[Engine]" = None,
+        work: "Optional[Cleaning]" = None,
     ) -> None:
         self._directory = directory
-        self._engine = engine
+        self._work = work
         self._journal = journal
         self._proc_root = proc_root
         self._held: List[Holding] = []
@@ -127,20 +132,15 @@ class Gauge:
         if thorough or self._held_up != self._journal.held_up:
             self._held_up = self._journal.held_up
             self._held = self._find_held(usage)
-        journal = self._journal
-        state = State(
-            usage.size,
-            usage.free,
-            journal.orphans(living),
-            self._held,
-            journal.removed,
-            journal.removed_bytes,
-        )
-        state.cleaned, state.cleaned_bytes = journal.cleaned, journal.cleaned_bytes
-        if self._engine is not None:
-            counts = self._engine.counts
+        state = State(usage.size, usage.free, self._journal.orphans(living), self._held)
+        if self._work is not None:
+            # Of whoever cleans: the plugin's own engine, or a device's.
+            counts = self._work.watcher.counts
+            state.removed, state.removed_bytes = counts.removed, counts.bytes
+            state.cleaned, state.cleaned_bytes = counts.cleaned, counts.cleaned_bytes
             state.given_back, state.given_back_later = counts.given_back, counts.given_back_later
-            state.returns = self._engine.returns()
+            state.returns = self._work.watcher.returns()
+            state.cleaner, state.limits = self._work.leader, self._work.limits
         return state
 
     def _find_held(self, usage: shmfs.Usage) -> "List[Holding]":
@@ -271,6 +271,10 @@ def _removed(state: State) -> Reading:
     reason = f"{_heaps(state.removed)} of dead processes removed since the plugin started, {total} in all"
     if state.cleaned:
         reason += f"; others removed {state.cleaned}, {megabytes(state.cleaned_bytes)} in all"
+    if state.limits:
+        reason += f"; {plain(state.limits, 200)}"
+    elif state.cleaner:
+        reason += f"; the device {plain(state.cleaner, 80)} removes them"
     return Reading(REMOVED, False, reason, thresholds.OFF.text, str(state.removed))
 
 
