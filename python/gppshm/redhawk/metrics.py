@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pwd
 import time
 
 from gppshm import asking, shmfs
@@ -308,9 +307,8 @@ def _listed(words: "List[str]") -> str:
 
 
 def _orphan_words(orphan: Orphan) -> str:
-    text = (
-        f"{plain(orphan.name, 80)} ({megabytes(orphan.bytes)}) of user {_user(orphan.uid)}, {orphan.reason}"
-    )
+    user = plain(asking.names.user(orphan.uid), 40)
+    text = f"{plain(orphan.name, 80)} ({megabytes(orphan.bytes)}) of user {user}, {orphan.reason}"
     if orphan.attached:
         text += f", held by {_people(orphan.attached)}"
     return text
@@ -325,10 +323,3 @@ def _people(holders: "Sequence[Tuple[int, str]]") -> str:
     shown = ", ".join(f"process {pid} ({plain(command, 60)})" for pid, command in holders[:3])
     more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
     return (shown or "a process that cannot be seen") + more
-
-
-def _user(uid: int) -> str:
-    try:
-        return plain(pwd.getpwuid(uid).pw_name, 40)
-    except KeyError:
-        return str(uid)
