@@ -163,6 +163,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         other_mb = _member("shm::overview::other_mb", "double", units="MB")
         reserved_mb = _member("shm::overview::reserved_mb", "double", units="MB")
         capacity_mb = _member("shm::overview::capacity_mb", "double", units="MB")
+        age = _member("shm::overview::age", "double", units="s")
 
     shm_overview = struct_property(
         id_="shm::overview",
@@ -189,6 +190,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         given_back = _member("shm::usage::given_back", "ulonglong", units="B")
         given_back_later = _member("shm::usage::given_back_later", "ulonglong", units="B")
         in_use = _member("shm::usage::in_use", "ulonglong", units="B")
+        age = _member("shm::usage::age", "double", units="s")
 
     shm_usage = struct_property(
         id_="shm::usage",
@@ -216,6 +218,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         command = _member("shm::heaps::command", "string")
         component = _member("shm::heaps::component", "string")
         application = _member("shm::heaps::application", "string")
+        age = _member("shm::heaps::age", "double", units="s")
 
     shm_heaps = structseq_property(
         id_="shm::heaps",

@@ -294,6 +294,11 @@ class Engine:
             return []
         return [name for name, heap in list(self._heaps.items()) if heap[0] and heap[6]]
 
+    def living_creator(self, name: str, file_id: "Tuple[int, int]") -> int:
+        """The pid of the heap's creator, if it was seen alive and is not known to have died; else 0."""
+        heap = self._heaps.get(name)
+        return int(heap[2]) if heap is not None and heap[0] and tuple(heap[1]) == file_id else 0
+
     def is_unsettled(self) -> bool:
         """As Watcher.is_unsettled; what is left to a leader is not."""
         return self._unsettled and not self.leader[0]

@@ -41,6 +41,7 @@ HEAP = {
     "command": STRINGS,
     "component": STRINGS,
     "application": STRINGS,
+    "age": CORBA.TC_double,
 }
 
 

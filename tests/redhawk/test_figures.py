@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gppshm import roles
-from gppshm.redhawk import cleaning, figures
+from gppshm.redhawk import cleaning, figures, overview
 from spawning import descriptors, wait_for
 
 MB = 1048576
@@ -42,11 +42,15 @@ class Shown:
         orders.setdefault("enabled", False)
         self.cleaning = cleaning.Cleaning(root, cleaning.Orders(**orders), os.getpid())
         self.figures = figures.Figures(self.cleaning, lambda: 5 * MB, self.measured.append)
+        self.cleaning.journal.listeners.append(self.figures.wake)
         self.cleaning.start()
         self.figures.start()
 
+    def heaps(self):
+        return self.figures.heaps()[0]
+
     def heap(self, name):
-        return next((heap for heap in self.figures.heaps() if heap.name == name), None)
+        return next((heap for heap in self.heaps() if heap.name == name), None)
 
     def state(self, name):
         """The state of a heap; None while it is not shown."""
@@ -94,7 +98,7 @@ def test_an_unreadable_and_a_half_made_heap_are_shown_too(shm_root, shown):
     open(os.path.join(shm_root, "heap-4000000"), "wb").close()
     open(os.path.join(shm_root, "not-a-heap"), "wb").close()
     display = shown()
-    heaps = wait_for(display.figures.heaps)
+    heaps = wait_for(display.heaps)
     assert [(heap.name, heap.creator, heap.state) for heap in heaps] == [
         ("heap-4000000", 4000000, "orphaned")
     ]
@@ -118,10 +122,52 @@ def test_memory_that_is_unlinked_and_still_held_is_shown(spawn, shm_root, shown)
     size = os.stat(os.path.join(shm_root, owner.name)).st_blocks * 512
     owner.kill()
     # Other folders of the same file system may hold more.
-    wait_for(lambda: display.figures.heaps() == [] and display.figures.usage().held >= size)
+    wait_for(lambda: display.heaps() == [] and display.figures.usage().held >= size)
     held = display.figures.usage().held
     peer.kill()
-    wait_for(lambda: display.figures.heaps() == [] and display.figures.usage().held <= held - size)
+    wait_for(lambda: display.heaps() == [] and display.figures.usage().held <= held - size)
+
+
+def test_memory_that_becomes_held_is_looked_for_though_nobody_asks(spawn, shm_root, shown):
+    display = shown(enabled=True, reclaim=False)
+    owner = spawn.owner(shm_root, "--size=50000000")
+    wait_for(lambda: owner.name in display.cleaning.living())
+    spawn.peer(shm_root, owner)
+    scan = wait_for(lambda: display.figures._scanned.took and display.figures._scanned)
+    owner.kill()
+    wait_for(lambda: display.figures._scanned is not scan)
+    wait_for(lambda: display.measured[-1].held > 50000000)
+
+
+def test_an_idle_device_scans_nothing(spawn, shm_root, shown, monkeypatch):
+    monkeypatch.setattr(figures, "TICK", 0.1)
+    spawn.owner(shm_root)
+    display = shown()
+    wait_for(display.heaps)
+    wait_for(lambda: display.figures.age() > 0)
+    scan, measured = display.figures._scanned, len(display.measured)
+    wait_for(lambda: len(display.measured) >= measured + 5)
+    assert display.figures._scanned is scan
+    display.heaps()
+    wait_for(lambda: display.figures._scanned is not scan)
+
+
+def test_what_is_used_is_heaps_held_and_other_whatever_happens_meanwhile(spawn, shm_root, shown):
+    display = shown(enabled=True)
+    owners = []
+    for number in range(60):
+        owners.append(spawn.owner(shm_root, "--size=3000000"))
+        if number % 3 == 2:
+            spawn.peer(shm_root, owners[-1])
+            owners[-1].kill()
+        usage = display.figures.usage()
+        assert usage.heaps + usage.held + usage.other == usage.used
+        assert min(usage.heaps, usage.held, usage.other) >= 0
+        shown_ = overview.Overview(
+            display.figures.census, usage, 0, display.cleaning.journal, display.cleaning.orders, "", 0.0
+        )
+        used = shown_.total_mb - shown_.free_mb
+        assert shown_.heaps_mb + shown_.held_mb + shown_.other_mb <= used + 1e-6
 
 
 def test_a_flood_of_changes_is_measured_twice_a_second_at_most(shm_root, shown):
@@ -163,7 +209,7 @@ def test_what_goes_wrong_each_time_is_logged_once(shm_root, shown, monkeypatch):
         lines.append("tried")
         raise OSError("no descriptor")
 
-    monkeypatch.setattr(display.figures, "_look", fail)
+    monkeypatch.setattr(display.figures, "_scan", fail)
     for number in range(1, 4):
         display.figures._wanted = True
         display.figures.wake()

@@ -156,11 +156,13 @@ class Journal:
                 status = os.stat(os.path.join(self.root, name), follow_symlinks=False)
             except OSError:
                 status = None
-            if status is None or (status.st_dev, status.st_ino) != orphan.file_id or name in living:
+            if status is None or (status.st_dev, status.st_ino) != orphan.file_id:
                 # The watcher may just have told of a new one by this name.
                 if self._orphans.get(name) is orphan:
                     self._orphans.pop(name, None)
                 continue
+            if name in living:
+                continue  # it was created anew, or its creator's death was told a moment before `living` is
             orphan.bytes, orphan.uid = status.st_blocks * 512, status.st_uid
             found.append(orphan)
         return sorted(found, key=lambda orphan: (-orphan.bytes, orphan.name))
