@@ -105,7 +105,7 @@ class _Scan:
         self.took = 0.0
         self.held = 0
         self.rows: Dict[str, HeapFigure] = {}
-        self.others: Dict[str, Tuple[int, int]] = {}
+        self.others: Dict[str, shmfs.Identity] = {}
 
 
 ROWS = 300
@@ -244,7 +244,7 @@ class Figures(threading.Thread):
             row = scan.rows.get(name)
             if row is not None and row.file_id == file_id:
                 row.file_size = status.st_size
-            elif scan.others.get(name) != file_id:
+            elif scan.others.get(name) != shmfs.identity_of(status):
                 new.append(name)
         if new:
             self._read_new(scan, new)
@@ -295,7 +295,8 @@ class Figures(threading.Thread):
         """
         seen = entry.sighting
         if entry.verdict is None and not (seen.kind is shmfs.UNREADABLE and seen.name_pid):
-            scan.others[seen.name] = seen.file_id
+            if not seen.name_pid:  # else its creator may just be writing the header, by a mapping
+                scan.others[seen.name] = seen.identity
             return
         who = self._cleaning.watcher.description(seen.name, seen.file_id)
         user = asking.names.user(seen.status.st_uid, patience)
