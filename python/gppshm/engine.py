@@ -38,8 +38,8 @@ MOST = 16 << 20
 """So many bytes wait for a parent that does not read; what comes then is dropped."""
 LAST_SWEEP = 2.0
 """Seconds for the last sweep and the last words."""
-FIRST_WORD = 0.25
-"""Seconds that the start waits for a leader that was found."""
+FIRST_WORD = 1.0
+"""Seconds that the start waits for a leader that was found: one that lives says at once that it leads."""
 SEARCHES = (0.25, 0.5, 1.0, 2.0, 5.0)
 """Seconds between looks for a leader; then the last of them."""
 

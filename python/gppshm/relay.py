@@ -53,7 +53,7 @@ def is_trusted(sock: socket.socket) -> bool:
 
 def find(node: str) -> "Optional[Tuple[str, socket.socket]]":
     """The name of a leader of that node, and a connection to it; None if there is none.  Never waits."""
-    for name in _names(node):
+    for name in leaders(node):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
@@ -66,7 +66,8 @@ def find(node: str) -> "Optional[Tuple[str, socket.socket]]":
     return None
 
 
-def _names(node: str) -> "Iterator[str]":
+def leaders(node: str) -> "Iterator[str]":
+    """The names of all who listen as leaders of that node, whoever they are."""
     wanted = f"@{PREFIX}{node}-".encode()
     try:
         with open("/proc/net/unix", "rb") as stream:
@@ -76,7 +77,13 @@ def _names(node: str) -> "Iterator[str]":
     for line in lines:
         # Num RefCount Protocol Flags Type St Inode Path
         fields = line.split(None, 7)
-        if len(fields) == 8 and fields[7].startswith(wanted) and int(fields[3], 16) & _LISTENS:
+        if len(fields) < 8 or not fields[7].startswith(wanted):
+            continue
+        try:
+            listens = int(fields[3], 16) & _LISTENS
+        except ValueError:
+            continue  # a stranger's name may hold a newline
+        if listens:
             yield os.fsdecode(fields[7][1:])
 
 
@@ -109,7 +116,11 @@ class Leader:
                 sock, _ = self._listener.accept()
             except OSError:
                 break
-            if is_trusted(sock):
+            try:
+                trusted = is_trusted(sock)
+            except OSError:
+                trusted = False
+            if trusted:
                 found.append(observing.Wire(sock))
             else:
                 sock.close()

@@ -59,7 +59,14 @@ class Following:
 
 @pytest.fixture
 def lead(spawn, shm_root):
-    return lambda orders="", manager="IOR:1": spawn.python(LEADER, shm_root, manager, orders)
+    """lead(orders=""): a process whose engine leads, by these orders."""
+
+    def start(orders=""):
+        process = spawn.python(LEADER, shm_root, "IOR:1", orders)
+        wait_for(lambda: list(relay.leaders(relay.node("IOR:1", shm_root))))
+        return process
+
+    return start
 
 
 @pytest.fixture
@@ -176,6 +183,8 @@ import socket
 from gppshm import relay
 os.setgid(65534), os.setuid(65534)
 leader = relay.Leader(sys.argv[1])
+odd = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+odd.bind(f"\\0x\\n0 0 0 zz 0 0 0 @{relay.PREFIX}{sys.argv[1]}-x")
 print("ready", os.getpid(), flush=True)
 while True:
     for wire in leader.accept():

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from devices import device, manager, start  # noqa: F401
+from devices import CORBA, device, manager, start, struct  # noqa: F401
 from plugins import children
 from spawning import stays, wait_for
 
@@ -102,9 +102,8 @@ def test_a_query_is_not_held_up_by_a_look_at_processes(blind):
 
 
 def test_dead_creators_are_shown_as_such_while_no_process_can_be_looked_at(blind, spawn, shm_root):
-    from test_device import cleanup
-
-    blind.configure("shm::cleanup", cleanup(dry_run=True))
+    orders = {"enabled": True, "scope": "host", "rescan": CORBA.Any(CORBA.TC_double, 30.0), "fifos": False}
+    blind.configure("shm::cleanup", struct("shm::cleanup", dry_run=True, **orders))
     owner = make(spawn, shm_root, 1)[0]
     wait_for(lambda: blind.query("shm::cleanup_status")["watched"] == 2)
     owner.kill()

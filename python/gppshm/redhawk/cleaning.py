@@ -124,7 +124,10 @@ class Cleaning(threading.Thread):
         elif self._followed:
             _log.info("the device %s does not clean any more: cleaning here again", plain(self._followed))
         self._followed = leader
-        for listener in self.journal.listeners:
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self.journal.listeners):
             listener()
 
     @property
@@ -150,6 +153,7 @@ class Cleaning(threading.Thread):
         self.journal.quiet = not orders.enabled
         self.watcher.change(*orders.words)
         self.watcher.lead(self._label, orders.limits)
+        self._tell()
 
     def lead(self, label: str) -> None:
         """Clean for all programs of the DeviceManager, as the device of that label; "": for itself again."""
