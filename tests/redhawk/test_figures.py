@@ -144,12 +144,16 @@ def test_an_idle_device_scans_nothing(spawn, shm_root, shown, monkeypatch):
     spawn.owner(shm_root)
     display = shown()
     wait_for(display.heaps)
-    wait_for(lambda: display.figures.age() > 0)
-    scan, measured = display.figures._scanned, len(display.measured)
+
+    def at_rest():
+        scan = display.figures._scanned
+        time.sleep(1.0)
+        return display.figures._scanned is scan and scan
+
+    scan, measured = wait_for(at_rest, 30), len(display.measured)
     wait_for(lambda: len(display.measured) >= measured + 5)
     assert display.figures._scanned is scan
-    display.heaps()
-    wait_for(lambda: display.figures._scanned is not scan)
+    wait_for(lambda: display.heaps() and display.figures._scanned is not scan)
 
 
 def test_what_is_used_is_heaps_held_and_other_whatever_happens_meanwhile(spawn, shm_root, shown):
