@@ -1,5 +1,6 @@
 """What the device shows: right, fresh, and never waited for long."""
 
+import json
 import os
 import sys
 import time
@@ -8,7 +9,7 @@ import pytest
 
 from gppshm import roles
 from gppshm.redhawk import cleaning, figures, overview
-from spawning import descriptors, wait_for
+from spawning import descriptors, needs_root, wait_for
 
 MB = 1048576
 
@@ -154,6 +155,39 @@ def test_an_idle_device_scans_nothing(spawn, shm_root, shown, monkeypatch):
     wait_for(lambda: len(display.measured) >= measured + 5)
     assert display.figures._scanned is scan
     wait_for(lambda: display.heaps() and display.figures._scanned is not scan)
+
+
+@needs_root
+def test_where_all_that_is_used_has_a_name_nothing_is_held_and_that_is_of_now(private_tmpfs):
+    code = """
+import json, time
+from gppshm.redhawk import cleaning, figures
+root, MB = sys.argv[1], 1048576
+work = cleaning.Cleaning(root, cleaning.Orders(enabled=False), os.getpid())
+shown = figures.Figures(work, lambda: 0)
+work.start(), shown.start()
+def until(fact):
+    end = time.monotonic() + 20
+    while not fact() and time.monotonic() < end:
+        time.sleep(0.05)
+fd = os.open(root + "/file", os.O_RDWR | os.O_CREAT)
+os.posix_fallocate(fd, 0, 4 * MB)
+until(lambda: shown._scanned.took and shown.age() > 0)
+usage = shown.usage()
+found = [usage.age, usage.held // MB, usage.other // MB]
+os.unlink(root + "/file")
+time.sleep(0.1)
+found.append(shown.usage().age > 0)
+until(lambda: shown.refresh() or shown.usage().held == 4 * MB)
+found += [shown.usage().held // MB, shown.usage().other // MB]
+os.close(fd)
+time.sleep(0.1)
+found.append(shown.usage().held)
+print(json.dumps(found))
+"""
+    done = private_tmpfs(code, options="size=16m,mode=1777")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0.0, 0, 4, True, 4, 0, 0]
 
 
 def test_what_is_used_is_heaps_held_and_other_whatever_happens_meanwhile(spawn, shm_root, shown):
