@@ -1,9 +1,9 @@
-"""What `./build.sh run` shows: the watcher at work on three real heaps of /dev/shm, then a whole node.
+"""What `./build.sh run` shows: the watcher at work on three real heaps in /dev/shm, then a whole node.
 
 Three example processes own a heap each.  One is killed, one exits normally, one is killed while a peer is
-attached to its heap.  Then, where there is omniORB, a node with the GPP plugin and its device (node_demo.py).
-Only heaps of these processes are ever removed; whatever else lies there is listed and left alone, and nothing
-is left behind.
+attached to its heap.  Then, if there is omniORB, a node runs with the GPP plugin and its device
+(node_demo.py). Only heaps of these processes are removed; other files are listed and kept, and nothing is
+left behind.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PATIENCE = 10.0
 
 
 class Component:
-    """An example process: the owner of a heap, or a peer attached to one; ends when we do."""
+    """An example process: a heap's owner, or a peer attached to one; it ends with this program."""
 
     def __init__(self, role: str, *arguments: str) -> None:
         command = [sys.executable, "-I", "-S", WRITER, role] + list(arguments)
@@ -49,7 +49,7 @@ class Component:
         self.heap = words[1]
 
     def kill(self) -> float:
-        """SIGKILL it; when that was (monotonic)."""
+        """SIGKILL it; returns the time (monotonic)."""
         now = time.monotonic()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -112,7 +112,7 @@ class Demo:
             time.sleep(0.002)
 
     def removal(self, component: Component) -> "tuple[float, Optional[events.Event]]":
-        """When (monotonic) a component's heap was removed, and the watcher's event; None: by another."""
+        """When (monotonic) a heap was removed, and the watcher's event; None if removed by others."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             check()
@@ -128,7 +128,7 @@ class Demo:
         raise RuntimeError(f"{component.heap} was not removed in {PATIENCE:g} s")
 
     def crash(self, component: Component) -> None:
-        """Kill a component, and show what becomes of its heap."""
+        """Kill a component, and show what happens to its heap."""
         killed = component.kill()
         when, event = self.removal(component)
         if event is None:

@@ -113,7 +113,7 @@ def image(pid, superblocks=((SUPERBLOCK_SIZE, ()),), name=None, page=PAGE, lock_
 
 
 def create(path, pid, superblocks=((SUPERBLOCK_SIZE, ()),), mode=0o644, refcount=1):
-    """Write the heap that `pid` would leave behind at `path`: nobody has it open or mapped."""
+    """Write the heap that `pid` would leave behind at `path`; no process has it open or mapped."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         os.fchmod(fd, mode)
@@ -416,7 +416,7 @@ class LiveHeap:
         self.count(-1)
 
     def unlink(self):
-        """What the owner does when it exits normally; somebody may have done it already."""
+        """Unlink it as its owner does at a normal exit; it may be unlinked already."""
         try:
             os.unlink(self.path)
         except FileNotFoundError:

@@ -1,8 +1,7 @@
 """The second part of the demonstration: a node with the GPP plugin and its device, over real CORBA.
 
-REDHAWK's part is played by the stand-in: naming service, domain, DeviceManager, GPP.  What is installed
-there is what REDHAWK gets.  Importing this fails (ImportError) where there is no omniORB, or where the IDL
-was not compiled.
+The stand-in plays REDHAWK: naming service, domain, DeviceManager, GPP.  The installed files are the same as
+in REDHAWK.  Importing this fails (ImportError) without omniORB, or if the IDL was not compiled.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Man pages in roff, of parsers, settings and properties.  What only a page says is in EXAMPLES and SEE."""
+"""Man pages in roff, from parsers, settings and properties; with EXAMPLES, FILES and SEE."""
 
 import argparse
 import re
@@ -15,22 +15,22 @@ EXAMPLES = {
             "redhawk-shminfo --holders heap-4430",
             "who holds this heap, and what was unlinked but is still held",
         ),
-        ("redhawk-shminfo --check && echo whole", "is every heap whole, and no lock held by the dead?"),
+        ("redhawk-shminfo --check && echo whole", "checks every heap, and that no lock is held by the dead"),
         ("redhawk-shminfo --domain REDHAWK_DEV", "every host of a domain, worst first"),
     ),
     "redhawk-shmclean": (
-        ("redhawk-shmclean --dry-run --verbose", "what would go, and why"),
+        ("redhawk-shmclean --dry-run --verbose", "what would be removed, and why"),
         ("redhawk-shmclean", "removes every orphaned heap"),
-        ("redhawk-shmclean heap-4430", "this one, if its creator is provably gone"),
+        ("redhawk-shmclean heap-4430", "this heap only, if its creator is proven dead"),
         (
             "redhawk-shmclean --reclaim --dry-run",
-            "what of the memory of the dead would come back though processes are attached",
+            "how much memory of orphans with attached peers could be given back",
         ),
     ),
     "redhawk-shmwatch": (
         ("redhawk-shmwatch", "cleans up after every process of this host"),
-        ("redhawk-shmwatch --scope children --parent $(pgrep -o GPP)", "after those of the GPP only"),
-        ("redhawk-shmwatch --dry-run --json", "only tells"),
+        ("redhawk-shmwatch --scope children --parent $(pgrep -o GPP)", "after descendants of the GPP only"),
+        ("redhawk-shmwatch --dry-run --json", "reports only"),
     ),
     "redhawk-shmtop": (
         ("redhawk-shmtop --sort=size", "the largest heaps first"),
@@ -40,8 +40,8 @@ EXAMPLES = {
 }
 
 FILES = (
-    ("/dev/shm/heap-PID", "the heap that the process PID has made; with --root below another directory"),
-    ("/proc", "who lives, and who holds which heap"),
+    ("/dev/shm/heap-PID", "the heap of the process PID; --root names another directory"),
+    ("/proc", "the processes of the host, and the heaps that they hold"),
 )
 
 SEE = (
@@ -147,9 +147,9 @@ def settings():
     page.section(
         "DESCRIPTION",
         "GppShmPlugin.ini lies beside the executable of the plugin (dev/devices/GPP/plugins/GppShmPlugin in"
-        " the SDRROOT) or of the device (dev/devices/GppShmPlugin/python), and is read when that starts. It"
-        f" may be missing. Settings are lines NAME = VALUE below the line [{ini.SECTION}]; those that are not"
-        " there have their defaults. What cannot be understood is logged, and has its default, too.",
+        " the SDRROOT) or of the device (dev/devices/GppShmPlugin/python), and is read at start. It is"
+        f" optional. Settings are lines NAME = VALUE below the line [{ini.SECTION}]. Missing settings have"
+        " their defaults. Invalid settings are logged and have their defaults, too.",
     )
     page.lines.append(".SH SETTINGS")
     for setting in ini.SETTINGS:
@@ -169,9 +169,9 @@ def properties(path):
     page.section(
         "DESCRIPTION",
         root.findtext("description"),
-        "A waveform reserves memory by a usesdevice dependency on the properties that can be allocated. What"
-        " is readonly cannot be configured; for an event property a change is sent by the port propEvent, and"
-        " messages leave by MessageEvent_out.",
+        "A waveform reserves memory by a usesdevice dependency on the properties that can be allocated."
+        " Readonly properties cannot be configured. Changes of event properties are sent by the port"
+        " propEvent, messages by MessageEvent_out.",
     )
     titles = {False: "PROPERTIES", True: "MESSAGES"}
     for messages, title in titles.items():

@@ -1,10 +1,10 @@
-"""Makes the man pages and the completion for bash, of the one definition that there is of each.
+"""Makes the man pages and the bash completion.
 
     docs/papers.py OUT
 
-writes OUT/man/man1/COMMAND.1 and OUT/bash-completion/completions/COMMAND of the commands' own parsers,
-OUT/man/man5/GppShmPlugin.ini.5 of the settings, OUT/man/man7/GppShmPlugin.7 of the device's PRF.  Needs the
-standard library only.  The same checkout makes the same bytes, whatever the machine.
+writes OUT/man/man1/COMMAND.1 and OUT/bash-completion/completions/COMMAND from the commands' parsers,
+OUT/man/man5/GppShmPlugin.ini.5 from the settings, and OUT/man/man7/GppShmPlugin.7 from the device's PRF.
+Needs the standard library only.  The same checkout gives the same bytes on every machine.
 """
 
 import os

@@ -21,7 +21,7 @@ def start() -> "NoReturn":
     named = not set(launched.NEEDED).isdisjoint(arguments[::2])
     status = launched.main(arguments) if named else plugin.main(arguments)
     sys.stdout.flush()
-    # Not by way of the interpreter's own end: a thread may be waiting in omniORB for one that hangs.
+    # os._exit: a thread may be blocked in an omniORB call to a process that hangs.
     os._exit(status)
 
 

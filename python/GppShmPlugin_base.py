@@ -1,7 +1,7 @@
 """What GppShmPlugin.prf.xml and GppShmPlugin.scd.xml declare, as a class to derive the device from.
 
-Keep them in step (tests/redhawk/test_descriptors.py tells).  A number or text without a value in the PRF is
-0 or empty: so that whatever nobody has set yet can be sent.
+tests/redhawk/test_descriptors.py compares them.  A number without a value in the PRF starts as
+0, a text as "", so that every property can be sent at any time.
 """
 
 from gppshm.redhawk.corba import CF__POA
@@ -31,22 +31,19 @@ _UNSET = {
 }
 
 
-def _member(id_: str, type_: str, value: "Any" = None, units: "Optional[str]" = None) -> "Any":
-    """A struct's member, named as its id ends."""
-    return simple_property(
-        id_=id_,
-        name=id_.rpartition("::")[2],
-        type_=type_,
-        defvalue=_UNSET[type_] if value is None else value,
-        units=units,
-    )
+class _member(simple_property):
+    """A struct's member; its id is the group of the struct's ID, and its name."""
+
+    def __init__(self, type_: str, value: "Any" = None, units: "Optional[str]" = None) -> None:
+        super().__init__("", type_, defvalue=_UNSET[type_] if value is None else value, units=units)
+
+    def __set_name__(self, owner: "Any", name: str) -> None:
+        self.id_ = "::".join([*owner.ID.split("::")[:2], name])
+        self.name = name
 
 
 class _Struct:
-    """A struct's class, as REDHAWK has them; its members are attributes.
-
-    ID  the struct's
-    """
+    """Base of the structs' classes, with the methods that REDHAWK's have; members are attributes."""
 
     ID = ""
 
@@ -148,22 +145,22 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class Overview(_Struct):
         ID = "shm::overview"
-        summary = _member("shm::overview::summary", "string")
-        heap_count = _member("shm::overview::heap_count", "ulong")
-        alive = _member("shm::overview::alive", "ulong")
-        orphaned = _member("shm::overview::orphaned", "ulong")
-        orphaned_attached = _member("shm::overview::orphaned_attached", "ulong")
-        unknown = _member("shm::overview::unknown", "ulong")
-        unreadable = _member("shm::overview::unreadable", "ulong")
-        total_mb = _member("shm::overview::total_mb", "double", units="MB")
-        free_mb = _member("shm::overview::free_mb", "double", units="MB")
-        heaps_mb = _member("shm::overview::heaps_mb", "double", units="MB")
-        orphaned_mb = _member("shm::overview::orphaned_mb", "double", units="MB")
-        held_mb = _member("shm::overview::held_mb", "double", units="MB")
-        other_mb = _member("shm::overview::other_mb", "double", units="MB")
-        reserved_mb = _member("shm::overview::reserved_mb", "double", units="MB")
-        capacity_mb = _member("shm::overview::capacity_mb", "double", units="MB")
-        age = _member("shm::overview::age", "double", units="s")
+        summary = _member("string")
+        heap_count = _member("ulong")
+        alive = _member("ulong")
+        orphaned = _member("ulong")
+        orphaned_attached = _member("ulong")
+        unknown = _member("ulong")
+        unreadable = _member("ulong")
+        total_mb = _member("double", units="MB")
+        free_mb = _member("double", units="MB")
+        heaps_mb = _member("double", units="MB")
+        orphaned_mb = _member("double", units="MB")
+        held_mb = _member("double", units="MB")
+        other_mb = _member("double", units="MB")
+        reserved_mb = _member("double", units="MB")
+        capacity_mb = _member("double", units="MB")
+        age = _member("double", units="s")
 
     shm_overview = struct_property(
         id_="shm::overview",
@@ -175,22 +172,22 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class Usage(_Struct):
         ID = "shm::usage"
-        path = _member("shm::usage::path", "string")
-        total = _member("shm::usage::total", "ulonglong", units="B")
-        free = _member("shm::usage::free", "ulonglong", units="B")
-        used = _member("shm::usage::used", "ulonglong", units="B")
-        heaps = _member("shm::usage::heaps", "ulonglong", units="B")
-        other = _member("shm::usage::other", "ulonglong", units="B")
-        held = _member("shm::usage::held", "ulonglong", units="B")
-        reserved = _member("shm::usage::reserved", "ulonglong", units="B")
-        free_percent = _member("shm::usage::free_percent", "double", units="%")
-        limit = _member("shm::usage::limit", "string")
-        inodes = _member("shm::usage::inodes", "ulonglong")
-        free_inodes = _member("shm::usage::free_inodes", "ulonglong")
-        given_back = _member("shm::usage::given_back", "ulonglong", units="B")
-        given_back_later = _member("shm::usage::given_back_later", "ulonglong", units="B")
-        in_use = _member("shm::usage::in_use", "ulonglong", units="B")
-        age = _member("shm::usage::age", "double", units="s")
+        path = _member("string")
+        total = _member("ulonglong", units="B")
+        free = _member("ulonglong", units="B")
+        used = _member("ulonglong", units="B")
+        heaps = _member("ulonglong", units="B")
+        other = _member("ulonglong", units="B")
+        held = _member("ulonglong", units="B")
+        reserved = _member("ulonglong", units="B")
+        free_percent = _member("double", units="%")
+        limit = _member("string")
+        inodes = _member("ulonglong")
+        free_inodes = _member("ulonglong")
+        given_back = _member("ulonglong", units="B")
+        given_back_later = _member("ulonglong", units="B")
+        in_use = _member("ulonglong", units="B")
+        age = _member("double", units="s")
 
     shm_usage = struct_property(
         id_="shm::usage",
@@ -202,23 +199,23 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class Heap(_Struct):
         ID = "shm::heaps::heap"
-        name = _member("shm::heaps::name", "string")
-        creator = _member("shm::heaps::creator", "long")
-        state = _member("shm::heaps::state", "string")
-        reason = _member("shm::heaps::reason", "string")
-        file_size = _member("shm::heaps::file_size", "ulonglong", units="B")
-        heap_size = _member("shm::heaps::heap_size", "ulonglong", units="B")
-        used = _member("shm::heaps::used", "ulonglong", units="B")
-        superblocks = _member("shm::heaps::superblocks", "ulong")
-        refcount = _member("shm::heaps::refcount", "long")
-        attached = _member("shm::heaps::attached", "ulong")
-        user = _member("shm::heaps::user", "string")
-        group = _member("shm::heaps::group", "string")
-        mode = _member("shm::heaps::mode", "string")
-        command = _member("shm::heaps::command", "string")
-        component = _member("shm::heaps::component", "string")
-        application = _member("shm::heaps::application", "string")
-        age = _member("shm::heaps::age", "double", units="s")
+        name = _member("string")
+        creator = _member("long")
+        state = _member("string")
+        reason = _member("string")
+        file_size = _member("ulonglong", units="B")
+        heap_size = _member("ulonglong", units="B")
+        used = _member("ulonglong", units="B")
+        superblocks = _member("ulong")
+        refcount = _member("long")
+        attached = _member("ulong")
+        user = _member("string")
+        group = _member("string")
+        mode = _member("string")
+        command = _member("string")
+        component = _member("string")
+        application = _member("string")
+        age = _member("double", units="s")
 
     shm_heaps = structseq_property(
         id_="shm::heaps",
@@ -231,12 +228,12 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class Cleanup(_Struct):
         ID = "shm::cleanup"
-        enabled = _member("shm::cleanup::enabled", "boolean", True)
-        scope = _member("shm::cleanup::scope", "string", "host")
-        rescan = _member("shm::cleanup::rescan", "double", 30.0, units="s")
-        fifos = _member("shm::cleanup::fifos", "boolean", False)
-        dry_run = _member("shm::cleanup::dry_run", "boolean", False)
-        reclaim = _member("shm::cleanup::reclaim", "boolean", True)
+        enabled = _member("boolean", True)
+        scope = _member("string", "host")
+        rescan = _member("double", 30.0, units="s")
+        fifos = _member("boolean", False)
+        dry_run = _member("boolean", False)
+        reclaim = _member("boolean", True)
 
     shm_cleanup = struct_property(
         id_="shm::cleanup",
@@ -248,20 +245,20 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class CleanupStatus(_Struct):
         ID = "shm::cleanup_status"
-        removed = _member("shm::cleanup_status::removed", "ulonglong")
-        bytes = _member("shm::cleanup_status::bytes", "ulonglong", units="B")
-        removed_by_others = _member("shm::cleanup_status::removed_by_others", "ulonglong")
-        bytes_by_others = _member("shm::cleanup_status::bytes_by_others", "ulonglong", units="B")
-        fifos = _member("shm::cleanup_status::fifos", "ulonglong")
-        failures = _member("shm::cleanup_status::failures", "ulonglong")
-        watched = _member("shm::cleanup_status::watched", "ulonglong")
-        last_heap = _member("shm::cleanup_status::last_heap", "string")
-        last_creator = _member("shm::cleanup_status::last_creator", "long")
-        last_command = _member("shm::cleanup_status::last_command", "string")
-        last_reason = _member("shm::cleanup_status::last_reason", "string")
-        last_time = _member("shm::cleanup_status::last_time", "double", units="s")
-        last_time_iso = _member("shm::cleanup_status::last_time_iso", "string")
-        last_latency_ms = _member("shm::cleanup_status::last_latency_ms", "double", units="ms")
+        removed = _member("ulonglong")
+        bytes = _member("ulonglong", units="B")
+        removed_by_others = _member("ulonglong")
+        bytes_by_others = _member("ulonglong", units="B")
+        fifos = _member("ulonglong")
+        failures = _member("ulonglong")
+        watched = _member("ulonglong")
+        last_heap = _member("string")
+        last_creator = _member("long")
+        last_command = _member("string")
+        last_reason = _member("string")
+        last_time = _member("double", units="s")
+        last_time_iso = _member("string")
+        last_latency_ms = _member("double", units="ms")
 
     shm_cleanup_status = struct_property(
         id_="shm::cleanup_status",
@@ -273,26 +270,26 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class Removal(_Struct):
         ID = "shm::recent::removal"
-        name = _member("shm::recent::name", "string")
-        creator = _member("shm::recent::creator", "long")
-        command = _member("shm::recent::command", "string")
-        component = _member("shm::recent::component", "string")
-        application = _member("shm::recent::application", "string")
-        user = _member("shm::recent::user", "string")
-        bytes = _member("shm::recent::bytes", "ulonglong", units="B")
-        reason = _member("shm::recent::reason", "string")
-        evidence = _member("shm::recent::evidence", "string")
-        trigger = _member("shm::recent::trigger", "string")
-        attached = _member("shm::recent::attached", "ulong")
-        held_by = _member("shm::recent::held_by", "string")
-        given_back = _member("shm::recent::given_back", "ulonglong", units="B")
-        given_back_later = _member("shm::recent::given_back_later", "ulonglong", units="B")
-        in_use = _member("shm::recent::in_use", "ulonglong", units="B")
-        left = _member("shm::recent::left", "ulonglong", units="B")
-        not_given_back = _member("shm::recent::not_given_back", "string")
-        time = _member("shm::recent::time", "double", units="s")
-        time_iso = _member("shm::recent::time_iso", "string")
-        latency_ms = _member("shm::recent::latency_ms", "double", units="ms")
+        name = _member("string")
+        creator = _member("long")
+        command = _member("string")
+        component = _member("string")
+        application = _member("string")
+        user = _member("string")
+        bytes = _member("ulonglong", units="B")
+        reason = _member("string")
+        evidence = _member("string")
+        trigger = _member("string")
+        attached = _member("ulong")
+        held_by = _member("string")
+        given_back = _member("ulonglong", units="B")
+        given_back_later = _member("ulonglong", units="B")
+        in_use = _member("ulonglong", units="B")
+        left = _member("ulonglong", units="B")
+        not_given_back = _member("string")
+        time = _member("double", units="s")
+        time_iso = _member("string")
+        latency_ms = _member("double", units="ms")
 
     shm_recent = structseq_property(
         id_="shm::recent",
@@ -305,8 +302,8 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class Threshold(_Struct):
         ID = "shm::threshold"
-        free = _member("shm::threshold::free", "string", "10 MB")
-        headroom = _member("shm::threshold::headroom", "string", "5%")
+        free = _member("string", "10 MB")
+        headroom = _member("string", "5%")
 
     shm_threshold = struct_property(
         id_="shm::threshold",
@@ -320,27 +317,27 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class HeapRemoved(_Struct):
         ID = "shm::heap_removed"
-        host_name = _member("shm::heap_removed::host_name", "string")
-        name = _member("shm::heap_removed::name", "string")
-        creator = _member("shm::heap_removed::creator", "long")
-        command = _member("shm::heap_removed::command", "string")
-        component = _member("shm::heap_removed::component", "string")
-        application = _member("shm::heap_removed::application", "string")
-        user = _member("shm::heap_removed::user", "string")
-        bytes = _member("shm::heap_removed::bytes", "ulonglong", units="B")
-        reason = _member("shm::heap_removed::reason", "string")
-        evidence = _member("shm::heap_removed::evidence", "string")
-        trigger = _member("shm::heap_removed::trigger", "string")
-        attached = _member("shm::heap_removed::attached", "ulong")
-        held_by = _member("shm::heap_removed::held_by", "string")
-        given_back = _member("shm::heap_removed::given_back", "ulonglong", units="B")
-        given_back_later = _member("shm::heap_removed::given_back_later", "ulonglong", units="B")
-        in_use = _member("shm::heap_removed::in_use", "ulonglong", units="B")
-        left = _member("shm::heap_removed::left", "ulonglong", units="B")
-        not_given_back = _member("shm::heap_removed::not_given_back", "string")
-        time = _member("shm::heap_removed::time", "double", units="s")
-        time_iso = _member("shm::heap_removed::time_iso", "string")
-        latency_ms = _member("shm::heap_removed::latency_ms", "double", units="ms")
+        host_name = _member("string")
+        name = _member("string")
+        creator = _member("long")
+        command = _member("string")
+        component = _member("string")
+        application = _member("string")
+        user = _member("string")
+        bytes = _member("ulonglong", units="B")
+        reason = _member("string")
+        evidence = _member("string")
+        trigger = _member("string")
+        attached = _member("ulong")
+        held_by = _member("string")
+        given_back = _member("ulonglong", units="B")
+        given_back_later = _member("ulonglong", units="B")
+        in_use = _member("ulonglong", units="B")
+        left = _member("ulonglong", units="B")
+        not_given_back = _member("string")
+        time = _member("double", units="s")
+        time_iso = _member("string")
+        latency_ms = _member("double", units="ms")
 
     shm_heap_removed = struct_property(
         id_="shm::heap_removed",
@@ -352,14 +349,14 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
 
     class ThresholdCrossed(_Struct):
         ID = "shm::threshold_crossed"
-        host_name = _member("shm::threshold_crossed::host_name", "string")
-        low = _member("shm::threshold_crossed::low", "boolean")
-        free = _member("shm::threshold_crossed::free", "ulonglong", units="B")
-        total = _member("shm::threshold_crossed::total", "ulonglong", units="B")
-        threshold = _member("shm::threshold_crossed::threshold", "string")
-        reason = _member("shm::threshold_crossed::reason", "string")
-        time = _member("shm::threshold_crossed::time", "double", units="s")
-        time_iso = _member("shm::threshold_crossed::time_iso", "string")
+        host_name = _member("string")
+        low = _member("boolean")
+        free = _member("ulonglong", units="B")
+        total = _member("ulonglong", units="B")
+        threshold = _member("string")
+        reason = _member("string")
+        time = _member("double", units="s")
+        time_iso = _member("string")
 
     shm_threshold_crossed = struct_property(
         id_="shm::threshold_crossed",

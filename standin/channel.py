@@ -1,4 +1,4 @@
-"""Event channels: the GPP's two message ports, a consumer for whoever listens, and the domain's channels."""
+"""Event channels: the GPP's two message ports, a consumer for any listener, and the domain's channels."""
 
 from omniORB import CORBA
 
@@ -33,7 +33,7 @@ class SupplierAdmin(CosEventChannelAdmin__POA.SupplierAdmin):
 
 
 class MessageConsumer(ExtendedEvent__POA.MessageEvent):
-    """An event channel that hands every any that is pushed into it to `receive`."""
+    """An event channel that passes every any pushed into it to `receive`."""
 
     def __init__(self, receive):
         self.suppliers = SupplierAdmin(receive)
@@ -55,7 +55,7 @@ class MessageConsumer(ExtendedEvent__POA.MessageEvent):
 
 
 class EventChannel(CosEventChannelAdmin__POA.EventChannel):
-    """Hands what is pushed into it to every consumer that is connected; one that fails is dropped."""
+    """Passes every any to all connected consumers; a consumer that fails is dropped."""
 
     def __init__(self):
         self.suppliers = SupplierAdmin(self.push)
@@ -97,13 +97,13 @@ class Supplier(CosEventChannelAdmin__POA.ProxyPushSupplier):
 
 
 class MessageSupplier:
-    """Pushes to every channel that it was connected to, by connection id."""
+    """Pushes to every connected channel, by connection id."""
 
     def __init__(self):
         self.consumers = {}
 
     def connect(self, channel, connection):
-        """Raise ValueError, or whatever CORBA raises, if the channel is no such thing or the id is taken."""
+        """Raises ValueError, or a CORBA exception, if the object is no channel or the id is taken."""
         if channel is None or not channel._is_a("IDL:omg.org/CosEventChannelAdmin/EventChannel:1.0"):
             raise ValueError("not an event channel")
         if connection in self.consumers:
@@ -115,7 +115,7 @@ class MessageSupplier:
         self.consumers[connection] = consumer
 
     def push(self, data):
-        """Who cannot be reached stays connected, and does not keep the others from hearing it."""
+        """A channel that cannot be reached stays connected, and does not affect the others."""
         for connection, consumer in list(self.consumers.items()):
             try:
                 consumer.push(data)

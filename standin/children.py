@@ -17,7 +17,7 @@ def prepare_signals():
 
 
 def signalfd(number):
-    """A descriptor, not close-on-exec, that becomes readable at the blocked signal `number`."""
+    """A descriptor, not close-on-exec, that becomes readable when the blocked signal `number` is pending."""
     mask = ctypes.create_string_buffer(128)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.sigemptyset(mask)
@@ -29,7 +29,7 @@ def signalfd(number):
 
 
 class Children:
-    """Starts processes, and reaps whatever child ends: `on_end(pid)` is called once for each, in a thread.
+    """Starts processes and reaps every child that ends; calls `on_end(pid)` once for each, in a thread.
 
     Every child inherits the signalfd and the epoll, as from REDHAWK's GPP.
     """
@@ -45,9 +45,9 @@ class Children:
         threading.Thread(target=self._reap_for_ever, daemon=True).start()
 
     def spawn(self, argv, own_group=False, unblocked=False):
-        """Start argv[0], a path, without a shell; its pid. OSError if that fails.
+        """Start argv[0], a path, without a shell; returns its pid.  OSError if that fails.
 
-        own_group  it leads a process group of its own
+        own_group  it leads its own process group
         unblocked  no signal is blocked in it
         """
 
@@ -74,7 +74,7 @@ class Children:
             return pid in self.living
 
     def end(self, pid, patience):
-        """SIGINT, SIGTERM, SIGKILL to its process group, with `patience` seconds for each to do its work."""
+        """SIGINT, SIGTERM, SIGKILL to its process group, with `patience` seconds after each."""
         for number, limit in zip((signal.SIGINT, signal.SIGTERM, signal.SIGKILL), patience):
             with self.lock:
                 if pid not in self.living:

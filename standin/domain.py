@@ -55,7 +55,7 @@ class Channels(CF__POA.EventChannelManager):
 
 
 class Registered:
-    """A device of the domain; its properties as its PRF says."""
+    """A device of the domain; its properties are those of its PRF."""
 
     def __init__(self, ref, manager, root):
         self.ref, self.manager = ref, manager
@@ -64,7 +64,7 @@ class Registered:
         self.properties = sdr.Profile(root, profile).properties if profile else {}
 
     def grant(self, wanted):
-        """Whether it meets what a usesdevice asks for; the properties that it allocated, call by call."""
+        """Whether it satisfies a usesdevice; the properties that it allocated, call by call."""
         if self.ref._non_existent() or self.ref._get_usageState() == CF.Device.BUSY:
             return None
         external = []

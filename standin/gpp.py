@@ -1,14 +1,14 @@
-"""A stand-in for REDHAWK's GPP, as far as its plugins see it, on real CORBA.
+"""A stand-in for REDHAWK's GPP, as seen by its plugins, on real CORBA.
 
     gpp.py NAME VALUE ...
 
-Settings come as name/value pairs, as a DeviceManager gives them; others than these are for plugins to read.
-  DEVICE_MGR_IOR if there: register as a device with this DeviceManager, and start the plugins in initialize()
-  STANDIN_IOR    if there: a file to write the reference of the StandIn::GPP to
+Settings are name/value pairs, as a DeviceManager gives them; further pairs are for plugins to read.
+  DEVICE_MGR_IOR optional: register as a device with this DeviceManager, and start the plugins in initialize()
+  STANDIN_IOR    optional: a file to write the reference of the StandIn::GPP to
   STANDIN_CLEANS 1: unlink heap-<pid> of a component once it is reaped, as REDHAWK's does; 0 (default): never
-  STANDIN_SHM    where heaps lie (default /dev/shm)
-The environment must hold SDRROOT. The working directory is the plugins'. Ends at SIGTERM and at release(),
-and in no case signals anybody.
+  STANDIN_SHM    directory of the heaps (default /dev/shm)
+The environment must have SDRROOT.  The working directory is that of the plugins.  Ends at SIGTERM and at
+release(), and never signals any process.
 """
 
 import datetime

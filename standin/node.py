@@ -3,12 +3,12 @@
     node.py NAME VALUE ...
 
   DCD_FILE       of the node, below $SDRROOT/dev
-  SDRCACHE       where a device's working directory is made: .NODE/LABEL
+  SDRCACHE       parent of the devices' working directories: .NODE/LABEL
   DEBUG_LEVEL    for the devices
-  LOGGING_CONFIG_URI  if there: likewise
+  LOGGING_CONFIG_URI  optional: for the devices
   STANDIN_IOR    file to write its reference to, once all devices are launched
-With a domain of REDHAWK 2.x it dies, as that one, of a device that others register. The environment must hold
-SDRROOT, and lead omniORB to a naming service. SIGINT, SIGQUIT and SIGTERM shut the node down.
+In a domain of REDHAWK 2.x it dies, as the real one does, when others register a device.  The environment must
+have SDRROOT, and lead omniORB to a naming service.  SIGINT, SIGQUIT and SIGTERM shut the node down.
 """
 
 import importlib
@@ -37,7 +37,7 @@ KILLING = ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGKILL, 0.1))
 
 
 class FileSystem(CF__POA.FileSystem):
-    """Below `root`; its files have the sizes of REDHAWK 2.x on the wire, or those of 3.0."""
+    """The files below `root`; sizes have the wire format of REDHAWK 2.x or 3.0."""
 
     def __init__(self, root, is_2):
         self.root = root
@@ -71,7 +71,7 @@ class File:
 
 
 class Device:
-    """One that was launched (`pid`, `instance`), or that others have registered (pid 0, no instance)."""
+    """A launched device (`pid`, `instance`), or one registered by others (pid 0, no instance)."""
 
     def __init__(self, pid=0, instance=None):
         self.pid, self.instance = pid, instance

@@ -1,7 +1,7 @@
-"""What the descriptors of an SDRROOT say, as far as the managers act on it.
+"""Reads the descriptors of an SDRROOT, as far as the managers use them.
 
-Profiles are absolute paths below $SDRROOT/dev or $SDRROOT/dom. Raises OSError or ElementTree.ParseError for
-what cannot be read.
+Profiles are absolute paths below $SDRROOT/dev or $SDRROOT/dom.  Raises OSError or ElementTree.ParseError if
+one cannot be read.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the stand-in's programs share: settings, an ORB that serves, the naming service."""
+"""Common to the stand-in's programs: settings, a serving ORB, the naming service."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ def settings():
 
 
 def orb(name):
-    """An ORB whose objects can be called from now on. Its own calls have 10 s, as in REDHAWK."""
+    """An ORB whose objects can be called; its own calls time out after 10 s, as in REDHAWK."""
     omniORB.setClientCallTimeout(10000)
     found = CORBA.ORB_init([name, "-ORBendPoint", "giop:tcp:127.0.0.1:"], CORBA.ORB_ID)
     activate(found)
@@ -38,12 +38,12 @@ def name(*words):
 
 
 def naming(orb):
-    """The naming service's root, where the ORB's configuration says."""
+    """The root of the naming service in the ORB's configuration."""
     return orb.resolve_initial_references("NameService")._narrow(CosNaming.NamingContext)
 
 
 def new_context(parent, word):
-    """A naming context; one that is there already under that word is forgotten with all that it holds."""
+    """A new naming context; an existing one of that name is dropped with its contents."""
     try:
         return parent.bind_new_context(name(word))
     except CosNaming.NamingContext.AlreadyBound:
@@ -56,7 +56,7 @@ def say(text):
 
 
 def write_whole(path, text):
-    """Nobody sees half of it."""
+    """Replace a file in one step."""
     with open(path + ".new", "w") as stream:
         stream.write(text)
     os.rename(path + ".new", path)

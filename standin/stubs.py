@@ -1,4 +1,4 @@
-"""Where the stand-in's CORBA types come from: REDHAWK's of this project's IDL, its own of idl/standin.idl."""
+"""The stand-in's CORBA types: REDHAWK's from this project's IDL, its own from idl/standin.idl."""
 
 import os
 import sys

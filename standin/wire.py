@@ -1,4 +1,4 @@
-"""Structs on the wire, as REDHAWK's C++ packs and unpacks them: a CF::Properties, one CF::DataType a member.
+"""Structs on the wire, as REDHAWK's C++ packs and unpacks them: a CF::Properties, a CF::DataType per member.
 
 A member's id is the struct's id, `::` and the member's name.
 """
@@ -54,7 +54,7 @@ TYPES = {
 
 
 class Dropped(Exception):
-    """REDHAWK's C++ would not extract this, and says nothing: its text is why."""
+    """REDHAWK's C++ would silently fail to extract this; the text says why."""
 
 
 def now():
@@ -63,7 +63,7 @@ def now():
 
 
 def default(typecode):
-    """What a member that is not there is in C++."""
+    """The value of a missing member in C++."""
     return CF.UTCTime(0, 0.0, 0.0) if typecode is TIME else "" if typecode is STRING else False
 
 
@@ -114,7 +114,7 @@ def plain(data):
 
 
 def changed(data, value):
-    """An any of the same types with another value, Python's; of a struct, only the members that it names."""
+    """An any of the same types with another Python value; for a struct, only the given members change."""
     if not data.typecode().equivalent(PROPERTIES):
         return CORBA.Any(data.typecode(), value)
     left = dict(value)

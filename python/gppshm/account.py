@@ -1,4 +1,4 @@
-"""What is told of what was done: an event of each thing, the counts, and what is wrong now."""
+"""Turns actions of the watcher into events and counts, and keeps the list of present troubles."""
 
 import time
 
@@ -32,10 +32,10 @@ _FIFO_KINDS = {
 
 
 class Account:
-    """Counts what was done, and has it told.
+    """Counts actions and reports them as events.
 
-    counts    what was done so far
-    troubles  what is wrong now, a sentence for each thing
+    counts    counts since the start
+    troubles  present troubles, one sentence each
     """
 
     def __init__(self, telling: "Telling") -> None:
@@ -45,9 +45,9 @@ class Account:
         self._told_fifos: Set[Tuple[str, str]] = set()
 
     def removed(self, outcome: reaper.Outcome, heap: "Known", pidfd: int, returns: bool = False) -> Event:
-        """A heap was unlinked; the event waits until it is known who is attached.  `pidfd` is closed.
+        """Report an unlinked heap, as soon as its peers are known.  Takes over `pidfd`.
 
-        returns  the event also waits until it is known what comes back at once; see Telling.first_returned
+        returns  also wait for the memory that is given back at once; see Telling.first_returned
         """
         event = _event(REMOVED, outcome, heap)
         self.counts.removed += 1
@@ -59,20 +59,20 @@ class Account:
         return event
 
     def returned(self, removal: Event) -> None:
-        """More has come back of a removed heap than the event of its removal tells."""
-        event = Event(RETURNED, "its processes let go of it", removal.name)
+        """Report that more memory of a removed heap has come back than its `removed` event says."""
+        event = Event(RETURNED, "its peers released it", removal.name)
         for name in _OF_THE_REMOVAL:
             setattr(event, name, getattr(removal, name))
         if removal.not_given_back:
             event.reason = removal.not_given_back
         elif not removal.left:
-            event.reason = "the last of its processes has gone"
+            event.reason = "its last peer has exited"
         self._telling.tell(event)
 
     def cleaned(self, name: str, heap: "Known", pidfd: int, returns: bool = False) -> Event:
-        """Somebody else unlinked the heap of a creator that had ended; the rest is as of `removed`."""
+        """Report that another process unlinked the heap of a dead creator; arguments as for `removed`."""
         event = _event_of(
-            CLEANED, "its creator ended and left it; somebody else unlinked it first", name, heap
+            CLEANED, "its creator died and left it; another process unlinked it first", name, heap
         )
         event.trigger, event.latency = heap.trigger, max(0.0, time.monotonic() - heap.since)
         self.counts.cleaned += 1
@@ -81,15 +81,15 @@ class Account:
         return event
 
     def lives_on(self, name: str, heap: "Known") -> None:
-        """Somebody else unlinked the heap of a creator that lives."""
+        """Report that another process unlinked the heap of a living creator."""
         heap.told = (
-            f"its creator, process {heap.creator}, lives on and maps it; somebody else unlinked it"
+            f"its creator, process {heap.creator}, lives and maps it; another process unlinked it"
             " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
         )
         self._telling.tell(_event_of(UNLINKED, heap.told, name, heap), _uid(heap))
 
     def stays(self, kind: "events.Kind", outcome: reaper.Outcome, heap: "Known") -> None:
-        """A heap that stays as it is; told once until that changes."""
+        """Report a heap that is kept, once per reason."""
         if heap.told != outcome.reason:
             heap.told = outcome.reason
             self.counts.failures += kind is FAILED
@@ -98,7 +98,7 @@ class Account:
             self._telling.tell(_event(kind, outcome, heap), _uid(heap), file_id)
 
     def trouble(self, what: str, reason: str) -> None:
-        """Something is wrong from now on; told once until it is mended."""
+        """Report a lasting trouble, once until it is over."""
         if self.troubles.get(what) != reason:
             self.troubles[what] = reason
             self.news(reason)
@@ -107,11 +107,11 @@ class Account:
         self.troubles.pop(what, None)
 
     def news(self, reason: str) -> None:
-        """Something was wrong."""
+        """Report a trouble that is already over."""
         self._telling.tell(Event(TROUBLE, reason))
 
     def fifos(self, answer: "Any", root: str) -> None:
-        """What the observer did about FIFOs of the dead; see fifos.reap_plain."""
+        """Count and report what the observer did about FIFOs; see fifos.reap_plain."""
         if isinstance(answer, str):
             self.trouble("fifos", f"{root} cannot be read: {answer}")
             return
@@ -174,5 +174,5 @@ def _event_of(kind: "events.Kind", reason: str, name: str, heap: "Known") -> Eve
 
 
 def _uid(heap: "Known") -> int:
-    """Of the creator or, where that is not known, of the file."""
+    """Of the creator or, if that is unknown, of the file."""
     return heap.description.uid if heap.description.uid >= 0 else heap.uid

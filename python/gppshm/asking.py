@@ -1,7 +1,7 @@
-"""Looks at processes for the threads of a program: each waits for its answer, and no longer than it says.
+"""Inspection of other processes for programs with threads.  Each call has a time limit.
 
-One observer (see `observer`) serves them all; it is started when somebody asks, and ends with this process.
-A look that hangs so keeps neither a thread waiting nor the process from ending.
+All calls share one observer (see `observer`).  It is started at the first call and ends with this process.
+If a process blocks its readers, neither the calling thread nor the end of this process hangs.
 """
 
 import errno
@@ -22,7 +22,7 @@ SOON, TELLING, NAMES = observer.SOON, observer.TELLING, observer.NAMES
 
 
 class Asker:
-    """For any number of threads."""
+    """An observer for any number of threads."""
 
     def __init__(self) -> None:
         self._observer: Optional[observer.Observer] = None
@@ -33,14 +33,14 @@ class Asker:
 
     @property
     def passed_over(self) -> "Tuple[int, ...]":
-        """As of an Observer."""
+        """See Observer."""
         return self._observer.passed_over if self._observer is not None else ()
 
     def call(self, function: str, arguments: "Sequence[Any]", seconds: float, kind: str = SOON) -> "Any":
-        """What `function` ("module:name", of this package) returns, in a child of the observer.
+        """Run `function` ("module:name", of this package) in a child of the observer and return its result.
 
-        Arguments and answer must be plain (see marshal).  OSError if it raised one, if there is no answer
-        within so many seconds, or if nobody can be asked.
+        Arguments and result must be plain (see marshal).  Raises OSError if the function raised one, if it
+        did not return within `seconds`, or if no observer can be started.
         """
         answer = self.ask(function, arguments, kind)
         if not answer.wait(seconds):
@@ -82,7 +82,7 @@ class Asker:
                 watched.step()
             except OSError as error:  # it cannot be started
                 for _, _, answer in questions:
-                    answer.fail(f"processes cannot be looked at: {error.strerror}")
+                    answer.fail(f"processes cannot be inspected: {error.strerror}")
                 continue
             for kind, question, answer in questions:
                 watched.ask(kind, "call", question, answer.take)
@@ -93,7 +93,7 @@ class _Answer:
 
     def __init__(self) -> None:
         self.told: Optional[Tuple[bool, Any]] = None
-        self.failure = "processes cannot be looked at"
+        self.failure = "processes cannot be inspected"
         self._come = threading.Event()
 
     def take(self, told: "Optional[Tuple[bool, Any]]") -> None:
@@ -122,7 +122,7 @@ class _Answer:
 
 
 shared = Asker()
-"""The one of this process."""
+"""The Asker of this process."""
 
 PATIENCE = 0.5
 """Seconds that a new name may be waited for."""
@@ -172,16 +172,16 @@ names = Names(shared)
 """Those that this process knows."""
 
 LOOKS = 5.0
-"""Seconds for a look at processes."""
+"""Seconds for an inspection of processes."""
 
 
 def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
-    """A verdict on each; UNKNOWN where processes cannot be looked at."""
+    """One verdict per sighting; UNKNOWN if processes cannot be inspected."""
     plain = [(observing.plain_sighting(each), 0) for each in seen]
     try:
         found = shared.call("gppshm.observing:look", [plain, "/proc"], LOOKS)
     except OSError as error:
-        why = f"the processes of this host cannot be looked at: {error.strerror}"
+        why = f"the processes of this host cannot be inspected: {error.strerror}"
         return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
     return [creator.verdict_of(each) for each in found]
 
@@ -189,14 +189,14 @@ def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
 def judge_and_map(
     seen: "Sequence[shmfs.Sighting]",
 ) -> "Tuple[List[creator.Verdict], Dict[Tuple[int, int], List[int]]]":
-    """A verdict on each, and the pids of all who map each file.  OSError if that cannot be seen."""
+    """One verdict per sighting, and the pids that map each file.  OSError if no process can be inspected."""
     plain = [observing.plain_sighting(each) for each in seen]
     verdicts, mapping = shared.call("gppshm.observing:look_at_all", [plain, "/proc"], LOOKS)
     return [creator.verdict_of(each) for each in verdicts], {tuple(key): pids for key, pids in mapping}
 
 
 def survey(root: str, proc_root: str = "/proc") -> held.Survey:
-    """Who holds the files of a directory's file system.  OSError if that cannot be seen."""
+    """The holders of all files on the directory's file system.  OSError if processes cannot be inspected."""
     return held.survey_of(shared.call("gppshm.held:look", [root, proc_root], LOOKS))
 
 
@@ -210,7 +210,7 @@ def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
 
 
 def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
-    """Whether a process maps a file, as far as that can be seen."""
+    """Whether the process is known to map the file; False is no evidence that it does not."""
     try:
         if procfs.pulse(pid)[1]:
             return False
@@ -220,7 +220,7 @@ def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
 
 
 def answer(function: str, arguments: "Sequence[Any]") -> "Tuple[bool, Any]":
-    """In the child: call it."""
+    """Runs in the child: call the function."""
     module, _, name = function.partition(":")
     if module.split(".")[0] != "gppshm":
         raise ValueError(module)

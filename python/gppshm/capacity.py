@@ -1,7 +1,7 @@
-"""The ledger of shared memory: what has been granted to whom, and how much can still be.
+"""The ledger of shared memory: what was granted to whom, and how much can still be granted.
 
-A grant is an accounting promise.  Nothing keeps a process from using more, or memory that nobody granted it;
-but of what passes through the ledgers of one host no byte is promised twice, and what others use is seen.
+A grant is an accounting promise.  It does not stop processes from using more, or from using memory without
+a grant.  Among the ledgers of one host no byte is granted twice, and memory in use by others is counted.
 """
 
 import threading
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gppshm.shmfs import Usage
 
 MB = 1048576
-"""A MB as REDHAWK's GPP counts it."""
+"""Bytes of a MB, as REDHAWK's GPP counts."""
 
 
 FILE_SYSTEM = "file system"
@@ -23,10 +23,10 @@ INODES = "inodes of the file system"
 
 
 class Room:
-    """How much can be granted now: bytes `available`, by the `limit` that leaves the least.
+    """How much can be granted now: `available` bytes, and the `limit` that leaves the least.
 
     limit   FILE_SYSTEM, INODES, or the name of a memory.Limit
-    others  bytes that other devices of this host have granted
+    others  bytes granted by other devices of this host
     """
 
     __slots__ = ("available", "limit", "others")
@@ -38,7 +38,7 @@ class Room:
 
 
 class Insufficient(Exception):
-    """`asked` bytes cannot be granted: there is only this `room`."""
+    """`asked` bytes cannot be granted; `room` says what can."""
 
     def __init__(self, asked: int, room: Room) -> None:
         Exception.__init__(self, asked, room.available)
@@ -48,11 +48,11 @@ class Insufficient(Exception):
 
 
 class NotGranted(Exception):
-    """What is to be given back was never granted, or has been given back already."""
+    """There is no such grant, or it was given back before."""
 
 
 class Grant:
-    """`size` bytes that were granted at once; `terms` are whatever the grantor wants to know of it again."""
+    """`size` bytes granted at once; `terms` is any value that the grantor wants to keep with it."""
 
     __slots__ = ("size", "terms")
 
@@ -62,20 +62,20 @@ class Grant:
 
 
 class Ledger:
-    """Grants of the space of one file system; every method may be called from any thread.
+    """Grants of the space of one file system; all methods may be called from any thread.
 
-    measure   the file system's size, free space and inodes now; OSError comes through
-    headroom  bytes that are never granted, on a file system of that size
-    claims    by which the devices of this host know of each other; None: there are no others
-    memory    what else limits it: the memory of the machine, of a control group
-    complain  called with a sentence when others cannot know of a grant, or their grants cannot be seen
+    measure   returns the file system's Usage now; its OSError is passed on
+    headroom  returns the bytes that are never granted, for a file system of a given size
+    claims    shows grants to other devices of this host; None: there are no others
+    memory    further limits: memory of the machine and of control groups
+    complain  called with a sentence if grants of this or of other devices cannot be seen
 
-    With `reserved` the sum of all grants on this host, and `unclaimed` what of them is not in use yet, the
-    bytes that can still be granted are the least of `size - headroom - reserved`, `free - headroom -
-    unclaimed` and what memory has, less `unclaimed`, and never below 0; 0 without a free inode.  Unclaimed
-    is what reserved exceeds the growth of the used space by, since nothing was granted: so neither a grant
-    nor its use counts twice.  Limit: a stranger's use that begins while something is granted looks like the
-    use of a grant, up to the size of what is unclaimed.
+    Let `reserved` be the sum of all grants on this host, and `unclaimed` the part of it that is not in use
+    yet: `reserved` minus the growth of the used space since nothing was granted.  What can still be granted
+    is the least of `size - headroom - reserved`, `free - headroom - unclaimed` and free memory minus
+    `unclaimed`, and never below 0; it is 0 without a free inode.  So neither a grant nor its use counts
+    twice.  Limit: use by strangers that begins while something is granted looks like use of the grant, up
+    to the size of `unclaimed`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Ledger:
         return self._reserved
 
     def reserved_on_host(self) -> int:
-        """Bytes granted by all."""
+        """Bytes granted by all ledgers of this host."""
         with self._lock:
             return self._reserved + sum(claim.reserved for claim in self._others())
 
@@ -117,9 +117,9 @@ class Ledger:
             return self._room(self._measure(), self._others())
 
     def grant(self, key: str, size: int, terms: object = None) -> None:
-        """Grant all of `size` bytes under the new name `key`, or nothing: Insufficient.
+        """Grant `size` bytes under the new name `key`, or raise Insufficient.
 
-        Waits for other devices, claims.PATIENCE at most.
+        May wait for other devices, for claims.PATIENCE at most.
         """
         with self._lock:
             alone = self._claims is not None and self._claims.take_turn()
@@ -132,12 +132,12 @@ class Ledger:
     def _grant(self, key: str, size: int, terms: object) -> None:
         usage, others = self._measure(), self._others()
         baseline = self._used_when_empty
-        if not self._reserved:  # grants of nothing at all may stand for ever
+        if not self._reserved:  # grants of 0 bytes need no claim
             used = usage.size - usage.free
             baseline = min(used, max([claim.baseline for claim in others] or [used]))
         room = self._room(usage, others)
         if size <= room.available:
-            # Claimed first and looked again then: of two who do so at once, each sees the other.
+            # First claim, then check: of two devices that do so at once, each sees the other.
             self._claim(self._reserved + size, baseline)
             room = self._room(usage, self._others())
         if size > room.available:
@@ -148,12 +148,12 @@ class Ledger:
         self._reserved += size
 
     def give_back(self, key: str) -> None:
-        """Give back what was granted under that name: NotGranted if nothing is."""
+        """Give back the grant of that name; NotGranted if there is none."""
         with self._lock:
             self._give_back(key)
 
     def give_back_alike(self, terms: object) -> None:
-        """Give back the oldest grant on exactly these terms: NotGranted if there is none."""
+        """Give back the oldest grant with exactly these terms; NotGranted if there is none."""
         with self._lock:
             for key, grant in self._grants.items():
                 if grant.terms == terms:
@@ -162,14 +162,14 @@ class Ledger:
             raise NotGranted()
 
     def give_back_all(self) -> None:
-        """Give back everything that stands."""
+        """Give back all grants."""
         with self._lock:
             self._grants.clear()
             self._reserved = 0
             self._claim(0, 0)
 
     def close(self) -> None:
-        """Give back everything that stands; other devices are not looked at any more."""
+        """Give back all grants, and stop looking at other devices."""
         self.give_back_all()
         with self._lock:
             if self._claims is not None:
@@ -177,7 +177,7 @@ class Ledger:
                 self._claims = None
 
     def grants(self) -> "List[Grant]":
-        """All that stand here, oldest first."""
+        """All grants, oldest first."""
         with self._lock:
             return list(self._grants.values())
 
@@ -193,7 +193,7 @@ class Ledger:
             try:
                 self._claims.claim(reserved, baseline)
             except OSError as error:
-                self._tell(f"other devices of this host cannot see what is granted here: {error.strerror}")
+                self._tell(f"other devices of this host cannot see the grants of this one: {error.strerror}")
 
     def _others(self) -> "List[Claim]":
         if self._claims is None:
@@ -201,10 +201,10 @@ class Ledger:
         try:
             found = self._claims.of_others()
         except OSError as error:
-            self._tell(f"what other devices of this host have granted cannot be seen: {error}")
+            self._tell(f"grants of other devices of this host cannot be seen: {error}")
             return []
         if not self._claims.saw_all:
-            self._tell("what other devices have granted is not all seen: this host has too many file locks")
+            self._tell("not all grants of other devices can be seen: this host has too many file locks")
         return found
 
     def _tell(self, sentence: str) -> None:

@@ -1,12 +1,13 @@
-"""What every device of this host has granted of one file system, as locks that the kernel keeps.
+"""The grants of all devices of this host on one file system, published as file locks.
 
-A claim is a read lock (F_OFD_SETLK) on a folder of the file system: its place says how much was in use when
-its device had granted nothing, its length how much is granted.  Anybody can take one, in every namespace,
-and /proc/locks shows all of them; nobody needs a file for it, or a right.  The kernel removes a lock when the
-last process that has it open has ended, so no claim outlives its device.  Read locks exclude nobody.
+A claim is a read lock (F_OFD_SETLK) on a directory of the file system.  Its offset is the number of bytes
+in use when its device had granted nothing, its length the granted bytes.  Any user can take one, in every
+namespace, and /proc/locks shows all of them; no file and no permission is needed.  The kernel removes a lock
+when the last process that has it open ends, so no claim outlives its device.  Read locks exclude nobody.
 
-Limit: a claim proves that some living process makes it, not that it is a device.  Whoever may start a device,
-or fill the file system, can take as much from others by a claim.  Linux before 3.15 has no such locks.
+Limit: a claim proves that a living process made it, not that this process is a device.  A user who may start
+a device, or fill the file system, can take as much from others by a claim.  Linux before 3.15 has no such
+locks.
 """
 
 import collections
@@ -22,23 +23,23 @@ if TYPE_CHECKING:
 
 MB = 1048576
 PATIENCE = 0.05
-"""Seconds at most for which a device waits for another, or reads the locks of the host."""
+"""Seconds to wait for another device, and to read the locks of the host, at most."""
 
 # fcntl(2); the fcntl module names it from Python 3.9 on.
 _F_OFD_SETLK = 37
 _FLOCK = Struct("hhqqi4x")
 
-# A place is these 15 bits, then 24 of MB in use, then 24 that are 0; no file is locked so far behind its end.
+# An offset is these 15 bits, 24 of MB in use, and 24 that are 0; no other lock is so far behind a file's end.
 _TAG = 0x4753
 _MOST = (1 << 24) - 1
 _PAGE = 4096
 
 
 class Claim:
-    """What one device has granted, in whole MB, but counted in bytes.
+    """The grants of one device, in whole MB, given in bytes.
 
     reserved  bytes granted
-    baseline  bytes of the file system that were in use when nothing was granted
+    baseline  bytes of the file system in use when nothing was granted
     """
 
     __slots__ = ("baseline", "reserved")
@@ -49,15 +50,15 @@ class Claim:
 
 
 class Claims:
-    """The claims on the file system of the folder `root`, of which one is ours.  Not for two threads at once.
+    """The claims on the file system of the directory `root`, one of which is ours.  Not thread-safe.
 
-    saw_all  whether the last look at the others' came to an end
-    OSError if the folder cannot be opened.
+    saw_all  whether the last read of other devices' claims was complete
+    OSError if the directory cannot be opened.
     """
 
     def __init__(self, root: str, proc_root: str = "/proc") -> None:
         self._proc_root = proc_root
-        # A description of its own: the lock ends with it.
+        # An open file description of its own: the lock ends with it.
         self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         device = os.fstat(self._fd).st_dev
         self._device = b"%02x:%02x" % (os.major(device), os.minor(device))  # as /proc/locks writes it
@@ -65,15 +66,15 @@ class Claims:
         self.saw_all = True
 
     def close(self) -> None:
-        """Give up what is claimed."""
+        """Give up our claim."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def claim(self, reserved: int, baseline: int) -> None:
-        """Claim so many bytes (0: nothing) instead of what was claimed.
+        """Change our claim to `reserved` bytes (0: none).
 
-        What is claimed before and after is claimed at every moment, unless the baseline differs.  OSError
+        What is claimed both before and after stays claimed in between, unless the baseline differs.  OSError
         if there can be no such lock.
         """
         place = _TAG << 48 | min(-(-baseline // MB), _MOST) << 24
@@ -94,11 +95,11 @@ class Claims:
         fcntl.fcntl(self._fd, _F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
     def of_others(self) -> "List[Claim]":
-        """Everybody else's; what cannot be read within PATIENCE is not known.  OSError: no /proc/locks."""
+        """The claims of other devices, as far as they are read within PATIENCE.  OSError: no /proc/locks."""
         end = time.monotonic() + PATIENCE
         found, more = self._read(end)
         if more and self.saw_all:
-            # Read in pieces, between which it may have changed.
+            # It was read in pieces and may have changed in between.
             found |= self._read(end)[0]
         found[self._own] -= 1
         return [
@@ -108,7 +109,7 @@ class Claims:
         ]
 
     def _read(self, end: float) -> "Tuple[Counter[Tuple[int, int]], bool]":
-        """(place, length) of all claims on this file system, and whether it took more than one page."""
+        """(offset, length) of all claims on this file system, and whether /proc/locks took several reads."""
         fd = os.open(self._proc_root + "/locks", os.O_RDONLY | os.O_CLOEXEC)
         pieces = []
         try:
@@ -133,9 +134,9 @@ class Claims:
         return found, len(text) > _PAGE
 
     def take_turn(self) -> bool:
-        """Wait, PATIENCE at most, until no other device grants; whether that is so.  End it by `end_turn`.
+        """Wait up to PATIENCE until no other device is granting; whether that is so.  Ended by `end_turn`.
 
-        That two grant at once is no harm: each claims first and looks then, and at worst both refuse.
+        Two devices that grant at once do no harm: each claims before it checks, so at worst both refuse.
         """
         end = time.monotonic() + PATIENCE
         while True:

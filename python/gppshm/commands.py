@@ -1,7 +1,7 @@
-"""A command line as it goes into messages and lists: who it is, in few words.
+"""Short forms of command lines for messages and lists.
 
-REDHAWK starts a process with object references of several hundred digits as arguments, and its users may pass
-any number of properties of any length: none of that says who the process is.
+REDHAWK passes object references of several hundred digits, and users pass properties of any number and
+length.  None of that identifies a process.
 """
 
 import re
@@ -11,31 +11,32 @@ if TYPE_CHECKING:
     from typing import List, Sequence
 
 LIMIT = 200
-"""Characters of a short form at most."""
+"""Characters of a short form, at most."""
 WORD = 80
-"""Characters of one word of it at most."""
+"""Characters of one word of it, at most."""
 CUT = "..."
 
 SHOWN = ("NAME_BINDING", "COMPONENT_IDENTIFIER", "DEVICE_LABEL", "SERVICE_NAME", "DOM_PATH")
-"""Arguments of REDHAWK's that say who a process is, the most telling first; the value stands behind each."""
+"""REDHAWK's arguments that identify a process, most specific first; each is followed by its value."""
 
 _PAIR = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|PROFILE|EXEC")
 _REFERENCE = re.compile(r"IOR:[0-9A-Fa-f]+")
 
 
 def short(words: "Sequence[str]") -> str:
-    """The program, and what of the arguments says who it is; "" of no words.
+    """The program and the arguments that identify the process; "" for no words.
 
-    Of a process that REDHAWK started that is all before the first of its name/value pairs (an interpreter and
-    its script, say), and those of SHOWN; of any other it is the command line.  No object reference is in it
-    whole, no word longer than WORD, and it is no longer than LIMIT: CUT stands for what is left out.
+    For a process that REDHAWK started this is everything before the first of its name/value pairs (an
+    interpreter and its script, for example), and the pairs in SHOWN.  Otherwise it is the command line.
+    Object references are shortened, words are cut to WORD and the result to LIMIT characters; CUT marks
+    a cut.
     """
     parts = list(words)
     pairs = [number for number in range(1, len(parts) - 1) if parts[number] in SHOWN]
     if pairs:
         first = next(number for number in range(1, len(parts)) if _PAIR.fullmatch(parts[number]))
         parts = parts[:first] + _shown(parts)
-    # One that has a million words is not joined to be cut.
+    # A million words are not joined first.
     text = " ".join([_word(part) for part in parts[: LIMIT + 1] if part])
     return _cut(text, LIMIT)
 
@@ -49,7 +50,7 @@ def _shown(words: "List[str]") -> "List[str]":
 
 
 def _word(word: str) -> str:
-    # What is behind the first digits is not looked at.
+    # Everything after the first digits is cut.
     return _cut(_REFERENCE.sub("IOR:" + CUT, word[: 10 * WORD]), WORD)
 
 

@@ -1,20 +1,20 @@
-"""Is the creator of this heap gone?  One function, one verdict, one sentence of reason.
+"""Is the creator of this heap dead?  One function, one verdict, one sentence of reason.
 
-A heap's life is its creator's life, as for REDHAWK: when the creator is gone the heap is orphaned, whoever
-else still maps it.  Three kinds of evidence are taken:
+A heap lives as long as its creator, as in REDHAWK: when the creator is dead the heap is orphaned, whatever
+other processes map it.  There are three kinds of evidence:
 
-1. a read lease that the kernel grants (see `gppshm.lease`): no process anywhere has the heap open or mapped
-   for writing, so its creator has not.  This needs no /proc and sees through pid namespaces.
-2. pids, where the lease is refused (an attached peer lives, maybe also the creator) or says nothing: no
-   process of this host that has the creator's pid, in its own pid namespace, maps the heap; seen from the
-   initial pid namespace, with a /proc that hides nothing.
-3. an identity that was established while the creator lived (see `Identity`), and the end of that process.
+1. A read lease that the kernel grants (see `gppshm.lease`): no process has the heap open or mapped for
+   writing, so the creator has not.  This needs no /proc and works across pid namespaces.
+2. Pids, if the lease is refused (a peer or the creator lives) or says nothing: no process of this host that
+   has the creator's pid, in its own pid namespace, maps the heap.  This is valid only in the initial pid
+   namespace and with a /proc that hides nothing.
+3. An identity that was established while the creator lived (see `Identity`), and the end of that process.
 
-Whatever falls short of that is UNKNOWN: it is kept, and may be asked again.  Clocks, ages, reference
-counts and EPERM prove nothing and take no part.
+Everything else is UNKNOWN: the heap is kept and may be judged again.  Clocks, ages, reference counts and
+EPERM are no evidence.
 
-Limits: a process dumped by CRIU holds nothing and looks dead; of a creator that forked without exec, the
-child is an attached peer.
+Limits: a process dumped by CRIU holds nothing and looks dead.  The child of a creator that forked without
+exec is an attached peer.
 """
 
 from gppshm import heapfile, lease, procfs, shmfs
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 
 class State(str):
-    """What became of a heap's creator."""
+    """The state of a heap's creator."""
 
     __slots__ = ()
 
 
 ALIVE = State("alive")
 ORPHANED = State("orphaned")
-"""The creator is gone, and nobody is attached."""
+"""The creator is dead, and no process is attached."""
 ATTACHED = State("orphaned, attached")
-"""The creator is gone, but processes are attached: when unlinked, the memory stays until they exit."""
+"""The creator is dead, but peers are attached: after the unlink the memory stays until they exit."""
 UNKNOWN = State("unknown")
-"""Not proven either way: never removed."""
+"""No proof either way: never removed."""
 
 ORPHANS = (ORPHANED, ATTACHED)
 """The states in which a heap may be unlinked."""
 
 
 class Evidence(str):
-    """What a verdict rests on."""
+    """The kind of evidence of a verdict."""
 
     __slots__ = ()
 
@@ -58,10 +58,10 @@ NONE = Evidence("none")
 
 
 class Verdict:
-    """state, the one plain sentence of `reason`, and the evidence.
+    """state, one sentence of `reason`, and the evidence.
 
-    creator   pid, as seen from here, of the living creator of an ALIVE heap; else 0
-    attached  pids, as seen from here, of those who hold an ATTACHED heap; else empty
+    creator   pid, in this pid namespace, of the living creator of an ALIVE heap; else 0
+    attached  pids, in this pid namespace, of the holders of an ATTACHED heap; else empty
     """
 
     __slots__ = ("attached", "creator", "evidence", "reason", "state")
@@ -84,7 +84,7 @@ class Verdict:
         return f"Verdict({self.state}: {self.reason})"
 
     def plain(self) -> "Tuple[str, str, str, int, Tuple[int, ...]]":
-        """What another process can be told; see `verdict_of`."""
+        """As plain data for another process; see `verdict_of`."""
         return str(self.state), self.reason, str(self.evidence), self.creator, self.attached
 
 
@@ -93,21 +93,21 @@ _EVIDENCE = {str(evidence): evidence for evidence in (LEASE, PIDS, IDENTITY, NON
 
 
 def verdict_of(plain: "Tuple[str, str, str, int, Sequence[int]]") -> Verdict:
-    """The Verdict that became `plain`."""
+    """The Verdict from its plain data."""
     state, reason, evidence, pid, attached = plain
     return Verdict(_STATES[state], reason, _EVIDENCE[evidence], pid, attached)
 
 
 class Identity:
-    """Who the creator of a heap is, established by `identify` while it lived, under the complete rule.
+    """The creator of a heap, established by `identify` while it lived, under the complete rule.
 
     pid, start  of the process; the start in clock ticks since boot, for equality only
     file_id, raw  of the heap; raw: the first 16 bytes of the file
-    since       when (monotonic) it was established
+    since       when it was established (monotonic)
 
-    It is void as soon as the file may have been created anew in its place.  O_TRUNC, ftruncate() and
-    fallocate() each raise IN_MODIFY on the directory's inotify watch at once (measured on Linux 6.18), and
-    nothing else tells: so who keeps an Identity drops it at each such event, and when events were lost.
+    It is void as soon as the file may have been re-created in place.  O_TRUNC, ftruncate() and fallocate()
+    each raise IN_MODIFY on the directory's inotify watch at once (measured on Linux 6.18); nothing else
+    reports them.  So an Identity must be dropped at each such event, and when events were lost.
     """
 
     __slots__ = ("file_id", "pid", "raw", "since", "start")
@@ -120,17 +120,17 @@ class Identity:
         self.since = since
 
     def fits(self, sighting: shmfs.Sighting) -> bool:
-        """Whether the file is the one that it was established for; its count of references may differ."""
+        """Whether this is the file that it was established for; the reference count may differ."""
         same = sighting.raw[:8] == self.raw[:8] and sighting.raw[12:16] == self.raw[12:16]
         return same and sighting.kind is shmfs.HEAP and sighting.file_id == self.file_id
 
 
 def identify(sighting: shmfs.Sighting, processes: procfs.Processes, now: float) -> "Optional[Identity]":
-    """The Identity of a heap's living creator; None where it cannot be established without doubt.
+    """The Identity of a heap's living creator, or None if there is any doubt.
 
-    `processes` must be younger than `sighting`.  All of this holds: name and header agree on a pid of the
-    initial pid namespace; that process maps the file; no other process that has the pid in its own namespace
-    maps it or has it open; nothing of the host is hidden.
+    `processes` must have been made after `sighting`.  All of these must hold: name and header agree on a
+    pid of the initial pid namespace; that process maps the file; no other process with that pid in its own
+    namespace maps it or has it open; nothing of the host is hidden.
     """
     pid = sighting.name_pid
     if sighting.kind is not shmfs.HEAP or sighting.header is None or not sighting.on_tmpfs:
@@ -151,14 +151,14 @@ def identify(sighting: shmfs.Sighting, processes: procfs.Processes, now: float) 
 def judge_by_identity(sighting: shmfs.Sighting, identity: Identity, seconds: float) -> "Optional[Verdict]":
     """The verdict on a heap whose creator has ended, by its Identity, `seconds` old; None if it does not fit.
 
-    Its word is only as good as the caller's: `identity` is not void, and the process has ended (its pidfd
-    says so, or no process has its pid and its start).
+    The caller guarantees that `identity` is not void, and that the process has ended: its pidfd is readable,
+    or no process has its pid and start.
     """
     if not identity.fits(sighting):
         return None
     if sighting.answer is lease.GRANTED:
         return Verdict(ORPHANED, _NO_WRITER.format(identity.pid), LEASE)
-    known = f"nobody else could be it {seconds:.1f} s before, and the file was not made anew since"
+    known = f"its identity was established {seconds:.1f} s before, and the file was not re-created since"
     if sighting.answer is lease.REFUSED:
         reason = f"its creator, process {identity.pid}, has ended: {known}; others are still attached"
         return Verdict(ATTACHED, reason, IDENTITY)
@@ -169,13 +169,13 @@ _NO_WRITER = "no process has it open or mapped for writing, so its creator, proc
 
 
 def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0) -> Verdict:
-    """The verdict on a HEAP or a HALF_MADE one; `processes` must be younger than `sighting`.
+    """The verdict on a HEAP or a HALF_MADE file; `processes` must have been made after `sighting`.
 
-    ended  pid, as seen from here, of the process that was seen alive while this very file had its pid in
-           the name, or to map it as its creator, and whose end is known since (by its pidfd, or its start);
-           0 if there is none.  Then the peers that explain a refused lease need not be found, and
-           `attached` is empty.
-    No error: what cannot be read makes the verdict UNKNOWN.
+    ended  pid, in this pid namespace, of a process that is known to have ended (by its pidfd or its start),
+           and that mapped this very file as its creator, or was alive while this file had its pid in the
+           name; 0 if there is none.  If given, the peers that explain a refused lease need not be found,
+           and `attached` is empty.
+    Never raises: whatever cannot be read makes the verdict UNKNOWN.
     """
     if sighting.kind is shmfs.HALF_MADE:
         return _judge_half_made(sighting, processes)
@@ -183,31 +183,31 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
         return Verdict(UNKNOWN, sighting.error or "it is no heap")
     named, recorded = sighting.name_pid, sighting.header.creator
     if not named and sighting.header.version != heapfile.VERSION:
-        # REDHAWK refuses it, and what lies where version 1 has the creator's pid may be anything.
-        reason = "it is not named as heaps are, and what version {} of a heap's header holds is not known"
+        # REDHAWK refuses it, and its bytes at the creator's place in version 1 may be anything.
+        reason = "its name is no heap name, and the layout of header version {} is unknown"
         return Verdict(UNKNOWN, reason.format(sighting.header.version))
     if sighting.answer is lease.GRANTED:
         if not named:
-            # A file of somebody else's that begins with these four bytes, or a copy that is in use.
+            # A foreign file that begins with these four bytes, or a copy in use.
             if not _plausible(recorded):
-                reason = "it is not named as heaps are, and its header has no possible pid: {}"
+                reason = "its name is no heap name, and its header has no possible pid: {}"
                 return Verdict(UNKNOWN, reason.format(recorded))
             if processes.process(recorded).existence is not procfs.GONE:
-                reason = "it is not named as heaps are, and process {}, its creator by the header, lives"
+                reason = "its name is no heap name, and process {}, its creator by the header, lives"
                 return Verdict(UNKNOWN, reason.format(recorded))
         return Verdict(ORPHANED, _NO_WRITER.format(named or recorded), LEASE)
     return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes, ended)
 
 
 def beyond_proof(sighting: shmfs.Sighting) -> "Optional[Verdict]":
-    """UNKNOWN where no look at any process can ever prove more, which is quickly seen; else None."""
+    """UNKNOWN if no inspection of processes can prove more; else None.  Fast."""
     if sighting.kind is shmfs.HALF_MADE and not _plausible(sighting.name_pid):
         return Verdict(UNKNOWN, f"it has no whole header, and {sighting.name_pid} is no possible pid")
     return None
 
 
 def living(sighting: shmfs.Sighting, processes: procfs.Processes) -> "Optional[Verdict]":
-    """ALIVE if that can be told by the creator's own process alone, which is quickly looked at; else None."""
+    """ALIVE if the creator's own process is enough to prove it; else None.  Fast: reads one process."""
     if sighting.header is None:
         return None
     for pid in (sighting.header.creator, sighting.name_pid):
@@ -219,19 +219,19 @@ def living(sighting: shmfs.Sighting, processes: procfs.Processes) -> "Optional[V
 def _judge_by_pids(
     sighting: shmfs.Sighting, named: int, recorded: int, processes: procfs.Processes, ended: int
 ) -> Verdict:
-    """The second evidence, when neither the pid in the name nor that in the header maps the heap."""
+    """Evidence 2, if neither the pid in the name nor the pid in the header maps the heap."""
     writer = "a process has it open or mapped for writing" if sighting.answer is lease.REFUSED else ""
     if not sighting.on_tmpfs:
-        return Verdict(UNKNOWN, "it is not known to be on a tmpfs, where alone memory maps prove something")
+        return Verdict(UNKNOWN, "it is not known to be on a tmpfs, and memory maps are evidence only there")
     first = writer or "the kernel grants no lease on it"
     blind = processes.blind_spot()
     if blind:
         return _unknown(first, blind)
     if not named:
-        # One stray write into the header of a file that REDHAWK never names so must not be its end.
-        return _unknown(first, "it is not named as heaps are, so only its header says who created it")
+        # A file with such a name may be no heap: one stray write into its header must not remove it.
+        return _unknown(first, "its name is no heap name, so only its header names a creator")
     if named != recorded:
-        reason = "its name says that process {} created it and its header {}"
+        reason = "its name says that process {} created it, its header says {}"
         return _unknown(first, reason.format(named, recorded))
     if not _plausible(recorded):
         return _unknown(first, f"its header has no possible pid: {recorded}")
@@ -242,7 +242,7 @@ def _judge_by_pids(
             continue
         pid_inside = processes.innermost_pid(process.pid)
         if not pid_inside and processes.no_such_process(process.pid):
-            continue  # it ended while it was being looked at
+            continue  # it ended during the inspection
         if pid_inside and sighting.file_id in process.files:
             reason = "its creator, process {} of a container, lives and maps it as process {} here"
             return Verdict(ALIVE, reason.format(recorded, process.pid), PIDS, process.pid)
@@ -256,7 +256,7 @@ def _judge_by_pids(
         return _unknown(first, f"process {recorded} lives, and its memory map cannot be read")
     gone = f"its creator, process {recorded}, is gone"
     if namesake.existence is procfs.LIVES:
-        gone = f"its creator is gone: process {recorded} is another one, which does not map it"
+        gone = f"its creator is gone: process {recorded} is another process, which does not map it"
     if ended:
         if writer:
             return Verdict(ATTACHED, f"{gone}; others are still attached", PIDS)
@@ -267,8 +267,8 @@ def _judge_by_pids(
     if holders:
         return Verdict(ATTACHED, f"{gone}; still attached: {listed(holders)}", PIDS, 0, holders)
     unreadable = any(process.existence is procfs.UNREADABLE for process in processes.all())
-    nobody = "no process that can be looked into" if unreadable else "no process"
-    return Verdict(ORPHANED, f"{gone} and {nobody} maps it", PIDS)
+    nobody = "no process that can be inspected" if unreadable else "no process"
+    return Verdict(ORPHANED, f"{gone}, and {nobody} maps it", PIDS)
 
 
 def _may_be_creator(process: procfs.Process, file_id: "FileId", processes: procfs.Processes) -> str:
@@ -285,13 +285,13 @@ def _may_be_creator(process: procfs.Process, file_id: "FileId", processes: procf
 
 
 def _judge_half_made(sighting: shmfs.Sighting, processes: procfs.Processes) -> Verdict:
-    """A file without a whole header: nobody writes to it, and its name's pid is gone; both, or UNKNOWN.
+    """A file without a whole header is an orphan if no process writes to it and its name's pid is dead.
 
-    The lease alone does not do: a creator is in the middle of open() while nobody has the new file open.
+    The lease alone is not enough: during the creator's open() the new file is not yet open for writing.
     """
     pid = sighting.name_pid
     if sighting.answer is lease.REFUSED:
-        return Verdict(ALIVE, "a process is just making it, or has it open for writing", LEASE)
+        return Verdict(ALIVE, "a process is creating it, or has it open for writing", LEASE)
     if sighting.answer is lease.SILENT:
         return Verdict(UNKNOWN, "it has no whole header, and the kernel grants no lease on it")
     gone, why = _pid_is_gone(pid, processes)
@@ -301,9 +301,9 @@ def _judge_half_made(sighting: shmfs.Sighting, processes: procfs.Processes) -> V
 
 
 def judge_fifo(pid: int, processes: procfs.Processes) -> Verdict:
-    """The verdict on a FIFO of process `pid`, which may not be opened: a probe would wake a blocked peer.
+    """The verdict on a FIFO of process `pid`.  It is never opened: that would wake a blocked peer.
 
-    By pids alone: who is blocked in open() shows nowhere.
+    By pids only, because a process that is blocked in open() appears nowhere.
     """
     gone, why = _pid_is_gone(pid, processes)
     if not gone:
@@ -312,14 +312,14 @@ def judge_fifo(pid: int, processes: procfs.Processes) -> Verdict:
 
 
 def listed(pids: "Sequence[int]") -> str:
-    """Pids as a person reads them: process 12; processes 12, 13 and 14 more."""
+    """Pids as text: process 12; processes 12, 13 and 14 more."""
     shown = ", ".join(str(pid) for pid in pids[:4])
     more = f" and {len(pids) - 4} more" if len(pids) > 4 else ""
     return "process{} {}{}".format("es" if len(pids) > 1 else "", shown, more)
 
 
 def _pid_is_gone(pid: int, processes: procfs.Processes) -> "Tuple[bool, str]":
-    """Whether no process of this host has the pid, here or in its own pid namespace, and the words for it."""
+    """Whether no process of this host has the pid, here or in its own pid namespace; and the text for it."""
     blind = processes.blind_spot()
     if blind:
         return False, blind
@@ -335,7 +335,7 @@ def _pid_is_gone(pid: int, processes: procfs.Processes) -> "Tuple[bool, str]":
 
 
 def _plausible(pid: int) -> bool:
-    """Never ask the kernel about 0, negatives or absurd numbers: to kill() 0 and -1 mean everybody."""
+    """Whether the kernel may be asked about it: to kill(), 0 and -1 mean every process."""
     return 0 < pid <= procfs.PID_MAX
 
 

@@ -1,11 +1,11 @@
-"""The watcher in a process of its own, for a program that has other work to do: the plugin, the device.
+"""The watcher in a process of its own, for programs with other work: the plugin and the device.
 
-CORBA calls, however many, then never hold the interpreter lock that an unlink needs.  Both ends are here: the
-process, and `Engine`, which starts it and mirrors what it knows.  The process ends with whoever started it,
-after a last sweep; if that one hangs, it goes on, and drops what cannot be told.
+So CORBA calls never hold the interpreter lock that an unlink needs.  This module has both ends: the process,
+and `Engine`, which starts it and mirrors its state.  The process ends with its parent, after a last sweep.
+If its parent hangs, it continues and drops reports that cannot be sent.
 
 Of the programs of one node one can lead (see relay).  An engine that follows it has no process of its own,
-and mirrors the leader's.  It starts its own as soon as the leader is gone, or has no process itself.
+and mirrors the leader's state.  It starts a process as soon as the leader is gone or has none itself.
 """
 
 import copy
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 STARTING = 10.0
 """Seconds that the process may take to start."""
 RESTARTS = (0.0, 0.5, 2.0, 10.0, 60.0)
-"""Seconds between starts of a process that ends again and again; then the last of them."""
+"""Seconds between restarts of a process that keeps ending; the last one repeats."""
 SOUND = 60.0
-"""Seconds after which a process that runs counts as sound."""
+"""Seconds after which a running process counts as stable."""
 MOST = 16 << 20
-"""So many bytes wait for a parent that does not read; what comes then is dropped."""
+"""Bytes kept for a parent that does not read; later messages are dropped."""
 LAST_SWEEP = 2.0
-"""Seconds for the last sweep and the last words."""
+"""Seconds for the last sweep and the last messages."""
 FIRST_WORD = 1.0
 """Seconds that the start waits for a leader that was found: one that lives says at once that it leads."""
 SEARCHES = (0.25, 0.5, 1.0, 2.0, 5.0)
@@ -58,7 +58,7 @@ _COUNTS = (
     "longest_step",
 )
 _LEVELS = ("returning", "in_use")
-"""Of Counts, what is no sum: a process that is started anew begins at nothing."""
+"""The Counts that are present values, not sums; they start at 0 in a new process."""
 _PASSED_ON = ("event", "heaps", "returns", "state")
 _KINDS = {str(kind): kind for kind in events.KINDS}
 
@@ -67,7 +67,7 @@ _KINDS = {str(kind): kind for kind in events.KINDS}
 
 
 class _Process:
-    """The watcher, and the wire to its parent."""
+    """The watcher, and the socket to its parent."""
 
     def __init__(self, wire: observing.Wire) -> None:
         self._wire = wire
@@ -140,7 +140,7 @@ class _Process:
         self._tell_counts()  # first: who hears of the event may look at the counts at once
         self._put(_event_message(event))
         if event.attached:
-            self._returns_told = -1  # who is attached is known only now
+            self._returns_told = -1  # the peers are known only now
 
     def _on_fault(self, error: Exception) -> None:
         self._faults += 1
@@ -192,7 +192,7 @@ def main() -> None:
     os.closerange(3, 4096)
     os.chdir("/")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # its parent tells it to end, by its own end if need be
+        signal.signal(number, signal.SIG_IGN)  # its parent ends it, if need be by its own end
     sock = socket.socket(fileno=os.dup(0))
     wire = observing.Wire(sock)
     process = _Process(wire)
@@ -212,17 +212,17 @@ def main() -> None:
 
 
 class Engine:
-    """Starts the process, takes what it tells, and answers for it; starts it anew if it ends by itself.
+    """Starts the process, receives its events and state, and starts it again if it ends unexpectedly.
 
     on_event  called with each Event, by `step`
-    on_fault  called with a sentence on what went wrong, by `step`
-    on_leader  called when another leader, or none, is followed, or its orders are others, by `step`
-    standing  gives the events that a new follower has to know of
-    node      where it can lead (see relay.node), and, if it `follows`, be led
-    counts    as the process has counted; what an earlier one, or a leader, counted is kept
-    leader    who leads it, and by what orders, in words; two "" if nobody does
-    OSError if the directory cannot be watched, or the process not be started.  `step` is for one thread; all
-    else may be called from any.
+    on_fault  called with a sentence about an error, by `step`
+    on_leader  called by `step` when there is another leader, or none, or its orders have changed
+    standing  returns the events that a new follower needs
+    node      name of the node in which it can lead or, if it `follows`, follow (see relay.node)
+    counts    counts of the process, plus those of earlier ones and of leaders
+    leader    label of the leader that it follows, and its orders in words; two "" without a leader
+    OSError if the directory cannot be watched or the process cannot be started.  `step` is for one thread;
+    everything else may be called from any thread.
     """
 
     def __init__(
@@ -331,19 +331,19 @@ class Engine:
         self._send(None)
 
     def finish(self) -> None:
-        """Have it end, after a last sweep; `step` then returns False soon."""
+        """Ask the process to end after a last sweep; `step` then returns False soon."""
         self._finishing = True
         self._send(("finish",))
 
     # -- the loop ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Take what it tells until it has finished."""
+        """Handle its messages until it has finished."""
         while self.step():
             pass
 
     def step(self) -> bool:
-        """Wait for something to happen, and take it; False when all is done."""
+        """Wait for messages and handle them; False when the process has finished."""
         if self._done:
             return False
         self._wait()
@@ -402,7 +402,7 @@ class Engine:
         poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000)
 
     def close(self) -> None:
-        """Let go of it: it ends by itself, after a last sweep."""
+        """Close the connection; the process ends by itself, after a last sweep."""
         ended, self._done = self._done, True
         if self._sock is not None:
             self._sock.close()
@@ -442,7 +442,7 @@ class Engine:
         self._await_start(ours)
 
     def _await_start(self, ours: socket.socket) -> None:
-        """Wait for its first word; OSError if it refuses, or says nothing."""
+        """Wait for the first message; OSError if it is a refusal, or none comes."""
         end = time.monotonic() + STARTING
         while True:
             poll = select.poll()
@@ -455,7 +455,7 @@ class Engine:
                 ours.close()
                 self._sock = None
                 _reap(self.pid, signal.SIGKILL)
-                raise OSError(errno.EIO, "the process that is to watch it does not start")
+                raise OSError(errno.EIO, "the cleaning process does not start")
         first = messages[0]
         if first[0] == "refused":
             ours.close()
@@ -466,7 +466,7 @@ class Engine:
             self._take(message)
 
     def _lost(self) -> None:
-        """The process has ended: as it was told, or it is started anew."""
+        """Handle the end of the process: expected, or start it again."""
         assert self._sock is not None
         self._sock.close()
         self._sock = None
@@ -483,7 +483,7 @@ class Engine:
             self._starts = 0
         self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
         self._starts += 1
-        self._on_fault("the process that cleans has ended, whoever ended it; it is started anew")
+        self._on_fault("the cleaning process has ended; it is started again")
         self._before = copy.deepcopy(self.counts)
         self._heaps = {}
         self._returns = []
@@ -494,7 +494,7 @@ class Engine:
         except OSError as error:
             self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
             self._starts += 1
-            self._on_fault(f"the process that cleans cannot be started: {error.strerror}; tried again")
+            self._on_fault(f"the cleaning process cannot be started: {error.strerror}; it is tried again")
 
     def _take(self, message: "Any") -> None:
         what = message[0]
@@ -524,7 +524,7 @@ class Engine:
         elif what == "state":
             self._unsettled, self._troubles, self.pidfds = message[1:]
         elif what == "fault":
-            self._on_fault(f"a fault of the process that cleans: {message[1]}; it goes on")
+            self._on_fault(f"internal error of the cleaning process: {message[1]}; it continues")
         elif what == "ended":
             self._done = self._finishing
 
@@ -648,7 +648,7 @@ class Engine:
         self._on_leader()
 
     def _count(self, values: "List[Any]", latencies: "List[int]", seconds: float) -> None:
-        """What it has counted, on top of what those before it have."""
+        """Add its counts to those of earlier processes."""
         before, now = self._before, self.counts
         if self._offset:  # what this leader had counted when it was followed before is in `before`
             values = [value - old for value, old in zip(values, self._offset[0])]
@@ -662,7 +662,7 @@ class Engine:
 
 
 def _reap(pid: int, number: int = 0, tries: int = 50) -> None:
-    """Take note of its end, if it has ended, is ended now, or has said its last word."""
+    """Collect the exit status if the process has ended, or end it."""
     if not pid:
         return
     if number:

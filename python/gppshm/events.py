@@ -1,4 +1,4 @@
-"""What a watcher tells, and what it counts."""
+"""The events and counts of a watcher."""
 
 import time
 from bisect import bisect_left
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Kind(str):
-    """What an `Event` tells."""
+    """The kind of an `Event`."""
 
     __slots__ = ()
 
@@ -19,37 +19,37 @@ class Kind(str):
 REMOVED = Kind("removed")
 WOULD_REMOVE = Kind("would remove")
 FAILED = Kind("failed")
-"""An orphan that could not be unlinked, or a heap that could not be opened; told once until it changes."""
+"""An orphan that could not be unlinked, or a heap that could not be opened; reported once per reason."""
 UNPROVEN = Kind("unproven")
-"""After all tries it is not known whether the creator lives; kept, tried again at each rescan; told once."""
+"""All tries ended without a proof.  Kept, tried again at each rescan; reported once per reason."""
 CLEANED = Kind("removed by others")
-"""A creator died and left its heap, and somebody else (a GPP, a cleaner, a person) unlinked it first."""
+"""A creator died and left its heap, and another process or a person unlinked it first."""
 RETURNED = Kind("given back")
-"""Of a removed heap that processes are attached to more memory has come back than its removal told."""
+"""More memory of a removed heap came back, while peers are attached, than its removal reported."""
 UNLINKED = Kind("unlinked by others")
-"""A heap was unlinked, and its creator lives on and maps it."""
+"""A heap was unlinked while its creator lives and maps it."""
 TROUBLE = Kind("trouble")
-"""A trigger is missing or has lost events; what stands in for it.  Told once until it is mended."""
+"""A trigger is missing or has lost events; the reason says what replaces it.  Reported once until over."""
 
 KINDS = (REMOVED, WOULD_REMOVE, FAILED, UNPROVEN, CLEANED, RETURNED, UNLINKED, TROUBLE)
 
 
 class Event:
-    """One thing that happened.
+    """One event.
 
-    time        seconds since 1970, to be shown; nothing is decided by it
-    latency     seconds from the death (see `Watcher`) to when it was done
-    trigger     "close", "pidfd", "created", "rescan"; "" of TROUBLE and UNLINKED
-    device, inode  of the file; 0 if it was not seen
-    bytes       of the file, allocated when it was last seen
-    uid         of the file's owner; -1 if it was not seen
-    creator     pid by the header or the name; `command`, its `words` and `user` as noted while it lived
-    died        how the creator ended, "killed by SIGSEGV"; "" where the kernel does not tell
-    attached    (pid, command) of those who keep the memory of a removed heap
-    given_back  bytes of it that came back at once although they are attached; given_back_later: after that
-    in_use      bytes of it in blocks in use, which come back when those who are attached let go of them
-    left        bytes that it still takes; 0 where nothing was given back
-    not_given_back  why nothing, or not all, can be given back; else ""
+    time        seconds since 1970, for display only
+    latency     seconds from the death (see `Watcher`) to the end of the action
+    trigger     "close", "pidfd", "created", "rescan"; "" for TROUBLE and UNLINKED
+    device, inode  of the file; 0 if it was not inspected
+    bytes       allocated by the file when it was last inspected
+    uid         of the file's owner; -1 if it was not inspected
+    creator     pid in the header or the name; `command`, `words` and `user` were recorded while it lived
+    died        how the creator ended, such as "killed by SIGSEGV"; "" if the kernel does not tell
+    attached    (pid, command) of the processes that keep the memory of a removed heap
+    given_back  bytes given back at once while they are attached; given_back_later: after that
+    in_use      bytes in blocks in use; they come back when the peers release them
+    left        bytes that the file still takes; 0 if nothing was given back
+    not_given_back  why nothing, or not everything, can be given back; else ""
     """
 
     __slots__ = (
@@ -104,11 +104,10 @@ RETURNS = ("given_back", "given_back_later", "in_use", "left", "not_given_back")
 
 
 class Latencies:
-    """How long removals took, from the death to the unlink.
+    """A histogram of removal times, from the death to the unlink.
 
-    counts   so many took no longer than the limit of that number, and longer than the one before; the last
-             took longer than all
-    seconds  all together
+    counts   removals up to the limit of the same index and above the one before; the last: above all limits
+    seconds  the sum
     """
 
     LIMITS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -123,14 +122,14 @@ class Latencies:
 
 
 class Counts:
-    """What a watcher has done so far.
+    """Counts of a watcher since its start.
 
-    latencies  of heaps whose creator's death was told; of what a rescan found it is not known when it died
-    cleaned, cleaned_bytes  heaps of the dead that somebody else unlinked first
-    given_back, given_back_later  bytes of removed heaps that came back at once although processes are
-                attached, and after that
-    returning, in_use  so many removed heaps are kept open now, to give back what is in use in them: bytes
-    longest_step  seconds that the longest step of the engine took, waiting for events left out
+    latencies  of heaps whose creator's death was an event; a rescan does not know when the creator died
+    cleaned, cleaned_bytes  heaps of dead creators that other processes unlinked first
+    given_back, given_back_later  bytes of removed heaps given back at once while peers are attached, and
+                after that
+    returning, in_use  number of removed heaps kept open to give back more, and the bytes in use in them
+    longest_step  seconds of the longest step of the engine, without waiting for events
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The metrics of one folder of heaps for Prometheus: what a scan finds, and what a watcher has done.
+"""The metrics of one directory of heaps for Prometheus: the result of a scan, and the watcher's counts.
 
-Names and units are as Prometheus wants them (bytes, seconds, `_total`); no label has more than a handful of
-values, ever.  The only module that knows how prometheus_client makes metrics.
+Names and units follow Prometheus' conventions (bytes, seconds, `_total`).  No label has more than a handful
+of values.  Only this module makes metrics of prometheus_client.
 """
 
 import errno
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 PREFIX = "redhawk_shm_"
 PERIOD = 1.0
-"""Seconds between scans at least; who asks more often gets the last one."""
+"""Seconds between scans, at least; requests in between get the last result."""
 SHARE = 5
-"""Nor does a scan follow another before so many times its duration: a fifth of a core is the most."""
+"""Pause between scans, as a multiple of the last one's duration: scans take at most a fifth of a core."""
 
 PATIENCE = 5.0
-"""Seconds that somebody who asks waits for a scan; Prometheus itself waits 10."""
+"""Seconds that a request waits for a scan; Prometheus waits 10."""
 HANGS = 30.0
-"""Seconds after which a scan is said to hang, and nobody waits for it any more."""
+"""Seconds after which a scan is reported as hanging, and requests stop waiting for it."""
 GIVEN_UP = 60.0
 """Seconds after which a scan is given up."""
 RESERVED = 64
-"""So many descriptors are left to cleaning; a quarter of them where there are few."""
+"""Descriptors reserved for cleaning; at most a quarter of the limit."""
 
 FOUND = (
     ("size_bytes", "Size of the file system that the heaps lie in; 0 if it has no limit."),
     ("free_bytes", "Free space of the file system that the heaps lie in."),
     ("inodes", "Files that the file system can hold; 0 if it has no limit."),
-    ("free_inodes", "Files that the file system can hold beside those that are there."),
+    ("free_inodes", "Files that the file system can still hold."),
     ("heap_bytes", "Memory that heaps take."),
     (
         "orphaned_bytes",
@@ -47,15 +47,15 @@ FOUND = (
     ),
     ("held_bytes", "Memory of files that were unlinked, but that processes still map or have open."),
     ("reserved_bytes", "Memory granted to waveforms by the GppShmPlugin device, used by them or not."),
-    ("locks_held_by_dead", "Allocator locks in heaps whose holder died: whoever needs one waits for ever."),
+    ("locks_held_by_dead", "Allocator locks in heaps whose holder died: processes that need one hang."),
 )
-"""Metrics that are attributes of a Scan, by the same name."""
+"""Metrics with the same names as attributes of a Scan."""
 
 
 class Scan:
-    """What was found in one look at everything, in bytes; `heaps` counts them by the label `state`.
+    """The result of one scan, in bytes; `heaps` counts heaps by the label `state`.
 
-    OSError if the directory or /proc cannot be read, or the look does not come to an end.
+    OSError if the directory or /proc cannot be read, or the scan does not finish in time.
     """
 
     heaps: "Dict[str, int]"
@@ -68,22 +68,21 @@ class Scan:
 
 
 class NoScanYet(Exception):
-    """No scan has come to an end so far: there is nothing to show."""
+    """No scan has finished yet: there are no figures."""
 
     def __init__(self) -> None:
-        Exception.__init__(self, "no look at the heaps has come to an end yet")
+        Exception.__init__(self, "no scan has finished yet")
 
 
 class Collector:
-    """Gives prometheus_client the metrics when it asks, in whatever thread.
+    """Hands the metrics to prometheus_client, in any thread.
 
-    A scan is made in a thread of its own, one at a time for however many ask; where it does not come to an
-    end they get the last one.
+    Scans run in a thread of their own, one at a time.  While one hangs, requests get the last result.
 
-    counts      what the watcher of `root` has done so far
+    counts      the watcher's counts for `root`
     reserved    bytes granted to waveforms now
     on_trouble  called with a sentence when scans fail; once until one succeeds
-    listeners   called when a scan has ended, in its thread
+    listeners   called when a scan has finished, in its thread
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Collector:
         self._failing = self._hangs = False
 
     def ask(self) -> bool:
-        """Have a scan made, if one is due; whether it is worth waiting for.  Never waits itself."""
+        """Start a scan if one is due; whether waiting for it makes sense.  Never waits."""
         with self._changed:
             now = time.monotonic()
             begin = self._begun is None and now >= self._next
@@ -119,7 +118,7 @@ class Collector:
             hangs = now - (self._begun or now) > HANGS
             tell, self._hangs = hangs and not self._hangs, hangs
         if tell:
-            self._on_trouble(f"the metrics are old: a look at the heaps has taken more than {HANGS:g} s")
+            self._on_trouble(f"the metrics are stale: a scan has taken more than {HANGS:g} s")
         if begin:
             try:
                 threading.Thread(target=self._look, name="scan", daemon=True).start()
@@ -128,7 +127,7 @@ class Collector:
         return not hangs
 
     def wait(self) -> None:
-        """Have a scan made, if one is due, and wait for it, PATIENCE at most."""
+        """Start a scan if one is due, and wait for it, up to PATIENCE."""
         ended = self._ended
         if self.ask():
             with self._changed:
@@ -140,7 +139,7 @@ class Collector:
         return self.present()
 
     def present(self) -> "Iterator[Metric]":
-        """The metrics as they are known; NoScanYet."""
+        """The present metrics, or NoScanYet."""
         with self._changed:
             if not self._ended:
                 raise NoScanYet()
@@ -152,13 +151,15 @@ class Collector:
             for name, meaning in FOUND:
                 yield _gauge(name, meaning, getattr(scan, name))
             heaps = GaugeMetricFamily(
-                PREFIX + "heaps", "Heaps, by what is known of their creator.", labels=["state"]
+                PREFIX + "heaps", "Heaps, by the state of their creator.", labels=["state"]
             )
             for state, count in scan.heaps.items():
                 heaps.add_metric([state], count)
             yield heaps
         yield _gauge(
-            "scan_success", "Whether the last scan succeeded: 1, or 0 and no figures of it.", scan is not None
+            "scan_success",
+            "1 if the last scan succeeded, 0 if it failed and has no figures.",
+            scan is not None,
         )
         yield _gauge("scan_seconds", "How long the last scan took.", took)
         yield _gauge(
@@ -190,14 +191,14 @@ class Collector:
             leave_descriptors()
             self._begun = time.monotonic()
             scan = Scan(self._root, self._reserved())
-        except Exception as error:  # the directory is gone, no descriptor is left; it may pass
-            failure = f"no metrics: the heaps could not be looked at ({error})"
+        except Exception as error:  # no directory or no descriptor; it may be temporary
+            failure = f"no metrics: the scan failed ({error})"
         self._end(scan, failure)
         for listener in self.listeners:
             listener()
 
     def _end(self, scan: "Optional[Scan]", failure: str) -> None:
-        """Take what a scan found."""
+        """Store the result of a scan."""
         if failure and not self._failing:
             self._on_trouble(failure)
         with self._changed:
@@ -213,11 +214,11 @@ class Collector:
 
 
 def leave_descriptors() -> None:
-    """OSError if few descriptors are left: cleaning needs them more."""
+    """OSError if few descriptors are left: cleaning needs them."""
     fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # the lowest number that is free
     os.close(fd)
     if is_reserved(fd):
-        raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+        raise OSError(errno.EMFILE, "the last descriptors are reserved for cleaning")
 
 
 def is_reserved(fd: int) -> bool:
@@ -237,7 +238,7 @@ def _counter(name: str, meaning: str, value: float) -> "Metric":
 def _returns(counts: events.Counts) -> "Iterator[Metric]":
     given_back = CounterMetricFamily(
         PREFIX + "given_back_bytes",
-        "Memory of removed heaps that came back although processes are attached.",
+        "Memory of removed heaps that was given back while processes are attached.",
         labels=["when"],
     )
     given_back.add_metric(["at_once"], counts.given_back)
@@ -245,7 +246,7 @@ def _returns(counts: events.Counts) -> "Iterator[Metric]":
     yield given_back
     yield _gauge(
         "returning_heaps",
-        "Removed heaps that processes are attached to, and that give back what these let go of.",
+        "Removed heaps with attached processes, which give back what these release.",
         counts.returning,
     )
     yield _gauge("returning_in_use_bytes", "Memory of these heaps that is still in use.", counts.in_use)
@@ -259,7 +260,7 @@ def _latencies(latencies: events.Latencies) -> "Metric":
         buckets.append((limit, total))
     return HistogramMetricFamily(
         PREFIX + "death_to_unlink_seconds",
-        "From the kernel's word of a death to the heap's unlinking; removals at a rescan are not in it.",
+        "Time from the kernel event of a death to the unlink; removals at a rescan are not included.",
         buckets=buckets,
         sum_value=latencies.seconds,
     )

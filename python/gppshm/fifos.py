@@ -1,6 +1,6 @@
-"""REDHAWK's second kind of leftover: FIFOs /tmp/fifo-<pid>-<hex> of connections that were being set up.
+"""FIFOs /tmp/fifo-<pid>-<hex>, which REDHAWK leaves behind if a process dies while it sets a connection up.
 
-None is ever opened: a probe's open() would release a peer that is blocked in its own.
+They are never opened: an open() would release a peer that is blocked in its own open().
 """
 
 import os
@@ -16,7 +16,7 @@ DEFAULT_ROOT = "/tmp"
 
 
 def pid_of_name(name: str) -> int:
-    """The pid in a name of the form fifo-<pid>-<hex>, exactly; 0 for any other."""
+    """The pid in a name of exactly the form fifo-<pid>-<hex>; 0 for any other name."""
     prefix, _, rest = name.partition("-")
     digits, _, token = rest.partition("-")
     if prefix != "fifo" or not token or token.strip("0123456789abcdefABCDEF"):
@@ -25,7 +25,7 @@ def pid_of_name(name: str) -> int:
 
 
 def judge(pids: "Sequence[int]", proc_root: str = "/proc") -> "List[Tuple[Any, ...]]":
-    """A verdict, plain, on the FIFOs of each process."""
+    """A plain verdict on the FIFOs of each process."""
     processes = procfs.Processes(proc_root)
     return [creator.judge_fifo(pid, processes).plain() for pid in pids]
 
@@ -36,9 +36,9 @@ def reap(
     dry_run: bool = False,
     look: "Callable[[Callable[[], Any]], Any]" = lambda act: act(),
 ) -> "List[reaper.Outcome]":
-    """Judge every such FIFO in `root` and unlink those of the dead; an Outcome for each.
+    """Judge every such FIFO in `root` and unlink those of dead processes; an Outcome for each.
 
-    look  calls what looks at processes, and may block (see judging.Judge)
+    look  runs a function that inspects processes and may block (see judging.Judge)
     OSError if `root` cannot be read.
     """
     outcomes = []
@@ -62,7 +62,7 @@ def reap(
 
 
 def reap_plain(root: str, dry_run: bool, proc_root: str) -> "Union[str, List[Tuple[Any, ...]]]":
-    """What `reap` did, as the observer tells it; or why `root` cannot be read."""
+    """The result of `reap` as plain data for the observer's answer; or why `root` cannot be read."""
     try:
         outcomes = reap(root, proc_root, dry_run)
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Is a folder on a file system of memory?  Only there do leases and memory maps prove what they prove.
+"""Is a directory on an in-memory file system?  Leases and memory maps are evidence only there.
 
-Two sources know: /proc/self/mountinfo lists the mounts of this namespace, and is read in no time; statfs(2)
-knows every folder that is open, without /proc and in whatever namespace it is mounted, but Python has it by
-ctypes only, which takes 2 ms to import.
+There are two sources.  /proc/self/mountinfo lists the mounts of this namespace and is fast to read.
+statfs(2) works on every open directory, without /proc and in any namespace, but Python needs ctypes for it,
+which takes
+2 ms to import.
 """
 
 from gppshm import procfs
@@ -19,9 +20,9 @@ NO_DESCRIPTOR = (23, 24)
 
 
 def is_memory(fd: int, path: str, proc_root: str = "/proc") -> "Optional[bool]":
-    """Whether the folder `path`, open as `fd`, is on a tmpfs or devtmpfs; None if that cannot be found out.
+    """Whether the directory `path`, open as `fd`, is on a tmpfs or devtmpfs; None if unknown.
 
-    OSError for want of descriptors only.
+    OSError only if no descriptor is left.
     """
     try:
         kind, _ = procfs.mount_of(path, proc_root)
@@ -36,7 +37,7 @@ def is_memory(fd: int, path: str, proc_root: str = "/proc") -> "Optional[bool]":
 
 
 def _statfs_type(fd: int) -> "Optional[int]":
-    """f_type of fstatfs(2); None where it is refused, by a seccomp filter, or there is no ctypes."""
+    """f_type of fstatfs(2); None if a seccomp filter refuses it or there is no ctypes."""
     try:
         import ctypes
 

@@ -1,15 +1,15 @@
-"""The bytes of a REDHAWK heap: its header, superblocks, blocks and free lists, and whether they are whole.
+"""The bytes of a REDHAWK heap: header, superblocks, blocks and free lists, and their faults.
 
-Everything is read by os.pread from a descriptor that the caller opened for reading: no mmap, which a
-truncation would turn into SIGBUS, no writing, no locking. Any bytes will do: what is wrong with them is
-data (a `Fault`), never an exception, and the work is bounded by the file's size and by MAX_SUPERBLOCKS,
-MAX_BLOCKS and MAX_FAULTS. Only an OSError of os.pread itself comes through (a directory, an I/O error).
+Everything is read by os.pread from a descriptor that the caller opened for reading.  There is no mmap (a
+truncation would cause SIGBUS), no writing and no locking.  Any bytes are accepted: damage is reported as
+data (a `Fault`), never as an exception.  The work is bounded by the file's size and by MAX_SUPERBLOCKS,
+MAX_BLOCKS and MAX_FAULTS.  Only an OSError of os.pread itself is raised (a directory, an I/O error).
 
-The heap of a living process changes while it is read; a fault in one may be a moment's view of it, in
-the middle of an allocation or of growing. A fault that a second reading does not find was none.
+The heap of a living process changes while it is read.  A fault may come from a moment in the middle of an
+allocation or of growth; it counts only if a second reading finds it, too.
 
-Offsets and sizes are in bytes, offsets from the start of the file, unless a unit is named. The allocator
-itself counts in units of 16 bytes from the start of the superblock.
+Offsets and sizes are in bytes, and offsets from the start of the file, unless stated otherwise.  The
+allocator counts in units of 16 bytes from the start of the superblock.
 """
 
 import os
@@ -26,36 +26,36 @@ MAGIC = 0xACEB70CC
 VERSION = 1
 BLOCK_MAGIC = 0xBADDC0DE
 PREVIOUS_FREE = 1
-"""The flag in bit 0 of a block's magic number."""
+"""Flag in bit 0 of a block's magic number: the previous block is free."""
 UNIT = 16
-"""Bytes in one of the allocator's units; also the size of a block's own header."""
+"""Bytes of an allocator unit; also the size of a block header."""
 
 PAGE_SIZES = (4096, 16384, 65536)
-"""Those that Linux has on x86_64 and aarch64; a heap is laid out in pages of the host that it was made on."""
+"""Page sizes of Linux on x86_64 and aarch64; a heap has the pages of the host that made it."""
 HOST_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 MACHINE = os.uname().machine
 
 MAX_SUPERBLOCKS = 65536
-"""No heap has more: its creator keeps each mapped, and vm.max_map_count gives a process 65530 mappings."""
+"""No heap has more: its creator keeps each mapped, and vm.max_map_count allows 65530 mappings."""
 WRAP = 1 << 32
 """REDHAWK records a superblock's size in 32 bits, and makes one of 4 GiB for an allocation of 2 GiB."""
 MAX_WRAPS = 4096
-"""No superblock has so many times 4 GiB."""
+"""Upper bound of a superblock's size in units of 4 GiB."""
 MAX_BLOCKS = 1 << 21
-"""So many blocks of one heap are checked, in a few seconds: 2 GiB if they hold 1 KiB each."""
+"""Blocks checked in one heap, at most, in a few seconds: 2 GiB if they hold 1 KiB each."""
 MAX_FAULTS = 100
-"""So many faults of one heap are told; the last one says that there are more."""
+"""Faults reported for one heap, at most; the last one says that there are more."""
 
 _HEADER = Struct("<IIii")
 # From the recorded offset on: offset, size, data start; lock word, owner; used, first free, last bin.
 _SUPERBLOCK_AT = 256
 _SUPERBLOCK = {"x86_64": Struct("<QII i4xi28x QII"), "aarch64": Struct("<QII i4xi36x QII")}
-# The same, of what a sum needs: offset, size, data start, used.
+# The same for sums: offset, size, data start, used.
 _SUM = Struct("<QII48xQ" if MACHINE == "aarch64" else "<QII40xQ")
 _BLOCK = Struct("<IiII")
 _FREE_LINKS = Struct("<IIII")
 _U32 = Struct("<I")
-# The least that holds a block's header, the links of a free one and its tail.
+# The smallest free block: header, links and tail.
 _MIN_FREE_UNITS = 3
 
 _SMALL_READ = 1024
@@ -71,9 +71,9 @@ class _Record:
 
 
 class Header(_Record):
-    """A heap's header; what lies beyond the end of a file that is too short reads 0, as in a mapping.
+    """The header of a heap; bytes beyond the end of a short file read as 0, as in a mapping.
 
-    version   1, or REDHAWK refuses the heap
+    version   1; REDHAWK refuses any other
     refcount  1 for the creator and 1 for each attached process; a crash does not lower it
     creator   pid in the creator's own pid namespace; any peer can overwrite it
     """
@@ -87,16 +87,16 @@ class Header(_Record):
 
 
 class Superblock(_Record):
-    """The header of one superblock, as it was read, right or wrong.
+    """The header of a superblock, as it was read, right or wrong.
 
-    offset      where it lies
-    size        of the data area, which follows the superblock's own page
-    recorded    what it says itself that its size is: 32 bits of it, where it is 4 GiB or more
+    offset      of the superblock
+    size        of the data area, which follows the superblock's header page
+    recorded    the recorded size: the low 32 bits of `size`
     data_start  from `offset`; one page
     lock_word   0 = the allocator's lock is free
-    lock_owner  thread id of its holder, in the holder's own pid namespace; 0 = nobody, or not written yet
-    used        bytes in blocks in use, their headers included
-    first_free  the smallest bin of the free list, in units from `offset`; 0 = nothing is free
+    lock_owner  thread id of its holder, in the holder's own pid namespace; 0 = none, or not written yet
+    used        bytes in blocks in use, block headers included
+    first_free  the smallest bin of the free list, in units from `offset`; 0 = no free block
     last_free   the largest bin, likewise
     """
 
@@ -136,10 +136,10 @@ class Superblock(_Record):
 class Block(_Record):
     """One block of a superblock's data area.
 
-    offset         where its header lies
+    offset         of the block's header
     size           header included
     refcount       -1 = free, 1 and more = in use
-    previous_free  what it says of the block before it
+    previous_free  what the header says about the block before it
     """
 
     __slots__ = ("offset", "previous_free", "refcount", "size")
@@ -156,9 +156,9 @@ class Block(_Record):
 
 
 class Fault(_Record):
-    """What is wrong (`what`, one plain sentence), and where.
+    """One fault: `what` is wrong, in one sentence, and where.
 
-    offset  of the header's field, or of the superblock or the block, that is wrong
+    offset  of the wrong header field, superblock or block
     """
 
     __slots__ = ("offset", "what")
@@ -171,10 +171,10 @@ class Fault(_Record):
 class Heap(_Record):
     """A heap as far as it could be read.
 
-    header       None if the file has no magic number: it is no heap
-    page_size    of the host that it was made on
-    superblocks  those that REDHAWK's own walk finds, in the order of the file
-    faults       what is wrong with any of these; `check` looks deeper
+    header       None without a magic number: the file is no heap
+    page_size    of the host that made it
+    superblocks  those that REDHAWK's own walk finds, in file order
+    faults       of header and superblocks; `check` finds those of blocks and free lists
     """
 
     __slots__ = ("faults", "header", "page_size", "superblocks")
@@ -197,17 +197,17 @@ class Heap(_Record):
 
     @property
     def heap_size(self) -> int:
-        """What REDHAWK calls heap size: the data areas, without header pages."""
+        """REDHAWK's heap size: the sum of the data areas, without header pages."""
         return sum([superblock.size for superblock in self.superblocks])
 
     @property
     def heap_used(self) -> int:
-        """What REDHAWK calls heap used; more than `heap_size` only in a heap with a fault."""
+        """REDHAWK's heap used; more than `heap_size` only in a faulty heap."""
         return sum([superblock.used for superblock in self.superblocks])
 
 
 class Sum(Heap):
-    """A heap without a fault, of which only the sums are known: `superblocks` is empty."""
+    """A heap without faults of which only the sums are known; `superblocks` is empty."""
 
     __slots__ = ("_count", "_size", "_used")
 
@@ -231,7 +231,7 @@ class Sum(Heap):
 
 
 def read_header(fd: int) -> "Optional[Header]":
-    """The header, or None if the file does not begin with a heap's magic number, whatever its name."""
+    """The header, or None if the file does not begin with the magic number; the name does not matter."""
     return parse_header(os.pread(fd, 16, 0))
 
 
@@ -246,7 +246,7 @@ def parse_header(raw: bytes) -> "Optional[Header]":
 
 
 def is_half_made(fd: int, page_size: int = HOST_PAGE_SIZE) -> bool:
-    """Whether the file is what a creator leaves that died, or found tmpfs full, before its header was whole.
+    """Whether the file may be from a creator that died, or found tmpfs full, before the header was complete.
 
     That is: shorter than a page, and empty, all zero, or beginning with the magic number.
     """
@@ -257,9 +257,9 @@ def is_half_made(fd: int, page_size: int = HOST_PAGE_SIZE) -> bool:
 def read_heap(fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, machine: str = MACHINE) -> Heap:
     """Read the header and walk the superblocks.
 
-    `file_size` is st_size, asked for before. The walk goes as REDHAWK's does: to the end of the file, or
-    to the first superblock whose recorded offset is not where it lies; only the latter is a fault.
-    `machine` (os.uname) tells the size of the lock.
+    `file_size` is st_size.  The walk ends as REDHAWK's does: at the end of the file, or at the first
+    superblock whose recorded offset is wrong.  Only the latter is a fault.  `machine` (os.uname) decides the
+    size of the lock.
     """
     header = read_header(fd)
     if header is None:
@@ -313,17 +313,17 @@ def read_heap(fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, mac
                 break
         offset = following
         if len(superblocks) == MAX_SUPERBLOCKS and offset < file_size:
-            what = f"more than {MAX_SUPERBLOCKS} superblocks: the rest is not looked at"
+            what = f"more than {MAX_SUPERBLOCKS} superblocks: the rest is not examined"
             faults.append(Fault(offset, what))
             break
     return Heap(header, page_size, superblocks, _capped(faults))
 
 
 def read_sum(fd: int, header: Header, file_size: int) -> "Optional[Sum]":
-    """The sums of a heap in which `read_heap` finds no fault, and which has the host's page size; else None.
+    """The sums of a heap without faults and with the host's page size; else None.
 
-    The walk is the same, and as bounded, without an object for each superblock: a listing of a thousand
-    heaps asks for nothing else of most of them.
+    It walks like `read_heap` with the same bounds, but makes no object per superblock: a listing of a
+    thousand heaps needs only the sums of most of them.
     """
     page = offset = HOST_PAGE_SIZE
     if header.version != VERSION:
@@ -355,14 +355,14 @@ def read_sum(fd: int, header: Header, file_size: int) -> "Optional[Sum]":
 def page_size_of(
     fd: int, file_size: int, host_page_size: int = HOST_PAGE_SIZE, machine: str = MACHINE
 ) -> int:
-    """The page size of the heap in a file; the host's if nothing shows it."""
+    """The page size of the heap in a file; the host's if it cannot be found out."""
     return _page_size(fd, file_size, _SUPERBLOCK.get(machine, _SUPERBLOCK["x86_64"]), host_page_size)
 
 
 def superblock_at(
     fd: int, offset: int, page_size: int, file_size: int, machine: str = MACHINE
 ) -> "Optional[Superblock]":
-    """The superblock that lies at `offset`, as it is now; None if there is none without a fault."""
+    """The superblock at `offset` as it is now; None if it has a fault."""
     layout = _SUPERBLOCK.get(machine, _SUPERBLOCK["x86_64"])
     raw = os.pread(fd, layout.size, offset + _SUPERBLOCK_AT)
     if len(raw) < layout.size:
@@ -374,7 +374,7 @@ def superblock_at(
 
 
 def _whole_size(fd: int, superblock: Superblock, page_size: int, file_size: int, layout: Struct) -> int:
-    """The size of a superblock of which 32 bits are recorded: up to the next one, or the end of the file."""
+    """The full size of a superblock from its low 32 bits: up to the next superblock or the file's end."""
     first = superblock.offset + page_size + superblock.size
     for following in range(first, min(file_size, first + MAX_WRAPS * WRAP) + 1, WRAP):
         raw = os.pread(fd, layout.size, following + _SUPERBLOCK_AT)
@@ -385,7 +385,7 @@ def _whole_size(fd: int, superblock: Superblock, page_size: int, file_size: int,
 
 
 def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> int:
-    """The page size of the heap in a file; the host's if nothing shows it."""
+    """The page size of the heap in a file; the host's if it cannot be found out."""
     candidates = (host_page_size,) + PAGE_SIZES
     doubtful = []
     for candidate in candidates:
@@ -404,8 +404,8 @@ def _page_size(fd: int, file_size: int, layout: Struct, host_page_size: int) -> 
 
 def _no_superblock(superblock: Superblock, rest: int) -> str:
     if superblock.offset == 0 and superblock.size == 0:
-        # The file is grown first and the superblock written then.
-        return f"no superblock in the last {rest} bytes: its creator is growing the heap, or died of it"
+        # The allocator grows the file first and then writes the superblock.
+        return f"no superblock in the last {rest} bytes: its creator is growing the heap, or died doing so"
     return f"no superblock here: the offset recorded is {superblock.offset}"
 
 
@@ -428,9 +428,9 @@ def _superblock_faults(superblock: Superblock, page_size: int, file_size: int) -
 
 
 def blocks(fd: int, superblock: Superblock) -> "Iterator[Block]":
-    """The blocks of a superblock, end to end; it ends before the first that is not whole.
+    """The blocks of a superblock in order; ends before the first faulty one.
 
-    That the last one ends where the data area ends is for the caller to see, as `check` does.
+    The caller has to check that the last one ends with the data area, as `check` does.
     """
     base = superblock.offset
     offset = base + superblock.data_start
@@ -440,7 +440,7 @@ def blocks(fd: int, superblock: Superblock) -> "Iterator[Block]":
     window, start, last = b"", offset, offset - 1
     while offset < end:
         if offset > last:
-            # Small blocks lie close: read far ahead. Large ones: only their headers are wanted.
+            # Small blocks: read far ahead. Large blocks: read only the headers.
             near = offset - start < 2 * reach
             reach = min(2 * reach, _LARGE_READ) if near else _SMALL_READ
             window, start = pread(fd, min(reach, end - offset), offset), offset
@@ -461,10 +461,10 @@ def blocks(fd: int, superblock: Superblock) -> "Iterator[Block]":
 
 
 def check(fd: int, heap: Heap) -> "List[Fault]":
-    """What is wrong with the blocks and free lists of the superblocks of `heap`, besides `heap.faults`.
+    """Faults of the blocks and free lists of the superblocks of `heap`, in addition to `heap.faults`.
 
-    A superblock whose data start is wrong is left out, and where a chain of blocks is broken so is all
-    that depends on its rest: the sum of the blocks in use, and the free list.
+    Superblocks with a wrong data start are skipped.  After a broken chain of blocks, what depends on the rest
+    of it is skipped, too: the sum of the blocks in use, and the free list.
     """
     faults: List[Fault] = []
     budget = MAX_BLOCKS
@@ -480,7 +480,7 @@ def check(fd: int, heap: Heap) -> "List[Fault]":
 
 
 def _check_superblock(fd: int, superblock: Superblock, budget: int, faults: "List[Fault]") -> int:
-    """Append to `faults`; the number of blocks seen: more than `budget` if they were too many."""
+    """Append to `faults`; returns the number of blocks, which is more than `budget` if there are too many."""
     base = superblock.offset
     offset = base + superblock.data_start
     end = offset + superblock.size
@@ -507,7 +507,7 @@ def _check_superblock(fd: int, superblock: Superblock, budget: int, faults: "Lis
             used += block.size
         offset = block.offset + block.size
         before = block
-    # Of a size that wraps, the allocator may have laid blocks out over the 32 bits alone.
+    # If the size wraps, the allocator may have laid out blocks over the low 32 bits only.
     if offset < end and offset != end - superblock.size + superblock.recorded:
         faults.append(Fault(offset, _no_block(fd, superblock, offset, end)))
         return count
@@ -519,7 +519,7 @@ def _check_superblock(fd: int, superblock: Superblock, budget: int, faults: "Lis
 
 
 def _free_links(fd: int, block: Block, faults: "List[Fault]") -> "Optional[Tuple[int, int, int, int, int]]":
-    """(size in units, prev_free, next_free, prev_size, next_size) of a free block; None if it has no room."""
+    """(size in units, prev_free, next_free, prev_size, next_size) of a free block; None if too small."""
     units = block.size // UNIT
     if units < _MIN_FREE_UNITS:
         faults.append(Fault(block.offset, f"the free block, of {block.size} bytes, is too small"))
@@ -533,7 +533,7 @@ def _free_links(fd: int, block: Block, faults: "List[Fault]") -> "Optional[Tuple
 
 
 def _no_block(fd: int, superblock: Superblock, offset: int, end: int) -> str:
-    """What is wrong with the header of the block that should begin at `offset`."""
+    """The fault of the block header at `offset`."""
     raw = os.pread(fd, UNIT, offset)
     if len(raw) < UNIT:
         return "the file ends before the block that should begin here"
@@ -551,10 +551,10 @@ def _no_block(fd: int, superblock: Superblock, offset: int, end: int) -> str:
 
 
 def _free_list_faults(superblock: Superblock, free: "FreeBlocks") -> "Iterator[Fault]":
-    """Follow the free list of a superblock whose free blocks are `free`, by offset in units.
+    """Follow the free list of a superblock; `free` are its free blocks by offset in units.
 
-    The first block of each size is a bin; next_size and prev_size link the bins, from the smallest to
-    the largest. next_free and prev_free link the blocks of one bin, from the bin on.
+    The first block of each size is a bin.  next_size and prev_size link the bins, smallest to largest;
+    next_free and prev_free link the blocks of one size, from the bin on.
     """
     base = superblock.offset
     seen: Set[int] = set()
@@ -564,7 +564,7 @@ def _free_list_faults(superblock: Superblock, free: "FreeBlocks") -> "Iterator[F
         return Fault(base + origin * UNIT, f"the free list goes from here to {base + target * UNIT}, {why}")
 
     def wrong_way_back(at: int) -> Fault:
-        return Fault(base + at * UNIT, "the free list does not lead back from here to where it came from")
+        return Fault(base + at * UNIT, "the back link here does not point to the previous free block")
 
     previous_bin = previous_units = 0
     bin = superblock.first_free

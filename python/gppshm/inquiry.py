@@ -1,7 +1,7 @@
-"""What the observer is asked about creators: who they are, whether they still are it, and for a verdict.
+"""Questions to the observer about creators: who they are, whether they still are, and verdicts.
 
-The first two are asked in advance, while nobody waits; a verdict is asked for at a death that nothing
-established in advance settles.
+The first two are asked in advance, while nothing waits for the answer.  A verdict is asked for at a death
+that nothing established in advance decides.
 """
 
 import time
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     Sight = Callable[[str], Optional[shmfs.Sighting]]
 
 PORTRAITS = 64
-"""The creators of so many heaps are asked for at once."""
+"""Heaps per question about creators."""
 RENEWALS = 256
-"""The identities of so many creators are renewed at once."""
+"""Creators per question that renews identities."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
 RENEWING = 29.0
 """After such a question the next waits so many times as long as the answer took."""
 STRANGERS = 19.0
-"""After a question about heaps whose creator nobody is seen to be, the next waits so many times as long."""
-NO_LOOK = "the processes of this host could not be looked at"
+"""Factor for the pause after a question about heaps without a visible creator."""
+NO_LOOK = "the processes of this host could not be inspected"
 
 
 class Answer:
-    """What the observer has found out about one heap.
+    """The observer's findings about one heap.
 
-    seen      what the question was about
+    seen      the sighting of the question
     verdict   on it
-    start     when its living creator's process started; 0 if that was not asked
-    who       that creator; descends: whether it descends from the parent that was asked for
-    noted     of it, for what is given back after its death
-    identity  what was established of it; None if nothing was, or the file was changed since
-    void      the file was, or may have been, changed since it was asked: the verdict is no good
+    start     start of the living creator's process; 0 if not asked
+    who       description of that creator; descends: whether it descends from the given parent
+    noted     facts for giving memory back after its death
+    identity  established Identity; None if there is none, or the file was changed since
+    void      the file was or may have been changed since the question; the verdict is worthless
     """
 
     __slots__ = ("descends", "identity", "noted", "seen", "start", "verdict", "void", "who")
@@ -55,11 +55,10 @@ class Answer:
 
 
 class Inquiry:
-    """Asks about the heaps of `heaps`; what is found out is taken by `answers`.
+    """Asks about the heaps in `heaps`; findings are returned by `answers`.
 
-    sight   gives what is to be seen of a heap now, as what is known of it is brought up to date; None if it
-            cannot be seen
-    parent  pid whose descendants are told apart, and its start: the pid may go to another process
+    sight   inspects a heap now and updates what is known of it; None if it cannot be inspected
+    parent  pid whose descendants are marked, and its start, as the pid may be reused
     """
 
     def __init__(
@@ -79,17 +78,17 @@ class Inquiry:
 
     @property
     def looking(self) -> bool:
-        """Whether it is still to be found out of some heap whose it is."""
+        """Whether the creator of some heap is still to be found out."""
         return bool(self._to_portray) or self._portraying
 
     def portray(self, name: str, owner: int) -> None:
-        """Have it found out who the creator of a heap is; `owner`: the user id of the file."""
+        """Queue the question who the creator of a heap is; `owner`: the user id of the file."""
         heap = self._heaps.get(name)
         if heap is None or not heap.asked:
             self._to_portray.add(name, owner)
 
     def renew(self, name: str) -> None:
-        """Have it established anew, some time, that the creator of a heap is still it."""
+        """Queue the renewal of a heap's Identity."""
         self._to_renew.add(name)
 
     def forget(self, name: str) -> None:
@@ -97,7 +96,7 @@ class Inquiry:
         self._to_renew.discard(name)
 
     def next(self) -> float:
-        """When (monotonic) `step` has something to ask; infinity if it has not."""
+        """When `step` has something to ask (monotonic); else infinity."""
         when = float("inf")
         if self._to_portray and not self._portraying:
             when = self._strangers.next
@@ -106,7 +105,7 @@ class Inquiry:
         return when
 
     def step(self, now: float, absorb: "Callable[[], None]") -> None:
-        """Ask what waits to be asked, if it is time; `absorb` takes notice of changed files before."""
+        """Send queued questions if it is time; calls `absorb` first to handle changed files."""
         if self._to_portray and not self._portraying and now >= self._strangers.next:
             absorb()
             self._ask_for_portraits()
@@ -116,12 +115,12 @@ class Inquiry:
             self._ask_for_renewals()
 
     def answers(self) -> "List[Answer]":
-        """What has been found out since; take notice of changed files before."""
+        """New findings; handles changed files first."""
         found, self._answers = self._answers, []
         return found
 
     def verdict(self, seen: shmfs.Sighting, ended: int) -> None:
-        """Have all processes of the host looked at, now, for a heap whose creator, `ended`, has ended."""
+        """Have all processes of the host inspected now, for a heap whose creator, `ended`, is dead."""
         heap = self._heaps[seen.name]
         if not heap.asked:
             heap.asked = True
@@ -225,7 +224,7 @@ class Inquiry:
         self._observer.ask(kind, "look", plain, answered)
 
     def _answer(self, seen: shmfs.Sighting, version: int, plain: "Any") -> Answer:
-        """Note a verdict (None: there is none to be had), to be taken by `answers`."""
+        """Store a verdict (None: there is none) for `answers`."""
         heap = self._heaps.get(seen.name)
         void = heap is None or heap.version != version or heap.file_id != seen.file_id
         verdict = creator.Verdict(creator.UNKNOWN, NO_LOOK) if plain is None else creator.verdict_of(plain)

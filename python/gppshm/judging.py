@@ -1,4 +1,4 @@
-"""Verdicts for a command that may not hang: a child looks at processes, and is given up if it hangs."""
+"""Verdicts for a command that must not hang: a child inspects processes, and is replaced if it hangs."""
 
 import errno
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """Judges what was seen; for a single-threaded process.
+    """Judges sightings; for single-threaded processes.
 
-    passed_over  pids of processes that did not answer, so far (see supervised.Pool)
+    passed_over  pids of processes that blocked their reader so far (see supervised.Pool)
     """
 
     def __init__(self, proc_root: str = "/proc") -> None:
@@ -26,9 +26,10 @@ class Judge:
         return sorted(self._passed_over)
 
     def look(self, act: "Callable[[], Any]") -> "Any":
-        """What `act`, which looks at processes, returns in a child; it must be plain (see marshal).
+        """Run `act`, which inspects processes, in a child and return its result, which must be plain (see
+        marshal).
 
-        An OSError of it is one here, too, and so is that it cannot be done.
+        Raises its OSError, and OSError if it cannot be run.
         """
 
         def guarded() -> "Any":
@@ -46,7 +47,7 @@ class Judge:
         return answer
 
     def __call__(self, seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
-        """A verdict on each; UNKNOWN where processes cannot be looked at."""
+        """One verdict per sighting; UNKNOWN if processes cannot be inspected."""
 
         def look() -> "List[object]":
             host = procfs.Processes(self._proc_root)
@@ -55,6 +56,6 @@ class Judge:
         try:
             plain = self.look(look)
         except OSError as error:
-            why = f"the processes of this host cannot be looked at: {error.strerror}"
+            why = f"the processes of this host cannot be inspected: {error.strerror}"
             return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
         return [creator.verdict_of(each) for each in plain]

@@ -1,4 +1,4 @@
-"""The kernel's messengers of death that Python does not wrap in every version: inotify and pidfd."""
+"""Kernel interfaces that not every supported Python wraps: inotify, pidfds, renameat2."""
 
 import ctypes
 import errno
@@ -54,7 +54,7 @@ class Inotify:
             raise
 
     def read(self) -> "List[Tuple[int, str]]":
-        """(mask, name) of each event that waits, as many as fit into a buffer; never blocks."""
+        """(mask, name) of pending events, as many as fit into a buffer; never blocks."""
         try:
             data = os.read(self.fd, _BUFFER)
         except BlockingIOError:
@@ -73,7 +73,7 @@ class Inotify:
 
 
 def pidfd_open(pid: int) -> int:
-    """A descriptor that becomes readable when the process, with all its threads, has ended.
+    """A descriptor that becomes readable when the process and all its threads have ended.
 
     OSError: ESRCH if there is no such process, ENOENT or EINVAL for a thread id, ENOSYS on Linux before
     5.3, EPERM where a seccomp filter forbids it, EMFILE.
@@ -84,7 +84,7 @@ def pidfd_open(pid: int) -> int:
 
 
 def exit_status(pidfd: int) -> "Optional[int]":
-    """The wait status of a process that has ended and was reaped, child or not; None where it is not told.
+    """The wait status of an ended and reaped process, child or not; None if the kernel does not tell.
 
     OSError (ENOTTY, EINVAL) on Linux before 6.13.
     """
@@ -95,7 +95,7 @@ def exit_status(pidfd: int) -> "Optional[int]":
 
 
 def how_it_ended(status: int) -> str:
-    """A wait status in words: killed by SIGSEGV; exit status 1."""
+    """A wait status as text: killed by SIGSEGV; exit status 1."""
     number = status & 0x7F
     if not number:
         return f"exit status {status >> 8 & 0xFF}"
@@ -106,9 +106,9 @@ def how_it_ended(status: int) -> str:
 
 
 def rename_noreplace(old: str, new: str, folder: int) -> None:
-    """Rename within the directory `folder` (a descriptor), never over what is there.
+    """Rename within the directory `folder` (a descriptor), never over an existing file.
 
-    OSError: EEXIST if there is something; ENOSYS or EINVAL where the kernel cannot (Linux before 3.15).
+    OSError: EEXIST if there is one; ENOSYS or EINVAL where the kernel cannot (Linux before 3.15).
     """
     if not _SYS_RENAMEAT2:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -1,4 +1,4 @@
-"""What is known of each heap: its file, its creator, what was established of it, what was told."""
+"""What is known of each heap: file, creator, identity, and what was reported."""
 
 from gppshm import creator, kinship, processes
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Stage(str):
-    """How far a heap is known."""
+    """How much is known of a heap."""
 
     __slots__ = ()
 
@@ -27,21 +27,21 @@ class Known:
     """What is known of one file since it was first seen.
 
     stage     see above
-    file_id   (device, inode); bytes, uid: as it was last seen
-    creator, start  of the process that was seen alive as its creator (0: none was): its pid, as seen from
-              here, and its start
-    named     (file_id, start) of the process whose pid the name has, seen alive while that file lay there
-    identity  what was established of the creator, unless it is void
-    version   grows when the file is changed, or may have been: what was asked before is void then
+    file_id   (device, inode); bytes, uid: at the last inspection
+    creator, start  pid (in this pid namespace) and start of the process that was seen alive as the creator;
+              0 if there was none
+    named     (file_id, start) of the process with the name's pid, if it was alive while that file existed
+    identity  of the creator; None if it is void or was never established
+    version   grows when the file is or may have been changed; older questions are void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
-    noted     of it, too, for what is given back after its death
-    doubtful  a writer has let go of it since it was last looked at whether its creator still maps it
-    asked     a question on it is under way
-    attempts  so many tries in a row proved nothing
-    since, trigger  when the death came that is being followed, and what told of it
-    told      what was told of its present state
-    vanished  when its name was first missed while its creator lived; 0 if it was not
-    removed   the kernel told that the name was removed; `let_go`: and later, that a writer let go of it
+    noted     facts about the creator for giving memory back after its death
+    doubtful  a writer closed the file since it was last checked that the creator maps it
+    asked     a question about it is pending
+    attempts  tries in a row without a proof
+    since, trigger  when the present death was noticed, and by which trigger
+    told      what was reported about its present state
+    vanished  when its name was first missed while its creator lived; else 0
+    removed   an event said that the name was removed; `let_go`: and later, that a writer closed the file
     """
 
     __slots__ = (
@@ -85,11 +85,11 @@ class Known:
 
     @property
     def lives(self) -> bool:
-        """Whether its creator was seen alive, and is not known to have ended."""
+        """Whether its creator was seen alive and is not known to have ended."""
         return self.stage is ALIVE
 
     def forget_the_creator(self) -> None:
-        """Nothing that was known of it holds any more."""
+        """Forget everything about the creator."""
         self.stage = SEEN
         self.creator = self.start = 0
         self.identity: Optional[creator.Identity] = None
@@ -99,12 +99,12 @@ class Known:
         self.version += 1
 
     def changed(self) -> None:
-        """The file was, or may have been, changed: its creator has to be identified anew."""
+        """The file was or may have been changed: the creator has to be identified again."""
         self.identity = None
         self.version += 1
 
     def see(self, seen: "shmfs.Sighting") -> bool:
-        """Note what was seen; whether another file lies under the name than before."""
+        """Store a sighting; whether there is another file under the name than before."""
         other = self.file_id != seen.file_id
         if other:
             self.file_id = seen.file_id
@@ -116,6 +116,6 @@ class Known:
         return other
 
     def follow(self, trigger: str, since: float) -> None:
-        """Something came that may tell of its creator's death; tries that go on already go on."""
+        """Start tries after a possible death of the creator, unless they are running already."""
         if not self.attempts and self.stage is not ENDED:
             self.since, self.trigger = since, trigger

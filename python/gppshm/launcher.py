@@ -27,7 +27,7 @@ SHEBANG_LIMIT = 127
 PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+~@%=:,")
 
 BODY = """\
-# {name}, written by gppshm.launcher: an update writes it anew.
+# {name}, written by gppshm.launcher: an update overwrites it.
 import sys
 
 sys.path.append({package_dir})

@@ -1,10 +1,10 @@
-"""Does anyone have this file open or mapped for writing?  The kernel answers: a read lease.
+"""Does any process have this file open or mapped for writing?  The kernel answers, by a read lease.
 
-``fcntl(F_SETLEASE, F_RDLCK)`` on a descriptor that was opened O_RDONLY is granted only while no process,
-in any pid namespace, dead or alive, holds the file open for writing or has it mapped from such a
-descriptor (fcntl(2); measured on Linux 6.18).  A heap's creator opens it O_RDWR and keeps it mapped for
-life, so a granted lease proves that the creator is gone.  A refused one proves only that some writer
-lives: the creator, an attached peer, or a forked child of either.
+``fcntl(F_SETLEASE, F_RDLCK)`` on a descriptor that was opened O_RDONLY is granted only while no process, in
+any pid namespace, dead or alive, has the file open for writing or mapped from such a descriptor (fcntl(2);
+measured on Linux 6.18).  A heap's creator opens it O_RDWR and keeps it mapped for life, so a granted lease
+proves that the creator is dead.  A refused lease proves only that some writer lives: the creator, an
+attached peer, or a forked child of either.
 
 Limit: a process that CRIU has dumped holds nothing, and looks dead.
 """
@@ -20,24 +20,24 @@ NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Answer(str):
-    """What the kernel said when it was asked for a read lease."""
+    """The kernel's answer to the request for a read lease."""
 
     __slots__ = ()
 
 
 GRANTED = Answer("granted")
-"""Nobody has the file open or mapped for writing."""
+"""No process has the file open or mapped for writing."""
 REFUSED = Answer("refused")
-"""Somebody has."""
+"""Some process has."""
 SILENT = Answer("silent")
-"""The kernel does not say: the file is another user's, leases are disabled, the file system has none."""
+"""No information: the file is another user's, leases are disabled, or the file system has none."""
 
 
 def take(fd: int) -> Answer:
     """Try to take a read lease on `fd`, a regular file opened O_RDONLY; GRANTED, REFUSED or SILENT.
 
-    While it is held (microseconds, please) a process that opens the file for writing waits in open();
-    readers do not notice.  `release` it before `fd` is closed: a fork would otherwise keep it.
+    Hold it for microseconds only: a process that opens the file for writing waits in open() meanwhile;
+    readers are not affected.  `release` it before `fd` is closed, or a fork may keep it.
     """
     try:
         # The default signal of a broken lease, SIGIO, kills its holder; SIGURG is ignored by default.
@@ -49,12 +49,12 @@ def take(fd: int) -> Answer:
 
 
 def held(fd: int) -> bool:
-    """Whether the lease on `fd` is still whole: False as soon as somebody is opening the file for writing."""
+    """Whether the lease on `fd` is intact; False as soon as a process opens the file for writing."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
 def release(fd: int) -> None:
-    """Give the lease on `fd` back; a lease that the kernel has taken away already is no error."""
+    """Give the lease on `fd` back; no error if the kernel has taken it away."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
@@ -64,9 +64,9 @@ def release(fd: int) -> None:
 def trustworthy(root: str) -> bool:
     """Probe, on a scratch file, that this kernel grants a lease without a writer and refuses it with one.
 
-    The scratch file has no name in `root` (a memfd, which is on the same kind of file system) where
-    Python and the kernel can make one, so that a full or read-only tmpfs does not matter.  OSError if there
-    are not three descriptors left, which says nothing of the kernel's leases.
+    The scratch file has no name in `root` (a memfd, which is on the same kind of file system) if Python and
+    the kernel can make one, so a full or read-only tmpfs does not matter.  OSError if fewer than three
+    descriptors are left, which says nothing about leases.
     """
     opened = []
     try:
@@ -92,7 +92,7 @@ def trustworthy(root: str) -> bool:
 
 
 def _scratch(root: str) -> int:
-    """A descriptor of a new file on tmpfs that goes away with it."""
+    """A descriptor of a new file on tmpfs that vanishes with it."""
     if hasattr(os, "memfd_create"):  # novm: Python 3.8 with glibc 2.27
         try:
             return os.memfd_create("gppshm-lease-probe")  # novm

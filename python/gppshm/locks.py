@@ -1,11 +1,11 @@
-"""Who holds the lock of a superblock: nobody, a thread that lives, or one that died with it?
+"""Who holds the lock of a superblock: no thread, a living thread, or one that died with it?
 
-The allocator's lock is not robust: a process that dies inside the allocator holds it for ever, and its
-peers hang in their next release.  The lock has the thread id of its holder, as the holder's own pid
-namespace numbers it.  It is held by the dead if no thread of any process that maps the heap has that id,
-found twice: the lock is read before the threads are listed, and again after.
+The allocator's lock is not robust: if a process dies inside the allocator, the lock stays held and its peers
+hang in their next release.  The lock records its holder's thread id in the holder's own pid namespace.  It
+is held by the dead if no thread of any process that maps the heap has that id, found twice: the lock is read
+before the threads are listed, and again afterwards.
 
-Limit: a thread of a mapping process that was given the dead one's id by chance looks like the holder.
+Limit: a thread of a mapping process that got the dead thread's id by chance looks like the holder.
 """
 
 from gppshm import heapfile, procfs, shmfs
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class State(str):
-    """What is known of a lock."""
+    """The state of a lock."""
 
     __slots__ = ()
 
@@ -27,15 +27,15 @@ FREE = State("free")
 HELD = State("held")
 """By a thread of a process that lives: normal."""
 DEAD = State("held by the dead")
-"""Whoever needs it next waits for ever."""
+"""The next process that needs it hangs."""
 UNKNOWN = State("unknown")
 
 
 class Lock:
     """The lock of the superblock at `offset`.
 
-    thread   id of the holder in its own pid namespace; 0 = nobody's, or not written
-    process  pid, as seen from here, of the living holder's process; else 0
+    thread   id of the holder in its own pid namespace; 0 = none, or not written
+    process  pid, in this pid namespace, of the living holder; else 0
     reason   one plain sentence
     """
 
@@ -50,7 +50,7 @@ class Lock:
 
     @classmethod
     def of(cls, told: "Sequence[Any]") -> "Lock":
-        """The Lock that `plain` told."""
+        """The Lock from its plain data."""
         offset, state, reason, thread, process = told
         return cls(offset, _STATES[state], reason, thread, process)
 
@@ -59,9 +59,9 @@ _STATES = {str(state): state for state in (FREE, HELD, DEAD, UNKNOWN)}
 
 
 class Threads:
-    """The threads of all who map one file, and of those who may, since their memory maps cannot be read.
+    """The threads of all processes that map a file, or may map it because their maps cannot be read.
 
-    They are gathered once, at the first question: a heap may have very many locks.
+    Gathered once, at the first use, as a heap may have very many locks.
     """
 
     def __init__(self, file_id: "Tuple[int, int]", processes: procfs.Processes) -> None:
@@ -70,17 +70,17 @@ class Threads:
         self._gathered = False
         self._mapping = False
         self._doubt = ""
-        # By the id in its own pid namespace: (thread, process) as seen from here, and pids of those who may.
+        # By the id in its own pid namespace: (thread, process) here, and pids of candidates.
         self._holders: Dict[int, Tuple[int, int]] = {}
         self._suspects: Dict[int, List[int]] = {}
 
     def holder(self, owner: int) -> "Tuple[int, int]":
-        """Thread and process, as seen from here, of the thread `owner` of one who maps it; else (0, 0)."""
+        """Thread and process, in this pid namespace, of the thread `owner` of a mapper; else (0, 0)."""
         self._gather()
         return self._holders.get(owner, (0, 0))
 
     def doubt(self, owner: int) -> str:
-        """Why the thread `owner` may live though there is no such holder; "" if it cannot."""
+        """Why the thread `owner` may live although there is no such holder; else ""."""
         self._gather()
         blind = self._processes.blind_spot()
         if blind:
@@ -104,7 +104,7 @@ class Threads:
                 continue
             threads = self._processes.threads(pid)
             if not maps:
-                # An id of 0 is not known, and stands for any.
+                # 0 is an unknown id, which may be any.
                 for inside in set(threads.values()) or (0,):
                     self._suspects.setdefault(inside, []).append(pid)
                 continue
@@ -116,7 +116,7 @@ class Threads:
 
 
 def plain(root: str, name: str) -> "List[Tuple[Any, ...]]":
-    """The locks of one heap, as another process can be told: see `Lock.of`."""
+    """The locks of one heap as plain data; see `Lock.of`."""
     from gppshm import creator, snapshot
 
     with shmfs.ShmDirectory(root) as directory:
@@ -128,7 +128,7 @@ def plain(root: str, name: str) -> "List[Tuple[Any, ...]]":
 def examine(
     directory: shmfs.ShmDirectory, entries: "Sequence[snapshot.Entry]", proc_root: str = "/proc"
 ) -> "List[List[Lock]]":
-    """The locks of each entry's superblocks, in their order; none for what is no heap."""
+    """The locks of each entry's superblocks, in order; none for files that are no heaps."""
     processes = procfs.Processes(proc_root)
     result = [_first_look(entry, processes) for entry in entries]
     doubtful = [i for i, locks in enumerate(result) if any(lock.state is DEAD for lock in locks)]
@@ -160,9 +160,9 @@ def _second_look(lock: Lock, now: "Optional[heapfile.Superblock]", threads: Thre
 
 
 def look(superblock: heapfile.Superblock, threads: Threads) -> Lock:
-    """One look; DEAD is only a suspicion until a second look, at a lock read again, finds the same.
+    """One inspection.  DEAD is only a suspicion until a second one, of a lock that was read again, agrees.
 
-    `threads` must be younger than `superblock`.
+    `threads` must have been made after `superblock`.
     """
     offset, owner = superblock.offset, superblock.lock_owner
     if superblock.lock_word == 0:
@@ -181,13 +181,13 @@ def look(superblock: heapfile.Superblock, threads: Threads) -> Lock:
     if unsure:
         return Lock(offset, UNKNOWN, unsure, owner)
     peers = (
-        "whoever needs it next waits for ever" if threads.any_maps() else "no process maps the heap any more"
+        "the next process that needs it hangs" if threads.any_maps() else "no process maps the heap any more"
     )
     return Lock(offset, DEAD, f"thread {owner}, which holds it, is gone: {peers}", owner)
 
 
 def _read_again(directory: shmfs.ShmDirectory, entry: "snapshot.Entry") -> "Dict[int, heapfile.Superblock]":
-    """The superblocks as they are now, by offset; none if the file is not there any more."""
+    """The superblocks as they are now, by offset; none if the file is gone."""
     try:
         with directory.open(entry.sighting.name) as file:
             if file.fd is None or file.sighting.file_id != entry.sighting.file_id:

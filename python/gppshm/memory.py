@@ -1,6 +1,6 @@
-"""How much more memory this machine, and the control group that this process is in, can hold.
+"""How much more memory this machine and the control groups of this process can hold.
 
-Memory of a tmpfs is memory: what is granted beyond it is paid for by the kernel's OOM killer.
+A tmpfs takes memory: grants beyond it end in the kernel's OOM killer.
 """
 
 import os
@@ -14,7 +14,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Limit:
-    """One of the limits: `name`, as it is shown, and the bytes that it leaves (`free`, never below 0)."""
+    """A limit: its `name` for display, and the bytes that it leaves (`free`, never below 0)."""
 
     __slots__ = ("free", "name")
 
@@ -26,8 +26,7 @@ class Limit:
 class Memory:
     """The limits of the process `pid`, "self" or a number.
 
-    Limit: of a control group's ancestors only those can be seen that its namespace shows.  Swap space is not
-    counted.
+    Limit: only those ancestors of a control group count that its namespace shows.  Swap is not counted.
     """
 
     def __init__(self, proc_root: str = "/proc", pid: str = "self") -> None:
@@ -36,7 +35,7 @@ class Memory:
         self._hierarchies: Optional[List[_Hierarchy]] = None
 
     def limits(self) -> "List[Limit]":
-        """All that there are now; what cannot be read is no limit."""
+        """All limits now; what cannot be read is no limit."""
         found = []
         available = _numbers(self._proc_root + "/meminfo").get("MemAvailable:")
         if available is not None:
@@ -49,10 +48,10 @@ class Memory:
 
 
 class _Hierarchy:
-    """A mounted hierarchy of control groups that limits memory: version 1 or 2.
+    """A mounted hierarchy of control groups that limits memory, version 1 or 2.
 
-    root   the group that is mounted
-    place  where
+    root   the mounted group
+    place  the mount point
     """
 
     def __init__(self, version: int, root: str, place: str) -> None:
@@ -61,7 +60,7 @@ class _Hierarchy:
         self.place = place
 
     def limits(self, process: str) -> "Iterator[Limit]":
-        """Of the process' group and of its ancestors."""
+        """The limits of the process' group and its ancestors."""
         most, usage, prefix = "memory.max", "memory.current", ""
         if self.version == 1:
             most, usage, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
@@ -73,10 +72,10 @@ class _Hierarchy:
             folder = os.path.join(self.place, group[len(below) :]).rstrip("/")
         while True:
             limit, used = _number(f"{folder}/{most}"), _number(f"{folder}/{usage}")
-            # "max" is none; version 1 has a number then that no machine has.
+            # "max" is no limit; version 1 has a huge number instead.
             if limit is not None and used is not None and limit < 1 << 60:
                 stat = _numbers(f"{folder}/memory.stat")
-                # A tmpfs' pages are none of these: they cannot be dropped.
+                # Pages of a tmpfs are not included: they cannot be dropped.
                 cache = stat.get(prefix + "inactive_file", 0) + stat.get(prefix + "active_file", 0)
                 name = folder[len(self.place) :] or "/"
                 yield Limit(f"memory limit of control group {name}", limit - used + min(cache, used))
@@ -122,6 +121,6 @@ def _number(path: str) -> "Optional[int]":
 
 
 def _numbers(path: str) -> "Dict[str, int]":
-    """The lines `name number`, with or without a unit behind."""
+    """The lines `name number`, with or without a unit."""
     pairs = (line.split()[:2] for line in _text(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}

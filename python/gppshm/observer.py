@@ -1,7 +1,7 @@
-"""The observer, as those see it who ask it: what is asked is answered later, and nobody waits.
+"""The observer as its clients see it: questions are answered later, and nothing waits.
 
-The observer is a process of its own (`observing`), for whoever looks into another process may never come
-back.  If it ends it is started anew, and what was asked is asked again.
+The observer is a process of its own (`observing`), because a process that inspects others may hang for ever.
+If it ends, it is started again, and open questions are asked again.
 """
 
 import errno
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 URGENT, SOON, TELLING, NAMES = supervised.URGENT, supervised.SOON, supervised.TELLING, supervised.NAMES
 
 RESTART = 1.0
-"""Seconds between starts of an observer that ends again and again."""
+"""Seconds between restarts of an observer that keeps ending."""
 
 
 class Observer:
-    """Asks; `step`, when `fileno()` is readable, calls back with what was answered.
+    """Sends questions.  `step`, when `fileno()` is readable, calls back with answers.
 
-    passed_over  pids of processes that do not answer whoever looks into them; a negative number is of a user
-                 or a group, whose name nobody told (see `procfs.user_key`)
-    on_restart   called when the observer was started anew: `fileno()` is another one
+    passed_over  pids of processes that block their readers; a negative number stands for a user or group
+                 whose name cannot be looked up (see `procfs.user_key`)
+    on_restart   called after a restart: `fileno()` has changed
     For one thread.  OSError if it cannot be started.
     """
 
@@ -52,17 +52,17 @@ class Observer:
 
     @property
     def asked(self) -> int:
-        """How many questions wait for an answer."""
+        """Number of open questions."""
         return len(self._asked)
 
     def ask(self, kind: str, job: str, argument: "Any", answered: "Callable[[Any], None]") -> None:
-        """Ask; `answered(answer)` is called by a later `step`, with None if there is no answer to be had."""
+        """Ask; a later `step` calls `answered(answer)`, with None if there is no answer."""
         self._key += 1
         self._asked[self._key] = (kind, job, argument), answered
         self._put(self._key)
 
     def let_go(self, fd: int) -> None:
-        """Have a descriptor closed elsewhere: the last one of a large file without a name takes long."""
+        """Close a descriptor in another process: closing the last one of a large unlinked file takes long."""
         self._wire.put_descriptor((observing.LET_GO,), fd)
         os.close(fd)
 
@@ -71,7 +71,7 @@ class Observer:
         return observing.read_parcels(self._parcels)
 
     def step(self) -> None:
-        """Take what has been answered; never waits."""
+        """Handle answers; never waits."""
         try:
             self._wire.flush()
             messages = self._wire.read()
@@ -87,7 +87,7 @@ class Observer:
                 answered(answer if good else None)
 
     def wait(self, seconds: float) -> None:
-        """Step until nothing is asked any more, or so many seconds have passed."""
+        """Step until no question is open, or the time is up."""
         import select
 
         end = time.monotonic() + seconds
@@ -98,7 +98,7 @@ class Observer:
             self.step()
 
     def close(self) -> None:
-        """Let go of the observer, which ends by itself; one that hangs is not waited for."""
+        """Disconnect.  The observer ends by itself; a hanging one is not waited for."""
         self._wire.sock.close()
         self._parcels.close()
         self._reap()
@@ -107,7 +107,7 @@ class Observer:
         try:
             self._wire.put((key, *self._asked[key][0]))
         except OSError:
-            pass  # `step` finds out
+            pass  # `step` handles it
 
     def _start(self, soon: bool = True) -> None:
         self._started = time.monotonic() + (0 if soon else RESTART)
@@ -115,7 +115,7 @@ class Observer:
         try:
             command = [sys.executable, "-IS", observing.__file__]
             if not soon:
-                # What is asked meanwhile waits in the socket, and nobody here waits.
+                # Questions wait in the socket meanwhile; nothing here waits.
                 command = ["/bin/sh", "-c", f'sleep {RESTART:g}; exec "$0" "$@"', *command]
             self.pid = start(command, observing.main, theirs.fileno())
         except BaseException:
@@ -133,10 +133,10 @@ class Observer:
         try:
             self._wire.put(greeting)
         except OSError:
-            pass  # it has ended already: `step` finds out
+            pass  # it has ended: `step` handles it
 
     def _restart(self) -> None:
-        """Its end was seen; what was asked is asked again, once."""
+        """Handle the observer's end: start it again and repeat open questions once."""
         self._wire.sock.close()
         self._parcels.close()
         self._reap()
@@ -148,13 +148,13 @@ class Observer:
 
     def _reap(self) -> None:
         try:
-            os.killpg(self.pid, signal.SIGKILL)  # with its children, of whom one may be waiting for ever
+            os.killpg(self.pid, signal.SIGKILL)  # with its children, one of which may hang for ever
         except OSError:
             try:
-                os.kill(self.pid, signal.SIGKILL)  # a fork that has no group of its own yet
+                os.kill(self.pid, signal.SIGKILL)  # a fork without a group of its own yet
             except OSError:
                 return
-        for _ in range(50):  # it has nothing to wait for, so this is a matter of microseconds
+        for _ in range(50):  # takes microseconds, as it waits for nothing
             try:
                 if os.waitpid(self.pid, os.WNOHANG)[0]:
                     return
@@ -164,11 +164,11 @@ class Observer:
 
 
 def start(command: "List[str]", main: "Callable[[], None]", stdin: int) -> int:
-    """Start a program with that descriptor as its stdin, in a session of its own; its pid.
+    """Start a program with that descriptor as its stdin, in a session of its own; returns its pid.
 
-    stdout and stderr are /dev/null: who reads ours must not wait for a program that hangs.  Where the
-    interpreter cannot be executed (any more: it may have been replaced), a fork calls `main` instead.
-    OSError if there can be no new process.
+    stdout and stderr are /dev/null: a reader of our output must not wait for a program that hangs.  If the
+    interpreter cannot be executed (it may have been replaced), a fork calls `main` instead.  OSError if no
+    process can be made.
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -189,7 +189,7 @@ def start(command: "List[str]", main: "Callable[[], None]", stdin: int) -> int:
 
 
 def _spawn(command: "List[str]", actions: "List[Any]") -> int:
-    """In a session of its own: so it also has a share of the processor of its own (sched(7), autogroup)."""
+    """In a session of its own, which also gives it its own share of the processor (sched(7), autogroup)."""
     try:
         return os.posix_spawn(  # novm
             command[0], command, os.environ, file_actions=actions, setsid=True, setsigmask=()
@@ -201,7 +201,7 @@ def _spawn(command: "List[str]", actions: "List[Any]") -> int:
 
 
 def _become(command: "List[str]", main: "Callable[[], None]", stdin: int, null: int) -> None:
-    """In the child of a fork: be the program."""
+    """Runs in the child of a fork: become the program."""
     try:
         os.setsid()
         for old, new in ((stdin, 0), (null, 1), (null, 2)):

@@ -1,9 +1,9 @@
-"""Where metrics go: to who asks at an address, and to a file for node_exporter's textfile collector.
+"""Publishes metrics: over HTTP, and in a file for node_exporter's textfile collector.
 
-prometheus_client writes the metrics, and is imported only when an Outlet is made.  All of it is done in
-threads of its own, which never keep the watcher waiting, and which never end: what cannot be done now is told
-once, and tried again.  However many ask, and whatever they send or do not send, there are two threads, and at
-most CONNECTIONS descriptors, none of which is one of the last that this process may have.
+prometheus_client formats the metrics; it is imported only when an Outlet is made.  All work is done in two
+threads that never delay the watcher and never end: failures are reported once and tried again.  However many
+clients there are, and whatever they send, at most CONNECTIONS descriptors are used, and none of the last
+that this process may have.
 """
 
 import errno
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 INTERVAL = 15.0
-"""Seconds between writings of the file."""
+"""Seconds between writes of the file."""
 RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between tries to get the address, then the last of them: its network may not be there yet."""
+"""Seconds between tries to bind the address; the last one repeats. Its network may not be up yet."""
 SOON = 0.2
-"""Seconds that `serve` waits for the first try, so that who asks at once is answered."""
+"""Seconds that `serve` waits for the first try, so that an immediate request is answered."""
 CONNECTIONS = 16
-"""Answered at once at most; who comes then has the oldest ended."""
+"""Clients served at the same time; another one replaces the oldest."""
 REQUEST_TIME = 5.0
-"""Seconds for a request to come."""
+"""Seconds for a request to arrive."""
 ANSWER_TIME = 15.0
-"""Seconds after which a connection is ended, whatever was sent."""
+"""Seconds after which a connection is closed in any case."""
 PATIENCE = 5.0
-"""Seconds that who asks waits for a scan, and then gets the last one; Prometheus itself waits 10."""
+"""Seconds that a request waits for a scan before it gets the last result; Prometheus waits 10."""
 REQUEST_SIZE = 8192
 PAUSE = 1.0
-"""Seconds without new connections, where no descriptor is left for one."""
+"""Seconds without new connections when no descriptor is left."""
 ADDRESS = "PORT, ADDRESS:PORT or [IPv6]:PORT; a PORT alone is this host's only (127.0.0.1)"
 
 _HOST = re.compile(r"[0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\]")
@@ -62,7 +62,7 @@ class Missing(Exception):
 
 
 def address(text: str) -> "Tuple[str, int]":
-    """Host and port of an ADDRESS; ValueError if it is none."""
+    """Host and port of an ADDRESS; ValueError if it is not one."""
     host, _, port = text.rpartition(":")
     host = host or LOOPBACK
     if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
@@ -71,10 +71,10 @@ def address(text: str) -> "Tuple[str, int]":
 
 
 class Outlet:
-    """The metrics of `root` and its watcher, for prometheus_client to hand out.  Missing if it is not there.
+    """Publishes the metrics of `root` and its watcher.  Raises Missing without prometheus_client.
 
     counts, reserved  see exporter.Collector
-    on_trouble  called, in other threads, with a sentence on what went wrong; once until it is mended
+    on_trouble  called, in other threads, with a sentence about a failure; once until it is over
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Outlet:
         self._on_trouble = on_trouble
 
     def serve(self, place: "Tuple[str, int]", on_served: "Callable[[], None]" = lambda: None) -> None:
-        """Answer whoever asks there, as soon as the address can be had.
+        """Serve at this address, as soon as it can be bound.
 
-        Never fails, and waits no longer than SOON.  `on_served` is called, in another thread, when it is so.
+        Never fails, and waits no longer than SOON.  `on_served` is called, in another thread, once it serves.
         """
         tried = threading.Event()
         self._begin("metrics", self._serve, place, tried, on_served)
@@ -139,7 +139,7 @@ class Outlet:
         return kind, encode(self._registry)
 
     def write(self, path: str, interval: float = INTERVAL) -> None:
-        """Write the file soon, and every so many seconds; it stays when we end.  Never fails, never waits."""
+        """Write the file soon, and then periodically; it stays at the end.  Never fails, never waits."""
         self._begin("metrics file", self._keep_writing, path, interval)
 
     def _keep_writing(self, path: str, interval: float) -> None:
@@ -159,7 +159,7 @@ class Outlet:
 
 
 class _Present:
-    """What the registry collects: what is known, without waiting for more."""
+    """Collector for the registry: the present metrics, without waiting."""
 
     def __init__(self, collector: "exporter.Collector") -> None:
         self._collector = collector
@@ -169,12 +169,12 @@ class _Present:
 
 
 class _Connection:
-    """Somebody who asks.
+    """One client.
 
-    until   monotonic; then it is ended
-    waits   monotonic; so long it waits for a scan
-    asks    the request has come
-    answer  what is still to be sent; None as long as it is not known
+    until   when it is closed (monotonic)
+    waits   until when it waits for a scan (monotonic)
+    asks    the request is complete
+    answer  bytes still to be sent; None until they are known
     """
 
     __slots__ = ("answer", "asks", "begun", "request", "socket", "until", "waits")
@@ -193,9 +193,9 @@ class _Connection:
 
 
 class _Server:
-    """Answers in one thread, and never waits for one that asks, nor for a scan.
+    """Serves in one thread, and waits neither for a client nor for a scan.
 
-    OSError if the address cannot be had now, or there are no descriptors for it.
+    OSError if the address cannot be bound now, or no descriptors are left.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class _Server:
         self._listener = _listener(place)
         try:
             if is_reserved(self._listener.fileno() + 2):
-                raise OSError(errno.EMFILE, "the last descriptors are for cleaning")
+                raise OSError(errno.EMFILE, "the last descriptors are reserved for cleaning")
             self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             self._listener.close()
@@ -221,7 +221,7 @@ class _Server:
         collector.listeners.append(self._wake)
 
     def _wake(self) -> None:
-        """A scan has ended; from its thread."""
+        """A scan has finished; called from its thread."""
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:
@@ -231,7 +231,7 @@ class _Server:
         while True:
             try:
                 self._step()
-            except Exception:  # of one connection; there is nobody to be told, and others are to be answered
+            except Exception:  # an error of one connection must not stop the others
                 time.sleep(PAUSE)
 
     def _step(self) -> None:
@@ -281,7 +281,7 @@ class _Server:
             self._closed_until = time.monotonic() + PAUSE
             return
         if len(self._connections) >= CONNECTIONS:
-            # Who says nothing goes before who waits for an answer.
+            # Silent clients are closed before those that wait for an answer.
             self._end(min(self._connections, key=lambda fd: self._connections[fd].rank))
         connection.setblocking(False)
         self._connections[connection.fileno()] = _Connection(connection)
@@ -310,13 +310,13 @@ class _Server:
             self._end(fd)
 
     def _answer_all(self, now: float) -> None:
-        """Who has waited long enough for a scan."""
+        """Answer the clients that have waited long enough for a scan."""
         for connection in self._connections.values():
             if connection.asks and connection.answer is None and now >= connection.waits:
                 self._give(connection)
 
     def _give(self, connection: _Connection) -> None:
-        """What is known now, as it was asked for."""
+        """Answer with the present metrics, in the requested format."""
         found = _ACCEPT.search(connection.request)
         try:
             kind, body = self._answer(found.group(1).decode("latin-1").strip() if found else "")
@@ -337,11 +337,11 @@ def _response(status: str, kind: str, body: bytes) -> bytes:
 
 
 def _listener(place: "Tuple[str, int]") -> socket.socket:
-    """A socket that listens there; OSError.  A name is looked up, which may take a while."""
+    """A listening socket; OSError.  Looking up a name may take a while."""
     host, port = place
     try:
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-    except UnicodeError:  # of a label that no name of a host can have
+    except UnicodeError:  # a label that is invalid in host names
         raise OSError(errno.EINVAL, "no such host") from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -357,9 +357,9 @@ def _listener(place: "Tuple[str, int]") -> socket.socket:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Put a file that all may read in its place in one step: whoever reads it gets all of it.
+    """Replace the file in one step, readable by all.
 
-    OSError if something else than a file is there: a FIFO or a symlink was made for somebody, or by somebody.
+    OSError if there is something other than a regular file: a FIFO or symlink has its purpose.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -368,12 +368,14 @@ def _replace(path: str, data: bytes) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EEXIST, "a symlink, FIFO or the like is there: remove it, or name another file")
+        raise OSError(
+            errno.EEXIST, "it is a symlink, FIFO or other special file: remove it, or name another file"
+        )
     temporary = f"{path}.{os.getpid()}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(temporary, flags, 0o644)
-    except FileExistsError:  # of one with this pid that was killed
+    except FileExistsError:  # left by a killed process with this pid
         os.unlink(temporary)
         fd = os.open(temporary, flags, 0o644)
     try:
@@ -387,7 +389,7 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _why(path: str, error: OSError) -> str:
-    """With what can be done where the folder is another user's; root needs CAP_DAC_OVERRIDE there."""
+    """The error, with advice if the directory belongs to another user; root needs CAP_DAC_OVERRIDE there."""
     why = str(error.strerror or error)
     if error.errno != errno.EACCES:
         return why

@@ -1,7 +1,7 @@
-"""Who a process is, for people to read: psutil describes it.  No verdict rests on anything here.
+"""Describes processes for people, by psutil.  No verdict depends on it.
 
-psutil is imported at the first question; without it, or where a process is gone or hidden, the answer
-is UNKNOWN.  The command line is read here, for it may have gigabytes.
+psutil is imported at the first use.  Without it, or if a process is gone or hidden, the answer is UNKNOWN.
+The command line is read here instead, as it may have gigabytes.
 """
 
 from gppshm import commands, procfs, sitepackages
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 
 MOST = 16384
-"""So many bytes of a command line are read at most."""
+"""Bytes of a command line that are read, at most."""
 
 
 class Description:
-    """`user`, the `words` of the command line, and `command`: these in short, or the name of who has none.
+    """`user`, the `words` of the command line, and `command`: its short form, or the process name if it has
+    none.
 
-    uid  of the user; -1 if it is not known
+    uid  of the user; -1 if unknown
     """
 
     __slots__ = ("command", "uid", "user", "words")
@@ -38,9 +39,9 @@ class Description:
 
 
 def describe(pid: int, names: bool = True) -> Description:
-    """The user and the command of a process, as far as they can be known now.
+    """User and command of a process, as far as they are known now.
 
-    Without `names` the user's is not looked up: a directory service may take its time.
+    Without `names` the user's name is not looked up, which can take long in a directory service.
     """
     psutil = _psutil()
     if psutil is None or not procfs.may_read(pid):
@@ -57,13 +58,13 @@ def describe(pid: int, names: bool = True) -> Description:
 
 
 def described(pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
-    """User and command of each process, by its pid."""
+    """User and command of each process, by pid."""
     found = ((pid, describe(pid)) for pid in pids)
     return {pid: (who.user, who.command) for pid, who in found}
 
 
 def ancestors(pid: int) -> "Tuple[int, ...]":
-    """The pids of a process' parent, its parent, and so on; empty if they cannot be known."""
+    """The pids of a process' parent, grandparent, and so on; empty if unknown."""
     psutil = _psutil()
     if psutil is None:
         return ()
@@ -74,12 +75,12 @@ def ancestors(pid: int) -> "Tuple[int, ...]":
 
 
 def available() -> bool:
-    """Whether processes can be described at all: psutil is installed."""
+    """Whether psutil is installed."""
     return _psutil() is not None
 
 
 def _words(pid: int) -> "Tuple[str, ...]":
-    """The words of a command line, in at most MOST bytes; none of a zombie's."""
+    """The words of the command line, of at most MOST bytes; none for a zombie."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as stream:
             text = stream.read(MOST) or b""
@@ -92,7 +93,7 @@ def _words(pid: int) -> "Tuple[str, ...]":
 
 
 def user_name(uid: int) -> str:
-    """The name of a user; the number, where nobody knows it."""
+    """The name of a user; the number if it has none."""
     import pwd
 
     if not procfs.may_read(procfs.user_key(uid)):

@@ -1,11 +1,11 @@
-"""What /proc knows of processes: the evidence for a creator's life or death, and nothing that only describes.
+"""Facts about processes from /proc: the evidence for a creator's life or death.
 
-A `Processes` object is one look at the host.  It reads lazily and remembers what it has read, so whoever
-judges a file must have looked at the file *before* making the `Processes`: then everything that it says
-is younger than what is judged.  Make a new one for each pass.
+A `Processes` object is one inspection of the host.  It reads lazily and caches.  To judge a file, inspect the
+file *first* and make the `Processes` afterwards: then all its facts are newer than the sighting.  Make a new
+one for each pass.
 
 Reading another process' maps or descriptors can block for ever: its memory may be locked by a thread in
-state D, a descriptor may lie on a dead network file system.  `set_guard` says who watches over that.
+state D, or a descriptor may be on a dead network file system.  `set_guard` installs a supervisor.
 """
 
 import errno
@@ -35,18 +35,18 @@ _guard: "Callable[[int], bool]" = _no_guard
 
 
 def set_guard(guard: "Callable[[int], bool]") -> None:
-    """Have `guard(pid)` asked before anything of a process is read that may block; False: do not read it."""
+    """Have `guard(pid)` called before a read that may block; if it returns False, the read is skipped."""
     global _guard
     _guard = guard
 
 
 def may_read(pid: int) -> bool:
-    """Whether what may block of process `pid` may be read now."""
+    """Whether reads about process `pid` that may block are allowed now."""
     return _guard(pid)
 
 
 def user_key(uid: int) -> int:
-    """What stands for a user where `may_read` has a pid: a directory service may never tell the name."""
+    """The key of a user for `may_read`: looking up a name in a directory service may block, too."""
     return -1 - uid
 
 
@@ -62,16 +62,16 @@ class Existence(str):
 
 
 GONE = Existence("gone")
-"""There is no such process, or only its corpse: a zombie all of whose threads have ended."""
+"""No such process, or only a zombie all of whose threads have ended."""
 LIVES = Existence("lives")
 UNREADABLE = Existence("unreadable")
-"""There may be one, but its memory map is not ours to read, or reads empty, as of one that is exiting."""
+"""There may be one, but its maps are not readable, or empty as for an exiting process."""
 
 
 class Process:
     """One process, as far as it could be read.
 
-    existence GONE, LIVES or UNREADABLE (`files` is then empty and says nothing)
+    existence GONE, LIVES or UNREADABLE (`files` is then empty and no evidence)
     files     (device, inode) of every file that it maps
     """
 
@@ -84,7 +84,7 @@ class Process:
 
 
 class Processes:
-    """One look at the processes of this host, read as it is asked for, under `proc_root`."""
+    """One inspection of the processes of this host under `proc_root`, read on demand."""
 
     def __init__(self, proc_root: str = "/proc") -> None:
         self.proc_root = proc_root
@@ -100,9 +100,9 @@ class Processes:
     def blind_spot(self) -> str:
         """Why some process of this host may be invisible here; "" if every process can be seen.
 
-        Everything can be seen from the initial pid namespace, in its own /proc, mounted without hidepid.
-        (CAP_SYS_PTRACE does not always undo hidepid: a security module or a user namespace may stand
-        between.)
+        Every process can be seen from the initial pid namespace, in its own /proc, mounted without hidepid.
+        (CAP_SYS_PTRACE does not always override hidepid: a security module or a user namespace may prevent
+        it.)
         """
         if self._blind_spot is None:
             self._blind_spot = self._find_blind_spot()
@@ -128,7 +128,7 @@ class Processes:
         )
 
     def process(self, pid: int) -> Process:
-        """What is known of the process whose pid (not thread id) is `pid`."""
+        """What is known of the process `pid` (not a thread id)."""
         if pid not in self._processes:
             self._processes[pid] = self._read_process(pid)
         return self._processes[pid]
@@ -138,22 +138,22 @@ class Processes:
         return 0 < pid <= PID_MAX and file_id in self.process(pid).files
 
     def pids(self) -> "List[int]":
-        """The pid of every process that could be seen; none if /proc cannot be listed: a blind spot."""
+        """The pid of every visible process; empty if /proc cannot be listed, which is a blind spot."""
         if self._pids is None:
             self._pids = [int(name) for name in _listdir(self.proc_root) if name.isdigit()]
             self._listed = frozenset(self._pids)
         return self._pids
 
     def all(self) -> "List[Process]":
-        """Every process that could be seen, with what it maps; dear: see `namesakes`."""
+        """Every visible process with its mappings; expensive, see `namesakes`."""
         if self._all is None:
             self._all = [self.process(pid) for pid in self.pids()]
         return self._all
 
     def namesakes(self, pid: int) -> "List[Process]":
-        """Every process that has `pid` in its own pid namespace, or may have; it is looked into no other.
+        """Every process that has `pid` in its own pid namespace, or may have it.  Inspects no other further.
 
-        One readlink() for each process of the host: 3 us, where its maps and status take 90 (measured, 6.18).
+        One readlink() per process of the host: 3 us, while maps and status take 90 us (measured, 6.18).
         """
         if self._namesakes is None:
             self._namesakes = {}
@@ -163,22 +163,22 @@ class Processes:
         return [self.process(each) for each in (*same, *unknown)]
 
     def mapping(self, file_id: "FileId") -> "List[int]":
-        """The pids of all processes that map the file, as far as can be seen."""
+        """The pids of all processes that map the file, as far as they can be seen."""
         return [process.pid for process in self.all() if file_id in process.files]
 
     def holders(self, file_id: "FileId") -> "List[int]":
-        """The pids of all processes that map the file, or, if none does, that have it open for writing.
+        """The pids of all processes that map the file or, if none does, that have it open for writing.
 
-        A process whose descriptors cannot be read is passed over: absence is no evidence.
+        Processes whose descriptors cannot be read are skipped: absence is no evidence.
         """
         return self.mapping(file_id) or [
             process.pid for process in self.all() if file_id in (self.open_files(process.pid, True) or ())
         ]
 
     def open_files(self, pid: int, writing: bool = False) -> "Optional[Set[FileId]]":
-        """(device, inode) of every file that a process holds by a descriptor; None if they cannot be listed.
+        """(device, inode) of every open file of a process; None if they cannot be listed.
 
-        With `writing` only of those that are open for writing.
+        With `writing` only those that are open for writing.
         """
         if not may_read(pid):
             return None
@@ -198,10 +198,10 @@ class Processes:
         return found
 
     def innermost_pid(self, pid: int) -> int:
-        """The pid that a process (or thread) has in its own pid namespace; 0 if that cannot be known.
+        """The pid of a process (or thread) in its own pid namespace; 0 if unknown.
 
-        By its link to the namespace, and where that is another one, or not ours to read, by NSpid in
-        /proc/<pid>/status, which every user may read, and Linux has from 4.1 on.
+        From its namespace link or, if that is another namespace or unreadable, from NSpid in
+        /proc/<pid>/status, which every user may read, and which Linux has from 4.1 on.
         """
         if pid not in self._innermost:
             try:
@@ -214,7 +214,7 @@ class Processes:
         return self._innermost[pid]
 
     def threads(self, pid: int) -> "Dict[int, int]":
-        """Thread id -> the id it has in its innermost pid namespace (0 if unknown), of one process."""
+        """Thread id -> id in its innermost pid namespace (0 if unknown), of one process."""
         if pid not in self._threads:
             tids = map(int, _listdir(f"{self.proc_root}/{pid}/task"))
             self._threads[pid] = {tid: self.innermost_pid(tid) for tid in tids}
@@ -223,7 +223,7 @@ class Processes:
     def _read_process(self, pid: int) -> Process:
         if not may_read(pid):
             return Process(pid, UNREADABLE)
-        if self._pids is None or pid not in self._listed:  # what /proc lists is no thread of another
+        if self._pids is None or pid not in self._listed:  # pids in /proc are no thread ids
             found = status(pid, self.proc_root)
             if b"Tgid" not in found:
                 return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
@@ -235,7 +235,7 @@ class Processes:
             if len(fields) > 17:
                 if int(fields[6]) & PF_KTHREAD:
                     return Process(pid, LIVES)
-                # The count of threads is the kernel's own; a list of them may miss one that is just begun.
+                # The kernel counts the threads; a listing may miss one that has just started.
                 if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
                     return Process(pid, GONE)
             maps = maps_of(pid, self.proc_root) or b""
@@ -244,7 +244,7 @@ class Processes:
         return Process(pid, GONE if self.no_such_process(pid) else UNREADABLE)
 
     def no_such_process(self, pid: int) -> bool:
-        """Whether there is no such process now, by kill(): EPERM means that there is one."""
+        """Whether there is no such process now, by kill(); EPERM means that there is one."""
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -261,7 +261,7 @@ class Processes:
             return True
 
     def start(self, pid: int) -> int:
-        """When a process started, in clock ticks since boot; 0 if there is none, or it cannot be read."""
+        """The start of a process in clock ticks since boot; 0 if there is none or it cannot be read."""
         try:
             return pulse(pid, self.proc_root)[0]
         except OSError:
@@ -289,12 +289,12 @@ def maps_of(pid: int, proc_root: str = "/proc") -> "Optional[bytes]":
 
 
 def pulse(pid: int, proc_root: str = "/proc") -> "Tuple[int, bool]":
-    """When process `pid` started (ticks since boot), and whether nothing of it can run any more.
+    """The start of process `pid` (ticks since boot), and whether it is dead with all its threads.
 
-    (0, True) if there is none.  OSError if that cannot be found out, as without a free descriptor: unknown
-    is not dead.  Reads /proc/<pid>/stat alone, which takes no lock of the process' memory
-    (fs/proc/array.c), so it does not block.  A process all of whose threads have ended stays as a zombie
-    until its parent reaps it; the count of threads is the kernel's own.
+    (0, True) if there is no such process.  OSError if that cannot be found out, for example without a free
+    descriptor: unknown is not dead.  Reads only /proc/<pid>/stat, which takes no lock of the process' memory
+    (fs/proc/array.c), so it does not block.  A process whose threads have all ended stays a zombie until its
+    parent reaps it; the kernel counts the threads.
     """
     try:
         # Of some hosts' thousands of processes: three system calls each, where a file object takes seven.
@@ -318,12 +318,12 @@ def stat_fields(pid: int, proc_root: str = "/proc") -> "List[bytes]":
 
 
 def _fields(text: bytes) -> "List[bytes]":
-    """The fields of stat from the third on (0 state, 6 flags, 17 threads): the second may hold blanks."""
+    """The fields of stat from the third on (0 state, 6 flags, 17 threads); the second may contain blanks."""
     return text.rpartition(b")")[2].split()
 
 
 def named(key: int) -> str:
-    """The process, by its pid and its name, the user or the group that `may_read` was asked for."""
+    """Text for what `may_read` was asked about: the process with pid and name, the user or the group."""
     if key >= 0:
         name = (read(f"/proc/{key}/stat") or b"").partition(b"(")[2].rpartition(b")")[0]
         return f"process {key} ({os.fsdecode(name)})" if name else f"process {key}"
@@ -332,7 +332,7 @@ def named(key: int) -> str:
 
 
 def read(path: str) -> "Optional[bytes]":
-    """The whole of a file of /proc; None where it is gone, or not for us."""
+    """The whole of a file of /proc; None if it is gone or not readable."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -349,7 +349,7 @@ def descriptors(pid: int, proc_root: str = "/proc") -> "Optional[List[str]]":
     folder = f"{proc_root}/{pid}"
     try:
         found = _paths_in(folder + "/fd")
-        # Its own list reads empty, as maps do, once its main thread has ended, while other threads live on.
+        # Like maps, the list reads empty after the end of the main thread, while other threads live.
         for tid in [] if found else os.listdir(folder + "/task"):
             try:
                 found = found or _paths_in(f"{folder}/task/{tid}/fd")
@@ -361,7 +361,7 @@ def descriptors(pid: int, proc_root: str = "/proc") -> "Optional[List[str]]":
 
 
 def parse_maps(text: bytes) -> "Iterator[FileId]":
-    """(device, inode) of every file in the text of a /proc/<pid>/maps; anonymous memory left out."""
+    """(device, inode) of every file in a /proc/<pid>/maps; without anonymous memory."""
     # Single blanks between address, permissions, offset, device and inode; a path only from column 73 on.
     # Runs of lines differ in the address and the offset alone: a heap's superblocks (fs/proc/task_mmu.c).
     place, column = b"\n", 0
@@ -378,7 +378,7 @@ def parse_maps(text: bytes) -> "Iterator[FileId]":
 
 
 def mappings(text: bytes, device: int) -> "Iterator[Tuple[int, int, int, int, bytes]]":
-    """Start, end, offset, inode and path of every mapping of a file of `device`, in the text of a maps."""
+    """Start, end, offset, inode and path of every mapping of a file of `device` in a /proc/<pid>/maps."""
     wanted = b"%02x:%02x" % (os.major(device), os.minor(device))
     for line in text.split(b"\n"):
         if wanted not in line:
@@ -391,9 +391,9 @@ def mappings(text: bytes, device: int) -> "Iterator[Tuple[int, int, int, int, by
 
 
 def mount_of(path: str, proc_root: str = "/proc") -> "Tuple[bytes, bytes]":
-    """The file system type and the options of the mount that `path` lies on; two b"" if it cannot be told.
+    """File system type and options of the mount that contains `path`; two b"" if unknown.
 
-    By the device number, which says nothing on btrfs and overlay; those are then not found.
+    Found by device number, which does not work on btrfs and overlay.
     """
     device = os.stat(path).st_dev
     wanted = b"%d:%d" % (os.major(device), os.minor(device))

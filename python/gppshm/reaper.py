@@ -1,6 +1,6 @@
-"""From a name to its end, in two steps: by a lease alone; and, where another verdict was found, by that.
+"""Removes orphans in two steps: by a lease alone, then by a verdict from other evidence.
 
-Neither step looks at another process.  Who calls decides what comes between them, and what is next.
+Neither step inspects another process.  The caller decides what happens between them.
 """
 
 import errno
@@ -16,41 +16,44 @@ if TYPE_CHECKING:
 
 NO_DESCRIPTOR = lease.NO_DESCRIPTOR
 
+DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
+"""Seconds between the tries of `settle_patiently`; each is multiplied by a random 0.5 to 1.5."""
+
 NOTHING = (0, 0)
 """For `only`: no file at all."""
 
 
 class Result(str):
-    """What became of one name."""
+    """The result for one name."""
 
     __slots__ = ()
 
 
 REMOVED = Result("removed")
 WOULD_REMOVE = Result("would remove")
-"""An orphan that was left alone because this is a dry run."""
+"""An orphan that was kept because this is a dry run."""
 OUT_OF_SCOPE = Result("out of scope")
-"""An orphan that is not ours to remove."""
+"""An orphan that may not be removed here."""
 KEPT = Result("kept")
 """The creator lives."""
 UNSURE = Result("unsure")
-"""Nothing is proven now; a later try, or a look at processes, may tell more."""
+"""No proof now; a later try or an inspection of processes may give one."""
 FAILED = Result("failed")
 """It could not be opened, or an orphan could not be unlinked."""
 GONE = Result("gone")
-"""It is not there (any more): others clean too."""
+"""It does not exist (any more): others clean, too."""
 NO_HEAP = Result("no heap")
 
 
 class Outcome:
     """What was done about one name, and why (one sentence).
 
-    sighting  None if there was nothing to see
+    sighting  None if the file could not be inspected
     verdict   None if it was not judged
     error     the errno of a FAILED one; else 0
     done      when (monotonic)
-    fd        for the caller to close: of a file that was unlinked (or would be) though somebody may be
-              attached, if the Reaper pins; or of a large one; else -1
+    fd        for the caller to close: a descriptor of the unlinked file if peers may be attached and the
+              Reaper pins, or if the file is large; else -1
     """
 
     __slots__ = ("done", "error", "fd", "name", "reason", "result", "sighting", "verdict")
@@ -73,15 +76,20 @@ class Outcome:
         self.fd = -1
         self.done = time.monotonic()
 
+    @property
+    def removed(self) -> bool:
+        """Whether the file was unlinked, or would be if this were no dry run."""
+        return self.result is REMOVED or self.result is WOULD_REMOVE
+
     def __repr__(self) -> str:
         return f"Outcome({self.name}: {self.result}: {self.reason})"
 
 
 class Reaper:
-    """Removes what the dead have left in one directory.
+    """Removes orphans in one directory.
 
-    pin    hand a descriptor over of what is unlinked while somebody may be attached
-    large  bytes from which on one is handed over of whatever is unlinked: to close the last one takes long
+    pin    hand over a descriptor of what is unlinked (or would be) while peers may be attached
+    large  size in bytes from which on a descriptor is always handed over: closing the last one takes long
     A context manager.  It keeps one descriptor in reserve, so that it can unlink when none is left.
     """
 
@@ -112,7 +120,7 @@ class Reaper:
         """Unlink the heap of that name if a lease proves its creator's death.
 
         only  remove nothing but this file (device, inode); else the result is OUT_OF_SCOPE
-        UNSURE without a verdict, but with what was seen, where a lease says nothing.
+        If a lease proves nothing, the result is UNSURE with a sighting and without a verdict.
         """
         return self._guarded(name, lambda: self._by_lease(name, only))
 
@@ -123,7 +131,7 @@ class Reaper:
         only: "Optional[shmfs.FileId]" = None,
         changed: "Callable[[], str]" = lambda: "",
     ) -> Outcome:
-        """Do what `verdict`, on what was `seen`, allows: unlink an orphan, keep all else.
+        """Act on `verdict`, which was made on `seen`: unlink an orphan, keep everything else.
 
         changed  see ShmDirectory.unlink
         """
@@ -138,10 +146,10 @@ class Reaper:
         judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
         only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
     ) -> "Iterator[Outcome]":
-        """Both steps for each name, one after the other; each Outcome comes as soon as it is done.
+        """Both steps for all names; yields each Outcome as soon as it is done.
 
-        No error of one name stops the others.  `judge` is asked for a verdict on all that leases do not
-        settle; it must look at processes after it was called.
+        An error of one name does not stop the others.  `judge` is called with all that leases do not prove;
+        it must inspect processes after it was called.
         """
         doubtful = []
         for name in self.directory.to_settle(names, self.dry_run):
@@ -157,6 +165,26 @@ class Reaper:
                 yield self.remove(seen, verdict, only(seen.name))
             self._refill()
 
+    def settle_patiently(
+        self,
+        names: "Iterable[str]",
+        judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
+        only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
+    ) -> "Iterator[Outcome]":
+        """As `settle`, but retries for up to 0.5 s the files that another program has open for a moment."""
+        for delay in DELAYS + (0,):
+            again = []
+            for outcome in self.settle(names, judge, only):
+                if delay and _passing(outcome):
+                    again.append(outcome.name)
+                else:
+                    yield outcome
+            if not again:
+                return
+            names = again
+            # Importing the random module would cost milliseconds at start.
+            time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
+
     def _by_lease(self, name: str, only: "Optional[shmfs.FileId]") -> Outcome:
         with self.directory.open(name) as file:
             seen = file.sighting
@@ -164,7 +192,7 @@ class Reaper:
                 return Outcome(name, FAILED, seen.error, seen, error=errno.EACCES)
             if seen.kind not in (shmfs.HEAP, shmfs.HALF_MADE):
                 return Outcome(name, NO_HEAP, "it is not a heap", seen)
-            # Of a file that is not named as heaps are, the header's pid has to be looked for.
+            # If the name is no heap name, the pid in the header has to be judged by pids.
             if seen.answer is lease.GRANTED and seen.kind is shmfs.HEAP and seen.name_pid:
                 return self._finish(file, seen, creator.judge(seen, procfs.Processes()), only)
             return Outcome(name, UNSURE, "not judged yet", seen)
@@ -187,7 +215,7 @@ class Reaper:
         only: "Optional[shmfs.FileId]",
         changed: "Callable[[], str]" = lambda: "",
     ) -> Outcome:
-        """Unlink what is judged an orphan, unless somebody or something says no."""
+        """Unlink what was judged an orphan, unless a last check forbids it."""
         result, reason, error = UNSURE, verdict.reason, 0
         if verdict.state in creator.ORPHANS:
             if only is not None and seen.file_id != only:
@@ -206,17 +234,17 @@ class Reaper:
                     result, error = FAILED, refusal.errno or 0
                     reason = f"it cannot be unlinked: {refusal.strerror}"
         outcome = Outcome(seen.name, result, reason, seen, verdict, error)
-        pinned = self.pin and result in (REMOVED, WOULD_REMOVE) and file.sighting.answer is not lease.GRANTED
+        pinned = self.pin and outcome.removed and file.sighting.answer is not lease.GRANTED
         if pinned or (result is REMOVED and seen.status.st_blocks * 512 >= self.large):
             try:
-                # Of the file as it was opened: by its name there is nothing to be had any more.
+                # From the open descriptor, as the name is gone.
                 outcome.fd = fcntl.fcntl(file.fd or 0, fcntl.F_DUPFD_CLOEXEC, 3)
             except OSError:
                 pass
         return outcome
 
     def _guarded(self, name: str, act: "Callable[[], Outcome]") -> Outcome:
-        """Translate the errors of one name, and spend the reserve where there is no descriptor left."""
+        """Translate errors of one name, and use the reserve if no descriptor is left."""
         outcome = None
         for last in (False, True):
             try:
@@ -247,3 +275,10 @@ class Reaper:
                 self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 pass
+
+
+def _passing(outcome: Outcome) -> bool:
+    """Whether a retry may help: another cleaner or a lister has the heap open for a moment."""
+    if outcome.result is not UNSURE or outcome.verdict is None or outcome.sighting is None:
+        return False
+    return outcome.verdict.state in creator.ORPHANS or outcome.sighting.answer is lease.REFUSED

@@ -1,9 +1,9 @@
-"""What a process is to REDHAWK, by its command line.
+"""The role of a process in REDHAWK, from its command line.
 
-REDHAWK starts components, devices and services with name/value pairs as arguments (read in its sources,
-2.3 and 3.0): COMPONENT_IDENTIFIER is `<instantiation id>:<application>`, of which the id may hold colons too,
-and of the sandbox's components the id alone; DOM_PATH is `<domain>/<application>`; NAME_BINDING is the
-component's name.  Devices have a DEVICE_LABEL, services a SERVICE_NAME.
+REDHAWK starts components, devices and services with name/value pairs as arguments (from its sources, 2.3 and
+3.0).  COMPONENT_IDENTIFIER is `<instantiation id>:<application>`, and the id may contain colons; for sandbox
+components it is the id alone.  DOM_PATH is `<domain>/<application>`.  NAME_BINDING is the component's name.
+Devices have a DEVICE_LABEL, services a SERVICE_NAME.
 
 Limit: components that are shared libraries share one process, which is named ComponentHost_<device label>.
 """
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def named(words: "Sequence[str]", names: "Sequence[str]") -> "Dict[str, str]":
-    """The values of these names on a command line: what stands behind the first of each.
+    """The values of these names on a command line: the word after the first occurrence of each.
 
-    Other words may stand before the pairs: those of an interpreter, or of a debugger that runs the program.
+    Other words may precede the pairs: an interpreter, or a debugger that runs the program.
     """
     values: Dict[str, str] = {}
     for name, value in zip(words, words[1:]):
@@ -26,7 +26,7 @@ def named(words: "Sequence[str]", names: "Sequence[str]") -> "Dict[str, str]":
 
 
 def role(words: "Sequence[str]") -> "Tuple[str, str]":
-    """The component and its application, "" where the words do not tell; of a device or service its name."""
+    """The component and its application, "" if unknown; for a device or service its name."""
     values = named(words, _KEYS)
     identifier = values.get("COMPONENT_IDENTIFIER", "")
     if not identifier:

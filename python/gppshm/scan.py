@@ -1,4 +1,4 @@
-"""One look at everything in a folder of heaps, as figures; in a child of the observer (see `asking`)."""
+"""One scan of a directory of heaps, as figures; runs in a child of the observer (see `asking`)."""
 
 from gppshm import creator, held, locks, shmfs, snapshot
 
@@ -13,17 +13,17 @@ STATES = {
     creator.ATTACHED: "orphaned_attached",
     creator.UNKNOWN: "unknown",
 }
-"""What heaps are counted by; and UNREADABLE, of what is named like a heap and could not be judged."""
+"""Labels for counts of heaps, beside UNREADABLE for files with a heap's name that cannot be judged."""
 
 
 def look(root: str, proc_root: str = "/proc") -> "Dict[str, object]":
-    """What exporter.Scan has, in bytes.  OSError if the directory or /proc cannot be read."""
+    """The content of an exporter.Scan, in bytes.  OSError if the directory or /proc cannot be read."""
     heaps = dict.fromkeys((*STATES.values(), UNREADABLE), 0)
     heap_bytes = orphaned_bytes = 0
     # Opened anew each time: another file system may have been mounted there.
     with shmfs.ShmDirectory(root, proc_root) as directory:
         shot = snapshot.take(directory, proc_root=proc_root)
-        # A file may have many names; its memory and its locks are there once.
+        # A file with several names counts once.
         shot.entries = list({entry.sighting.file_id: entry for entry in shot.entries}.values())
         all_locks = locks.examine(directory, shot.entries, proc_root)
         unlinked = held.survey(directory, proc_root).unlinked

@@ -1,4 +1,4 @@
-"""What is done when: names whose time comes, names that wait their turn, and a fair turn for each user."""
+"""Timing: names that are due at a time, names that wait in a queue, and fair turns for users."""
 
 import heapq
 import random
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from typing import Deque, Dict, Iterable, List, Tuple
 
 RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
-"""Seconds between the tries of a heap on which nothing is proven, before it waits for the next rescan."""
+"""Seconds between tries of a heap without a proof; then it waits for the next rescan."""
 
 
 EXITS = (0.0002, 0.0003, 0.0005)
-"""Seconds between the first tries of a heap whose creator is about to have ended; then `RETRIES`."""
+"""Seconds between the first tries of a heap whose creator is exiting; then `RETRIES`."""
 
 
 class Timers:
-    """Names, each with the time (monotonic) when it is due; of several times of one the earliest counts."""
+    """Names with the time (monotonic) when they are due; a name's earliest time counts."""
 
     def __init__(self) -> None:
         self._heap: List[Tuple[float, str]] = []
@@ -45,24 +45,24 @@ class Timers:
         return names
 
     def next(self) -> float:
-        """When the next one is due; infinity if none is."""
+        """When the next one is due; infinity if there is none."""
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else float("inf")
 
 
 def retry_delay(attempts: int) -> float:
-    """Seconds before the try that follows so many; jitter keeps two cleaners from meeting again and again."""
+    """Seconds before the try after so many; jitter keeps two cleaners from colliding again and again."""
     return RETRIES[attempts] * random.uniform(0.5, 1.5)
 
 
 def exit_delay(attempts: int) -> float:
-    """Seconds before the try that follows so many, of a heap whose creator is just ending."""
+    """The same for a heap whose creator is exiting."""
     return EXITS[attempts] if attempts < len(EXITS) else retry_delay(attempts - len(EXITS))
 
 
 class Queue:
-    """Names in the order in which they came, each once."""
+    """Names in order of arrival, without duplicates."""
 
     def __init__(self, names: "Iterable[str]" = ()) -> None:
         self._names: OrderedDict[str, None] = OrderedDict((name, None) for name in names)
@@ -81,7 +81,7 @@ class Queue:
 
 
 class FairQueue:
-    """Names that belong to owners: each owner has its turn, however many names another has."""
+    """Names that belong to owners; owners take turns, however many names each has."""
 
     def __init__(self) -> None:
         self._queues: OrderedDict[int, Deque[str]] = OrderedDict()
@@ -106,7 +106,7 @@ class FairQueue:
                 del self._queues[owner]
 
     def take(self, count: int) -> "List[str]":
-        """So many names, one of each owner in turn."""
+        """So many names, one per owner in turn."""
         names: List[str] = []
         while self._queues and len(names) < count:
             owner, queue = self._queues.popitem(last=False)
@@ -119,7 +119,7 @@ class FairQueue:
 
 
 class Share:
-    """Lets something take only a share of the time: after it took some, it rests `rest` times as long."""
+    """Limits work to a share of the time: after some work it rests `rest` times as long."""
 
     def __init__(self, rest: float) -> None:
         self._rest = rest

@@ -1,7 +1,7 @@
-"""The directory that heaps lie in: what is there, how much room is left, safe opening and safe unlinking.
+"""The directory of the heaps: its files, its free space, safe opening and safe unlinking.
 
-Everything goes through one descriptor of the directory, so nothing outside it is ever touched, and
-nothing but a regular file is ever opened: no FIFO, socket, device, directory or symlink.
+Everything goes through one descriptor of the directory, so no file outside is ever touched.  Only regular
+files are opened: no FIFO, socket, device, directory or symlink.
 """
 
 import errno
@@ -21,20 +21,20 @@ DEFAULT_ROOT = "/dev/shm"
 
 NAME_MAX = 255
 DYING = ".gppshm-dying-"
-"""So begins the name that a heap has for some microseconds while it is being unlinked.
+"""Prefix of a heap's temporary name during its unlink, for some microseconds.
 
-Then come the cleaner's pid, its start in clock ticks, random digits, a dash, and the name.
+It is followed by the cleaner's pid, its start in clock ticks, random digits, a dash, and the name.
 """
 DOUBTS = {
     True: "",
-    False: "it is not on a tmpfs, where alone leases and memory maps prove a creator's death",
-    None: "on what kind of file system it is could not be found out, as neither /proc nor statfs tells",
+    False: "it is not on a tmpfs; leases and memory maps prove a creator's death only there",
+    None: "its file system type is unknown: neither /proc nor statfs tells it",
 }
-"""By what filesystem.is_memory says."""
+"""By the result of filesystem.is_memory."""
 
 
 class Kind(str):
-    """What a file of the directory is."""
+    """The kind of a file in the directory."""
 
     __slots__ = ()
 
@@ -42,24 +42,24 @@ class Kind(str):
 HEAP = Kind("heap")
 """A regular file that begins with the magic number of a heap, whatever its name."""
 HALF_MADE = Kind("half-made heap")
-"""Named heap-<pid>, and what a creator leaves that died, or found no room, before its header was whole."""
+"""Named heap-<pid>, with the contents of a heap whose creator died, or ran out of space, too early."""
 UNREADABLE = Kind("unreadable")
 """A regular file that could not be opened or read."""
 OTHER = Kind("other")
 
 
 class Changed(Exception):
-    """What lies under the name is not, or not any more, what was judged."""
+    """The file under the name is not, or not any more, the one that was judged."""
 
 
 class Sighting:
-    """What was seen of one file at one moment; `creator.judge` judges sightings.
+    """The state of one file at one moment; the input of `creator.judge`.
 
     status      os.stat_result of the name itself (a symlink is not followed)
     raw         the first 16 bytes
     header      heapfile.Header, or None if it is no heap
-    answer      what the kernel said when it was asked for a read lease
-    on_tmpfs    False: what maps show is no evidence, and leases say nothing
+    answer      the kernel's answer to the request for a read lease
+    on_tmpfs    if False, maps are no evidence, and leases say nothing
     error       why it could not be read; "" if it could
     """
 
@@ -87,7 +87,7 @@ class Sighting:
 
     @property
     def name_pid(self) -> int:
-        """The pid in the name of a file that is named exactly as REDHAWK names heaps; else 0."""
+        """The pid in the name if it is exactly a heap's name; else 0."""
         return pid_of_name(self.name)
 
     @property
@@ -101,30 +101,30 @@ class Sighting:
 
 
 def identity_of(status: os.stat_result) -> "Identity":
-    """What tells one life of a name from the next.
+    """Distinguishes the files that a name had one after the other.
 
-    The inode number alone does not: REDHAWK creates with O_TRUNC and without O_EXCL.  The times are
-    compared for equality only.
+    The inode number alone does not: REDHAWK creates with O_TRUNC and without O_EXCL.  Times are compared for
+    equality only.
     """
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def pid_of_name(name: str) -> int:
-    """The pid in a name of the form heap-[1-9][0-9]*, exactly; 0 for any other name.
+    """The pid in a name of exactly the form heap-[1-9][0-9]*; 0 for any other name.
 
-    Also in the name that such a file has while it is unlinked: where that was never done, and the name went
-    to another file, it is still the heap of that process.
+    This includes the temporary name during an unlink: if the unlink was never finished and the name is taken
+    by another file, it is still the heap of that process.
     """
     name = living_name(name) or name
     digits = name[5:]
     if name[:5] != "heap-" or not digits or digits[0] == "0" or digits.strip("0123456789"):
         return 0
-    # A longer number is no pid, and int() of a name of 255 digits is still quick.
+    # A longer number is no pid.
     return int(digits)
 
 
 def living_name(name: str) -> str:
-    """The name that a file had before it was renamed to be unlinked; "" for any other name."""
+    """The original name of a file that was renamed for its unlink; "" for any other name."""
     if not name.startswith(DYING):
         return ""
     return name[len(DYING) :].partition("-")[2]
@@ -142,7 +142,7 @@ def _this_process() -> str:
 
 
 def is_being_unlinked(name: str, proc_root: str = "/proc") -> bool:
-    """Whether the cleaner that has given a file this name still lives; False for any name but such a one."""
+    """Whether the cleaner that gave the file this temporary name still lives; False for any other name."""
     numbers = name[len(DYING) :].partition("-")[0].split(".")
     if not name.startswith(DYING) or len(numbers) != 3 or not (numbers[0] + numbers[1]).isdigit():
         return False
@@ -154,10 +154,10 @@ def is_being_unlinked(name: str, proc_root: str = "/proc") -> bool:
 
 
 class OpenFile:
-    """A file of the directory and what was seen of it; with the read lease, if one was granted.
+    """A file of the directory and its sighting; with the read lease, if one was granted.
 
-    `fd` is open for reading, or None where there is nothing to open (no regular file) or it was refused.
-    A context manager; leaving it gives the lease back and closes the descriptor.
+    `fd` is open for reading, or None if it is no regular file or opening was refused.  A context manager; at
+    its end the lease is given back and the descriptor closed.
     """
 
     __slots__ = ("fd", "sighting")
@@ -173,7 +173,7 @@ class OpenFile:
         self.close()
 
     def release(self) -> None:
-        """Give the lease back early, where the file is only read on: whoever opens it for writing waits."""
+        """Give the lease back before further reading: while it is held, an open for writing waits."""
         if self.fd is not None and self.sighting.answer is lease.GRANTED:
             lease.release(self.fd)
 
@@ -185,9 +185,9 @@ class OpenFile:
 
 
 class Usage:
-    """Size and free space of the file system, in bytes; `free` is what root has, as REDHAWK shows it.
+    """Size and free space of the file system in bytes; `free` includes root's reserve, as with REDHAWK.
 
-    inodes, free_inodes  how many files there can be, and how many more; 0 inodes: without a limit
+    inodes, free_inodes  how many files there can be, and how many more; 0 inodes: no limit
     """
 
     __slots__ = ("free", "free_inodes", "inodes", "size")
@@ -200,15 +200,15 @@ class Usage:
 
     @property
     def inodes_are_scarce(self) -> bool:
-        """Whether less than a twentieth of the inodes is free: without one there is no new file, nor heap."""
+        """Whether less than 5 % of the inodes are free: without one no file, so no heap, can be made."""
         return self.free_inodes * 20 < self.inodes
 
 
 class ShmDirectory:
-    """The directory `root`, opened.  OSError if it cannot be, or for want of descriptors.
+    """The directory `root`, opened.  OSError if that fails.
 
-    on_tmpfs  it is known to be on a tmpfs or devtmpfs, where alone anything can be proven
-    doubt     why nothing can be proven there; "" on_tmpfs
+    on_tmpfs  it is known to be on a tmpfs or devtmpfs; proofs are possible only there
+    doubt     why proofs are not possible; "" if they are
     A context manager.
     """
 
@@ -238,14 +238,14 @@ class ShmDirectory:
         os.close(self.fd)
 
     def is_current(self) -> bool:
-        """Whether this still is the directory that lies at the path; OSError if there is none."""
+        """Whether this is still the directory at the path; OSError if there is none."""
         there, here = os.stat(self.root), os.fstat(self.fd)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def follow(self) -> bool:
-        """Go over to the directory that lies at the path now; whether that is another one.
+        """Switch to the directory that is at the path now; whether it is another one.
 
-        A file system may have been mounted over it.  The descriptor keeps its number, for whoever uses it.
+        A file system may have been mounted over it.  The descriptor keeps its number.
         """
         try:
             if self.is_current():
@@ -273,10 +273,10 @@ class ShmDirectory:
         return os.listdir(self.fd)
 
     def open(self, name: str) -> OpenFile:
-        """Open a regular file and look at it; of anything else only its status is looked at.
+        """Open a regular file and inspect it; for anything else only take its status.
 
-        FileNotFoundError if it is not there (files vanish; that is normal life).  OSError with EMFILE or
-        ENFILE if there is no descriptor left, which is no property of the file.
+        FileNotFoundError if it does not exist, which is normal.  OSError with EMFILE or ENFILE if no
+        descriptor is left, which says nothing about the file.
         """
         if "/" in name or "\0" in name or name in (".", "..", ""):
             raise FileNotFoundError(errno.ENOENT, f"not a name in {self.root}", name)
@@ -284,7 +284,7 @@ class ShmDirectory:
         if not stat.S_ISREG(status.st_mode):
             return OpenFile(Sighting(name, OTHER, status))
         try:
-            # O_NONBLOCK, O_NOFOLLOW: should it be replaced just now by a FIFO or a symlink.
+            # O_NONBLOCK, O_NOFOLLOW: it may just be replaced by a FIFO or a symlink.
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
             fd = os.open(name, flags, dir_fd=self.fd)
         except FileNotFoundError:
@@ -306,7 +306,7 @@ class ShmDirectory:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return Sighting(name, OTHER, status)
-        # A single file may be mounted from elsewhere.
+        # A single file may be a mount point.
         on_tmpfs = self.on_tmpfs and status.st_dev == self._device
         try:
             raw = os.pread(fd, 16, 0)
@@ -316,21 +316,21 @@ class ShmDirectory:
                 kind = HALF_MADE
         except OSError as error:
             return Sighting(name, UNREADABLE, status, str(error.strerror), on_tmpfs=on_tmpfs)
-        # No lease on what is neither a heap nor about to be one: who opens it for writing would notice.
+        # No lease on other files: a process that opens one for writing would have to wait.
         ask = self.leases and on_tmpfs and (kind is not OTHER or pid_of_name(name))
         answer = lease.take(fd) if ask else lease.SILENT
         return Sighting(name, kind, status, "", raw, header, answer, on_tmpfs)
 
     def unlink(self, file: OpenFile, judged: Sighting, changed: "Callable[[], str]" = lambda: "") -> None:
-        """Unlink a file that was judged dead by the sighting `judged`, if it still is what was judged.
+        """Unlink a file that was judged dead by the sighting `judged`, if it is unchanged.
 
-        changed  why what was judged may not hold any more, "" if it does; asked again when it counts
-        Changed if it is not what was judged; FileNotFoundError if it is gone; any other OSError of rename.
+        changed  returns why the judgement may be outdated, or ""; called again at the decisive moment
+        Changed if the file differs; FileNotFoundError if it is gone; any other OSError of rename.
 
-        The name is taken away first, then everything is looked at once more, and only then the file is
-        unlinked: a new process with the dead one's pid, which opened the old file just before, would else
-        lose its name (34 of 4,000 at adversarial timing, 0 so; measured).  Where that is seen the name is
-        given back.  rename() also settles which of several cleaners it is.
+        The file is first renamed, then everything is checked once more, and only then it is unlinked.
+        Otherwise a new process with the dead creator's pid that has just opened the old file would lose its
+        name (34 of 4,000 at adversarial timing, 0 with the rename; measured).  In that case the name is given
+        back.  rename() also decides which of several cleaners unlinks it.
         """
         if file.fd is None:
             raise Changed("it cannot be opened any more")
@@ -345,36 +345,36 @@ class ShmDirectory:
         os.rename(judged.name, dying, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         try:
             now = os.stat(dying, dir_fd=self.fd, follow_symlinks=False)
-            # Not the times: a rename changes one, and a peer that writes the other.
+            # Without times: a rename changes ctime, and a writing peer mtime.
             if (now.st_dev, now.st_ino, now.st_size) != judged.identity[:3]:
                 raise Changed("it was replaced or re-created while it was unlinked")
             self._check(file, judged, changed)
         except FileNotFoundError:
-            raise  # another cleaner has settled what looked like a leftover
+            raise  # another cleaner has handled it
         except BaseException:
             if not self.give_back(dying):
-                # Another file has the name now: nobody is at work on this one any more, whoever looks next.
+                # Another file has the name now; this one is no longer being unlinked by a living cleaner.
                 left = f"{DYING}0.0.{os.urandom(4).hex()}-{judged.name}"
                 os.rename(dying, left, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             raise
         os.unlink(dying, dir_fd=self.fd)
 
     def _check(self, file: OpenFile, judged: Sighting, changed: "Callable[[], str]") -> None:
-        """Changed unless header, lease and whatever else the judgement rests on are as they were."""
+        """Raise Changed unless header, lease and the judgement's other premises are unchanged."""
         assert file.fd is not None
         if os.pread(file.fd, 16, 0) != judged.raw:
             raise Changed("its header was rewritten after it was judged")
-        # Also where pids were the evidence: the last writer may have gone since, and the next one be waiting.
+        # Also with evidence from pids: the last writer may have gone, and the next one be waiting.
         if lease.GRANTED in (judged.answer, file.sighting.answer) and not lease.held(file.fd):
-            raise Changed("somebody is opening it for writing")
+            raise Changed("a process is opening it for writing")
         why = changed()
         if why:
             raise Changed(why)
 
     def to_settle(self, names: "Iterable[str]", dry_run: bool) -> "Iterator[str]":
-        """The names, without those that a cleaner is just unlinking.
+        """The names, without those that a living cleaner is unlinking.
 
-        What a cleaner that was killed has left half done gets its name back, unless this is a dry run.
+        Files that a killed cleaner has renamed get their names back, unless this is a dry run.
         """
         for name in names:
             if is_being_unlinked(name):
@@ -383,7 +383,7 @@ class ShmDirectory:
             yield living if living and not dry_run and self.give_back(name) else name
 
     def give_back(self, dying: str) -> bool:
-        """Give a file that was about to be unlinked its name back; whether that name was still free."""
+        """Give a renamed file its name back; whether that name was still free."""
         name = living_name(dying)
         try:
             from gppshm import kernel  # ctypes costs a start milliseconds
@@ -402,7 +402,7 @@ class ShmDirectory:
         return True
 
     def unlink_by_force(self, name: str) -> None:
-        """Unlink what lies under the name, on the user's word; never a directory or a symlink's target."""
+        """Unlink the name at the user's request; never a directory, or the target of a symlink."""
         if "/" in name or "\0" in name:
             raise FileNotFoundError(errno.ENOENT, f"not a name in {self.root}", name)
         os.unlink(name, dir_fd=self.fd)

@@ -1,7 +1,7 @@
-"""Third-party modules for a process that was started without them.
+"""Makes third-party modules importable in a process that was started without them.
 
-The commands start with `-I -S`: the standard library and this package alone can be imported, which
-is safe for root and saves the milliseconds that the site module costs.
+The commands start with `-I -S`: only the standard library and this package can be imported, which is safe
+for root and saves the milliseconds that the site module costs.
 """
 
 import sys
@@ -10,13 +10,13 @@ _enabled = False
 
 
 def enable() -> None:
-    """Make the installed packages of this interpreter's environment importable (psutil is why).
+    """Make the installed packages of this interpreter's environment importable, such as psutil.
 
-    Does what Python itself does at start without `-S`: adds the site-packages of the virtual environment
-    of `sys.executable`, or else of the system (Debian's dist-packages too), behind what is on sys.path
-    already, and runs their .pth files and sitecustomize. Under `-I` neither PYTHONPATH, nor the user's
-    own site-packages, nor the current directory is added. Where site was loaded at start this does
-    nothing; a second call does nothing. Nothing is raised when a package is not there: importing it tells.
+    Does what Python does at start without `-S`: adds the site-packages of the virtual environment of
+    `sys.executable`, or else of the system (including Debian's dist-packages), at the end of sys.path, and
+    runs their .pth files and sitecustomize.  Under `-I` neither PYTHONPATH, nor the user's own site-packages,
+    nor the current directory is added.  Does nothing if site was loaded at start, or at a second call.
+    Missing packages raise nothing here, only when they are imported.
     """
     global _enabled
     if _enabled or not sys.flags.no_site:

@@ -1,4 +1,4 @@
-"""One model of the state: scan once, and give the same snapshot to everything that shows it."""
+"""The state of the directory, scanned once, for everything that shows it."""
 
 import errno
 
@@ -9,11 +9,15 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 
+NO_HEADER = "invalid superblock file (no header)"
+WRONG_VERSION = "incompatible superblock file (version mismatch)"
+
+
 class Entry:
     """One file of the directory.
 
-    heap      what it holds, for a HEAP; else None
-    verdict   on its creator, for a HEAP or a HALF_MADE one; else None
+    heap      the contents, for a HEAP; else None
+    verdict   on the creator, for a HEAP or a HALF_MADE one; else None
     """
 
     __slots__ = ("heap", "sighting", "verdict")
@@ -23,12 +27,43 @@ class Entry:
         self.heap = heap
         self.verdict: Optional[creator.Verdict] = None
 
+    @property
+    def is_heap(self) -> bool:
+        """Whether it is a heap, half-made or whole, or unreadable under the name of one."""
+        kind = self.sighting.kind
+        if kind is shmfs.UNREADABLE:
+            return bool(self.sighting.name_pid)
+        return kind is shmfs.HEAP or kind is shmfs.HALF_MADE
+
+    @property
+    def error(self) -> str:
+        """Why the contents cannot be shown; "" if they can, or if it is no heap."""
+        sighting, heap = self.sighting, self.heap
+        if sighting.kind is shmfs.UNREADABLE:
+            return f"cannot be read: {sighting.error}"
+        if sighting.kind is shmfs.HALF_MADE and sighting.header is None:
+            return f"half-made heap: {self.verdict.reason if self.verdict else 'no whole header'}"
+        if sighting.header is None:
+            return ""
+        if heap is None or sighting.status.st_size < heap.page_size:
+            return NO_HEADER
+        return WRONG_VERSION if sighting.header.version != heapfile.VERSION else ""
+
+    @property
+    def orphaned(self) -> "Optional[bool]":
+        """Whether the creator is proven dead; None if there is no proof either way."""
+        if self.verdict is None:
+            return None
+        if self.verdict.state in creator.ORPHANS:
+            return True
+        return False if self.verdict.state is creator.ALIVE else None
+
 
 class Snapshot:
-    """The directory as it was: how full, what is in it (in readdir order), and who lives.
+    """The state of the directory: usage, files (in readdir order) and verdicts.
 
-    missing    of the names asked for, those that were not there
-    processes  the look at the host's processes that the verdicts rest on; younger than every entry
+    missing    requested names that do not exist
+    processes  the procfs.Processes behind the verdicts; made after every sighting
     """
 
     __slots__ = ("entries", "missing", "processes", "root", "usage")
@@ -57,25 +92,26 @@ def take(
     known: "Callable[[shmfs.Sighting], Optional[creator.Verdict]]" = lambda sighting: None,
     judge: "Optional[Callable[[List[shmfs.Sighting]], Sequence[creator.Verdict]]]" = None,
 ) -> Snapshot:
-    """Look at all files of the directory, or at those of `names`, and judge the heaps among them.
+    """Inspect all files of the directory, or those of `names`, and judge the heaps.
 
-    With `check` the faults of each heap include those of its blocks and free lists; with `brief` a heap
-    without faults has only its sums (heapfile.Sum), which takes half the time.  `known` may give a verdict
-    that is known to hold still; all others `judge` gives, where somebody else looks at processes.  A bad heap
-    is an entry with faults, an unreadable file one with an error;
-    OSError only if the directory cannot be read.
+    check  include faults of blocks and free lists
+    brief  for heaps without faults, read only the sums (heapfile.Sum), which takes half the time
+    known  returns a verdict that is known to be still valid, or None
+    judge  gives all other verdicts, if processes are to be inspected elsewhere
+    A damaged heap becomes an entry with faults, an unreadable file one with an error.  OSError only if the
+    directory cannot be read.
     """
     usage = directory.usage()
     entries = []
     missing = []
     linked: Dict[shmfs.FileId, Optional[heapfile.Heap]] = {}
     for name in directory.names() if names is None else names:
-        procfs.may_read(0)  # what follows looks into no process
+        procfs.may_read(0)  # the following reads inspect no process
         try:
             with directory.open(name) as file:
                 file_id = file.sighting.file_id
                 try:
-                    # One file by many names is read once: it may be as large as memory.
+                    # A file with several names is read once: it may be as large as memory.
                     heap = linked[file_id] if file_id in linked else _read(file, check, brief)
                     if file.sighting.status.st_nlink > 1:
                         linked[file_id] = heap
@@ -114,7 +150,7 @@ def _read(file: shmfs.OpenFile, check: bool, brief: bool) -> "Optional[heapfile.
     if check:
         heap.faults = list(heap.faults) + heapfile.check(file.fd, heap)
         if heap.faults:
-            # A living heap is read while it changes: what a second reading does not find was no fault.
+            # A living heap changes while it is read: only faults of both readings count.
             again = heapfile.read_heap(file.fd, size)
             again.faults = list(again.faults) + heapfile.check(file.fd, again)
             first = {(fault.offset, fault.what) for fault in heap.faults}

@@ -1,10 +1,10 @@
-"""Work that may block for ever, each piece in a child process, which is given up when it does.
+"""Runs work that may block for ever in child processes, which are replaced when they block.
 
-A look into another process may never return: its memory is locked by a thread in state D, a descriptor of it
-lies on a dead network file system, a directory service does not answer.  Whoever waits so in state D cannot
-be killed, and a thread that does keeps its process from ending: so it is a child process.  It notes what it
-looks into before it does; if nothing moves for `DEADLINE` seconds while it sleeps, it is given up, what it
-looked into is passed over from then on, and a new child does the work again.
+Inspecting another process may never return: its memory is locked by a thread in state D, a descriptor is on a
+dead network file system, or a directory service does not answer.  A process in state D cannot be killed, and
+a thread in it keeps its process from ending; so the work runs in a child process.  The child notes what it
+inspects beforehand.  If it makes no progress for `DEADLINE` seconds while it sleeps, it is given up, what it
+inspected is passed over from then on, and a new child repeats the work.
 
 An urgent piece of work does not wait for a fork(): one child is kept ready (`Pool.prepare`).
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
 DEADLINE = 0.1
-"""Seconds for which a child may sleep over one process."""
+"""Seconds that a child may sleep while it inspects one process."""
 CHECKED_EVERY = 0.04
 ELSEWHERE = 5.0
-"""The same over what is no process: a heap that comes back from swap, a directory service."""
+"""The same for anything else: a heap that is swapped in, a directory service."""
 LONGEST = 20.0
-"""Seconds that one process may take in all, in whatever state."""
+"""Seconds that the inspection of one process may take in total."""
 TRIES = 8
-"""So many children try one piece of work; each may have met another process that blocks."""
+"""Children that try one piece of work; each may meet another process that blocks."""
 AT_ONCE = {"urgent": 8, "soon": 2, "telling": 1, "names": 2}
-"""So many pieces of work of each class are done at the same time."""
+"""Pieces of work of each class that run at the same time."""
 URGENT, SOON, TELLING, NAMES = AT_ONCE
 
 SIGKILL = 9  # of signal, which costs a start milliseconds
@@ -47,7 +47,7 @@ _MOST = 4096  # PIPE_BUF: so many bytes are written, and read, at once
 
 
 def _start(pid: int) -> int:
-    """When a process started, as `procfs.pulse` says it; UNKNOWN if it cannot be found out."""
+    """The start of a process as `procfs.pulse` returns it; UNKNOWN if it cannot be found out."""
     try:
         return procfs.pulse(pid)[0]
     except OSError:
@@ -59,7 +59,7 @@ class Failed(Exception):
 
 
 class _Child:
-    """One piece of work; `seen`: its steps and its processor time, `moved`: when they were others."""
+    """One piece of work; `seen`: its steps and its processor time, `moved`: when they last changed."""
 
     __slots__ = (
         "act",
@@ -98,10 +98,10 @@ class _Child:
 
 
 class Pool:
-    """Does pieces of work in children; `collect` gives their answers.
+    """Does pieces of work in children; `collect` returns their answers.
 
-    passed_over  pid -> start of each process that blocked whoever looked into it; a negative number is of a
-                 user or a group, whose name nobody told (see `procfs.user_key`)
+    passed_over  pid -> start of each process that blocked its reader; a negative number stands for a user or
+                 group whose name cannot be looked up (see `procfs.user_key`)
     """
 
     def __init__(self, in_child: "Callable[[], None]" = lambda: None) -> None:
@@ -121,17 +121,17 @@ class Pool:
         deadline: float = DEADLINE,
         work: "Any" = None,
     ) -> None:
-        """Have `act` done in a child; what it returns must be plain (see marshal).
+        """Run `act` in a child; its result must be plain (see marshal).
 
-        work  what the child that is kept ready is told to do instead; None: it cannot do this
+        work  passed to the prepared child instead; None: that child cannot do it
         """
         self._waiting[kind].append(_Child(key, kind, act, deadline, work))
         self._start_waiting()
 
     def prepare(self, perform: "Callable[[Any], Any]", warm: "Callable[[], object]") -> None:
-        """Keep a child ready for an urgent piece of work, which does `perform(work)`; for when there is time.
+        """Fork a child in advance that will do `perform(work)` for one urgent piece of work.
 
-        warm  is done by the child at once: what it touches first costs it page faults
+        warm  called by the child at once, to take the page faults of its first use in advance
         """
         if self._ready is not None or any(child.kind == URGENT for child in self._working.values()):
             return
@@ -156,7 +156,7 @@ class Pool:
         os.close(reader)
 
     def _hand_over(self, child: _Child) -> bool:
-        """Have the child that is ready do a piece of work; False if there is none, or it has ended."""
+        """Pass work to the prepared child; False if there is none, or it has ended."""
         ready = self._ready
         if ready is None or child.work is None or child.kind != URGENT:
             return False
@@ -183,7 +183,7 @@ class Pool:
         return bool(self._working or self._failed)
 
     def collect(self, ready: "List[int]") -> "List[Tuple[int, Any, List[int]]]":
-        """(key, answer, pids that were passed over) of what is done; the answer is Failed if it cannot be.
+        """(key, answer, passed over pids) of finished work; the answer is Failed if it cannot be done.
 
         ready  those of `fds` that are readable.  Call it every CHECKED_EVERY seconds while `busy`.
         """
@@ -200,7 +200,7 @@ class Pool:
         return failed + [each for each in done if each is not None]
 
     def close(self) -> None:
-        """Give up all that is under way; waits for nobody."""
+        """Give up all pending work; waits for nothing."""
         for child in list(self._working.values()):
             self._stop(child)
         if self._ready is not None:
@@ -209,7 +209,7 @@ class Pool:
             self._ready = None
 
     def let_go(self, fds: "List[int]") -> None:
-        """Close these descriptors, in a child: the last one of a large file takes long (0.13 ms a MB)."""
+        """Close these descriptors in a child: the last one of a large file takes long (0.13 ms per MB)."""
         try:
             pid = os.fork()
             if not pid:
@@ -221,7 +221,7 @@ class Pool:
             os.close(fd)
 
     def forget_the_gone(self) -> None:
-        """What was passed over and has ended since is not passed over any more."""
+        """Remove processes that have ended from `passed_over`."""
         for pid, start in list(self.passed_over.items()):
             if pid > 0 and _start(pid) not in (start, UNKNOWN):
                 del self.passed_over[pid]
@@ -262,13 +262,13 @@ class Pool:
         os.close(write)
 
     def _work(self, child: _Child, write: int) -> None:
-        """In the child: do it, and write the answer."""
+        """Runs in the child: do the work and write the answer."""
         for fd in (child.fd, *self._working):
             os.close(fd)
         if self._ready is not None:
             os.close(self._ready.fd)
             os.close(self._ready.ask)
-        # Whoever reads what the command says must see its end, though this may hang for ever.
+        # A reader of the command's output must see its end even if this child hangs for ever.
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -311,18 +311,18 @@ class Pool:
         try:
             good, answer, passed = marshal.loads(child.data)
         except (EOFError, ValueError, TypeError):
-            return self._again(child, "the process that looked was ended")
+            return self._again(child, "the inspecting process was killed")
         return child.key, answer if good else Failed(answer), passed
 
     def _check(self, child: _Child, now: float) -> "Optional[Tuple[int, Any, List[int]]]":
-        """Give a child up that sleeps and gets nowhere."""
+        """Give up a child that sleeps without progress."""
         assert child.cell is not None
         child.looked = now
         steps, pid = _CELL.unpack(child.cell[: _CELL.size])
         state, ticks = _state(child.pid)
         if steps != child.seen[0]:
             child.stepped = now
-        # One that wants to run has just not been given a processor.
+        # A runnable child is only waiting for a processor.
         if (steps, ticks) != child.seen or state == b"R":
             child.moved = now
         child.seen = (steps, ticks)
@@ -333,8 +333,8 @@ class Pool:
         if pid:
             self.passed_over[pid] = _start(pid) if pid > 0 else 0
         else:
-            child.tries = min(child.tries, 2)  # there is nothing to be passed over the next time
-        return self._again(child, "what was looked into does not answer")
+            child.tries = min(child.tries, 2)  # the next time nothing can be passed over
+        return self._again(child, "the inspected process does not answer")
 
     def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":
         child.tries -= 1
@@ -365,15 +365,15 @@ def _has_ended(pid: int) -> bool:
 
 
 def _state(pid: int) -> "Tuple[bytes, int]":
-    """State and processor time (ticks) of a child of ours."""
+    """State and processor time (ticks) of one of our children."""
     fields = (procfs.read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
     return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else (b"X", 0)
 
 
 def call(act: "Callable[[], Any]", passed_over: "Optional[Dict[int, int]]" = None) -> "Tuple[Any, List[int]]":
-    """What `act` returns, and the pids of processes that had to be passed over; for a command.
+    """The result of `act`, and the pids of processes that were passed over; for commands.
 
-    passed_over  by earlier calls, and by this one; see Pool
+    passed_over  by earlier calls and this one; see Pool
     Failed if it cannot be done.
     """
     pool = Pool()

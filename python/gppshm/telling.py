@@ -1,6 +1,6 @@
-"""What is only for telling: who is attached, what a user is called, how a creator ended.
+"""Facts that only reports need: peers, user names, how a creator ended.
 
-All of it is found out after the unlink, by the observer: an event waits for it a while, an unlink never.
+The observer finds them out after the unlink.  Events wait for them for a while; unlinks never do.
 """
 
 import os
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from gppshm import events
 
 HOLDERS = 10.0
-"""Seconds for which an event waits to be told who is attached."""
+"""Seconds that an event waits for the list of peers."""
 NAME = 0.25
-"""Seconds for which it waits for the name of a user."""
+"""Seconds that it waits for the name of a user."""
 RETURNS = 2.0
-"""Seconds for which it waits for what comes back at once."""
+"""Seconds that it waits for the figures of memory given back at once."""
 END = 0.05
-"""Seconds for which it waits for how the creator ended: the kernel knows when its parent has reaped it."""
+"""Seconds that it waits for the creator's exit status, which exists once its parent has reaped it."""
 LOOKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
-"""Seconds between looks at that."""
+"""Seconds between checks of that."""
 
 
 class _Pending:
-    """An event and what it waits for, until when (monotonic; 0: it does not)."""
+    """An event, what it waits for, and until when (monotonic; 0: not at all)."""
 
     __slots__ = (
         "died",
@@ -52,7 +52,7 @@ class _Pending:
 
 
 class Telling:
-    """Calls `on_event` with each event, when all that belongs to it is known, or has been waited for."""
+    """Calls `on_event` with each event when its facts are known, or the wait is over."""
 
     def __init__(self, asked: observer.Observer, on_event: "Callable[[events.Event], None]") -> None:
         self._observer = asked
@@ -64,7 +64,7 @@ class Telling:
 
     @property
     def waiting(self) -> int:
-        """How many events wait."""
+        """Number of waiting events."""
         return len(self._pending)
 
     def tell(
@@ -75,11 +75,11 @@ class Telling:
         pidfd: int = -1,
         returns: bool = False,
     ) -> None:
-        """Tell an event.
+        """Report an event.
 
-        uid      of the user to be named
-        file_id  of a file whose holders are to be named
-        pidfd    of the creator, where it is to be told how that ended; it is closed
+        uid      user whose name to look up
+        file_id  file whose holders to find
+        pidfd    of a creator, to find out how it ended; closed here
         returns  wait for `first_returned`
         """
         now = time.monotonic()
@@ -98,7 +98,7 @@ class Telling:
         self.step(now)
 
     def first_returned(self, event: "events.Event") -> bool:
-        """The event has the figures of what came back at once; False: it has been told already."""
+        """The event now has the figures of memory given back at once; False if it was reported before."""
         for pending in self._pending:
             if pending.event is event:
                 pending.returns = 0.0
@@ -106,18 +106,18 @@ class Telling:
         return False
 
     def name(self, uid: int) -> "Optional[str]":
-        """The name of a user; None while it is not known.  Each user is looked up once."""
+        """The name of a user; None while it is unknown.  Each user is looked up once."""
         if uid not in self._names:
             self._names[uid] = None
             self._observer.ask(observer.NAMES, "user", uid, lambda name: self._named(uid, name))
         return self._names[uid]
 
     def next(self) -> float:
-        """When (monotonic) `step` has something to do though nothing was answered; infinity if it has not."""
+        """When `step` has something to do without an answer (monotonic); else infinity."""
         return min([_next(pending) for pending in self._pending], default=float("inf"))
 
     def step(self, now: float) -> None:
-        """Tell what can be told now."""
+        """Report the events that are ready."""
         for pending in self._pending:
             if pending.pidfd >= 0 and now >= pending.next_look:
                 self._look_how_it_ended(pending, now)
@@ -133,7 +133,7 @@ class Telling:
                 self._observer.ask(observer.TELLING, "holders", wanted, self._held)
 
     def flush(self) -> None:
-        """Tell all that waits, with what is known."""
+        """Report all waiting events with what is known."""
         pending, self._pending = self._pending, []
         for each in pending:
             if each.pidfd >= 0:
@@ -168,7 +168,7 @@ class Telling:
         found = {tuple(file_id): holders for file_id, holders in answer or ()}
         for pending in self._pending:
             if pending.file_id in asked:
-                # This process, too, where it gives back what is free.
+                # Without this process, which may hold the file to give memory back.
                 pending.event.attached = [
                     (pid, command) for pid, command in found.get(pending.file_id, ()) if pid != os.getpid()
                 ]

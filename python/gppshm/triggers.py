@@ -1,12 +1,12 @@
-"""What tells that something may have happened to a heap: inotify on the directory, and pidfds.
+"""Kernel events that a heap's creator may have died: inotify on the directory, and pidfds.
 
-- IN_CLOSE_WRITE comes when a process' last writable reference to a file goes, so also when it is SIGKILLed
-  with nothing but a mapping left; from any pid namespace, without privilege.
-- A pidfd tells of its process' end, also while peers hold the heap.
-- IN_MODIFY tells that a file was truncated, grown or written to by write(): what is known of it may be old.
-  It has an inotify instance of its own: who waits for deaths is not woken by every write to a file there.
+- IN_CLOSE_WRITE is raised when a process' last writable reference to a file is closed; also for a SIGKILLed
+  process that only had a mapping; from any pid namespace, without privilege.
+- A pidfd reports its process' end, also while peers hold the heap.
+- IN_MODIFY reports that a file was truncated, grown or written to by write(), so that what is known of it may
+  be outdated.  It has an inotify instance of its own, so that writes do not wake the wait for deaths.
 
-Each may be missing, and inotify may lose events: then `lost` says so.
+Each of them may be missing, and inotify may lose events, which `lost` reports.
 """
 
 import errno
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from typing import Dict, List, Optional, Set
 
 HEADROOM = 16
-"""So many descriptors are never spent on pidfds: judging and unlinking need some."""
+"""Descriptors that are never used for pidfds: judging and unlinking need some."""
 GATHER = 0.25
-"""Seconds for which changes of files gather, once there was one."""
+"""Seconds to collect changes of files after the first one."""
 SHORT = 0.002
-"""Seconds; a wait that is shorter is not rounded up."""
+"""Seconds; shorter waits are not rounded up."""
 MOST_BUFFERS = 64
-"""So many buffers of events are read in one go; if more wait, what they tell counts as lost."""
+"""Buffers of events read at once; further events count as lost."""
 
 _EVENTS = kernel.IN_CLOSE_WRITE | kernel.IN_CREATE | kernel.IN_MOVED_TO
 _GOING = kernel.IN_DELETE | kernel.IN_MOVED_FROM
@@ -36,15 +36,15 @@ _LOST = kernel.IN_Q_OVERFLOW | kernel.IN_IGNORED | kernel.IN_UNMOUNT
 
 
 class Happened:
-    """What came in one go.
+    """The events of one wait.
 
-    closed    names of which a writer has let go, or that were renamed to, in their order
-    created   names that are new
-    removed   name -> whether it was let go of by a writer after it was removed: so a normal exit looks
+    closed    names that a writer closed, or that were renamed to, in order
+    created   new names
+    removed   name -> whether a writer closed it after its removal, as in a normal exit
     ended     names whose creators have ended, by their pidfds
     overflow  events were dropped
     gone      the directory is not watched any more
-    mounts    something was mounted or unmounted
+    mounts    a file system was mounted or unmounted
     observer  the observer has an answer
     """
 
@@ -66,7 +66,7 @@ class Happened:
 
 
 class Triggers:
-    """Waits for what tells of deaths.
+    """Waits for kernel events.
 
     pidfd_trouble  why creators are not watched by pidfds; "" if they are
     """
@@ -88,7 +88,7 @@ class Triggers:
             raise
         self._epoll.register(self._wake_read, select.EPOLLIN)
         try:
-            # It polls as exceptional when a mount comes or goes in this namespace (proc(5)).
+            # It polls as exceptional after a mount or unmount in this namespace (proc(5)).
             self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             self._epoll.register(self._mounts, select.EPOLLPRI)
         except OSError:
@@ -105,7 +105,7 @@ class Triggers:
 
     @property
     def wake_fd(self) -> int:
-        """Whatever is written there makes `wait` return; never blocks."""
+        """A write to it makes `wait` return; never blocks."""
         return self._wake_write
 
     def wake(self) -> None:
@@ -122,13 +122,13 @@ class Triggers:
         return self._deaths is not None
 
     def add_inotify(self, root: str) -> None:
-        """Watch the directory; OSError if the kernel refuses.  Nothing if it is watched already."""
+        """Watch the directory; OSError if the kernel refuses.  Does nothing if it is watched."""
         if self._deaths is not None:
             return
         deaths = kernel.Inotify(root, _EVENTS | _GOING)
         try:
-            # Not of files that have lost their name: the holes that are made in those (see returns) would be
-            # told as changes of a new file of that name.
+            # Not for unlinked files: holes punched into them (see returns) would be reported as changes of a
+            # new file of that name.
             changes = kernel.Inotify(root, kernel.IN_MODIFY | kernel.IN_EXCL_UNLINK)
         except OSError:
             deaths.close()
@@ -145,7 +145,7 @@ class Triggers:
         self._resume = 0.0
 
     def drop_inotify(self) -> None:
-        """Watch it no more: closing the descriptors takes them out of epoll, too."""
+        """Stop watching; closing the descriptors removes them from epoll, too."""
         for each in (self._deaths, self._changes):
             if each is not None:
                 each.close()
@@ -153,15 +153,15 @@ class Triggers:
         self._changes_lost = False
 
     def listen(self, listen: bool) -> None:
-        """Whether `wait` returns for events of the directory; those that come meanwhile gather."""
+        """Whether `wait` returns for events of the directory; meanwhile they accumulate."""
         if self._deaths is not None and listen != self._listening:
             self._listening = listen
             self._epoll.modify(self._deaths.fd, select.EPOLLIN if listen else 0)
 
     def changes(self) -> "Optional[Set[str]]":
-        """Names of all files that were changed since the last call; None if that is not known.
+        """Names of all files changed since the last call; None if unknown.
 
-        A watch that the kernel took away stays silent: from then on nothing is known until `add_inotify`.
+        A watch that the kernel removed stays silent: it is unknown until `add_inotify`.
         """
         if self._changes is None or self._changes_lost:
             return None
@@ -184,21 +184,21 @@ class Triggers:
         return len(self._names)
 
     def watches(self, name: str) -> bool:
-        """Whether a pidfd will tell of the end of that heap's creator."""
+        """Whether a pidfd will report the end of that heap's creator."""
         return self._pidfds.get(name, -1) in self._names
 
     def watch(self, name: str, pid: int, start: int, proc_root: str = "/proc") -> bool:
-        """Have the end of the heap's creator told: of the process `pid` that started at `start`.
+        """Report the end of a heap's creator: the process `pid` that started at `start`.
 
-        False if there is no pidfd to be had; then `pidfd_trouble` says why.  ProcessLookupError if that
-        process has ended.
+        False if no pidfd is available; `pidfd_trouble` says why.  ProcessLookupError if that process has
+        ended.
         """
         fd = -1
         try:
             fd = kernel.pidfd_open(pid)
             if fd >= descriptor_limit() - HEADROOM:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            # The pid may have got a new owner before it was opened.
+            # The pid may have been reused before the pidfd was opened.
             if procfs.pulse(pid, proc_root)[0] != start:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._epoll.register(fd, select.EPOLLIN)
@@ -221,13 +221,13 @@ class Triggers:
         return True
 
     def unwatch(self, name: str) -> None:
-        """Forget the creator of that heap."""
+        """Stop watching the creator of that heap."""
         fd = self.release(name)
         if fd >= 0:
             os.close(fd)
 
     def release(self, name: str) -> int:
-        """Wait for that creator no more, and hand its pidfd over; -1 if there is none."""
+        """Stop watching that creator, and return its pidfd; -1 if there is none."""
         fd = self._pidfds.pop(name, -1)
         if fd in self._names:
             del self._names[fd]
@@ -246,13 +246,13 @@ class Triggers:
             self._observer = fd
 
     def also(self, fd: int) -> None:
-        """Let `wait` return when that descriptor is readable, too."""
+        """Let `wait` return when that descriptor is readable."""
         self._epoll.register(fd, select.EPOLLIN)
 
     def wait(self, seconds: float) -> Happened:
-        """What happened, as soon as anything has, after so many seconds at most.
+        """The events, as soon as there are any, or after so many seconds.
 
-        Of a flood of changes only the first wakes; `resume` says when they are heeded again.
+        Of many changes only the first wakes; `resume` says when changes wake again.
         """
         happened = Happened()
         if 0 < seconds < SHORT:
@@ -281,11 +281,11 @@ class Triggers:
 
     @property
     def resume(self) -> float:
-        """When (monotonic) changes of files are heeded again; 0 if they are."""
+        """When changes of files wake again (monotonic); 0 if they do."""
         return self._resume
 
     def heed_changes_again(self, now: float) -> bool:
-        """Heed changes again if it is time; whether it is."""
+        """Let changes wake again if it is time; whether it is."""
         if not self._resume or now < self._resume:
             return False
         self._resume = 0.0
@@ -298,7 +298,7 @@ class Triggers:
             self._epoll.modify(self._changes.fd, select.EPOLLIN if heed else 0)
 
     def read_events(self, happened: Happened) -> None:
-        """Add what inotify tells of the directory, as much as fits into a buffer."""
+        """Read inotify events of the directory, as many as fit into a buffer."""
         for mask, name in self._deaths.read() if self._deaths is not None else ():
             if mask & _LOST:
                 if mask & kernel.IN_Q_OVERFLOW:
@@ -311,7 +311,7 @@ class Triggers:
             elif mask & _GOING:
                 happened.removed[name] = False
             elif mask & kernel.IN_MOVED_TO and shmfs.living_name(name):
-                pass  # a cleaner is just unlinking it
+                pass  # a cleaner is unlinking it
             elif mask & kernel.IN_MOVED_TO:
                 happened.closed[name] = None
                 happened.removed.pop(name, None)
@@ -322,7 +322,7 @@ class Triggers:
 
 
 def raise_descriptor_limit() -> None:
-    """Each living creator is watched by a descriptor: allow this process as many as it may have."""
+    """Raise the soft limit of descriptors to the hard one: each living creator takes one."""
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,13 +1,12 @@
-"""Notice that a process died, within a millisecond or two, and have its heap removed.
+"""Notices that a process died, within a millisecond or two, and removes its heap.
 
-A step is: what happened (`triggers`), a verdict (`creator`), the unlink (`reaper`); then everything that is
-only for telling (`account`, `telling`).  Up to the unlink nothing is touched that may block: only the
-directory, leases, pidfds, kill() and /proc/<pid>/stat of the one creator.  All else about other processes the
-observer looks at (`inquiry`), in advance where that is possible: while a creator lives it is established who
-it is (creator.Identity), so that at its death, with peers attached, nobody else has to be looked at.
+A step handles events (`triggers`), judges (`creator`), unlinks (`reaper`), and then does everything that only
+reports need (`account`, `telling`).  Before the unlink it touches nothing that may block: only the directory,
+leases, pidfds, kill() and /proc/<pid>/stat of the one creator.  The observer inspects other processes
+(`inquiry`), in advance if possible: while a creator lives its identity is established (creator.Identity), so
+that at its death, with peers attached, no other process has to be inspected.
 
-Limit: of files that are not named heap-<pid> the triggers tell only once a rescan has found that they are
-heaps.
+Limit: files that are not named heap-<pid> raise triggers only after a rescan has found that they are heaps.
 """
 
 import errno
@@ -49,46 +48,44 @@ __all__ = [
 
 RETRIES = schedule.RETRIES
 PAUSE = 0.005
-"""Seconds for which events are left to gather while they come thick and lead to nothing."""
+"""Seconds to collect events while they are frequent and useless."""
 RESCAN_CHUNK = 32
-"""So many names of a rescan are looked at before the triggers are asked again."""
+"""Names of a rescan that are inspected between two reads of triggers."""
 MANY = 4096
-"""With so many names waiting no more events are read; the kernel drops them then, which leads to a rescan."""
+"""Waiting names above which no more events are read; the kernel then drops events, which causes a rescan."""
 LOST_EVENTS_RESCAN = 1.0
-"""Seconds between rescans that lost events call for."""
+"""Seconds between rescans because of lost events."""
 LAST_WORDS = 0.25
-"""Seconds for which the end waits for what is still to be told."""
+"""Seconds that the end waits for pending reports."""
 REST = 0.1
-"""Seconds of rest after an exception, so that one that comes again and again costs little."""
+"""Seconds of pause after an exception, so that a repeated one costs little."""
 INOTIFY_LIMITS = {
     errno.EMFILE: " (the limit is fs.inotify.max_user_instances, or that of descriptors)",
     errno.ENOSPC: " (the limit is fs.inotify.max_user_watches)",
 }
 AT_ONCE = 0.0002
-"""A wait of less seconds found something that had come before."""
+"""A wait of fewer seconds returned an event that had arrived before."""
 
 SWITCH_INTERVAL = 0.0005
-"""For sys.setswitchinterval, where other threads compute beside a watcher: they give way after so long."""
+"""For sys.setswitchinterval in programs with other busy threads: seconds until they yield."""
 
 raise_descriptor_limit = triggers.raise_descriptor_limit
 HEADROOM = triggers.HEADROOM
 
 
 class Watcher(settling.Settling):
-    """Watches one directory and removes orphaned heaps, calling `on_event` with an `Event` for each.
+    """Watches one directory, removes orphaned heaps, and calls `on_event` with an `Event` for each.
 
-    scope     HOST: every orphan; CHILDREN: only heaps whose creator was seen alive, descending from `parent`
-    rescan    seconds between rescans, which look at every file
-    remove_fifos  at each rescan, also dead processes' FIFOs in `fifo_root`
-    on_change  called with the name of each heap of which `record` tells something else than before
-    also      a descriptor; `step` returns when it is readable, too
-    reclaim   of what is removed while processes are attached, give back what is free
-    A context manager.  `run` does the work, in the thread that calls it; no other thread is made, but a
-    process, the observer.  An exception of `on_event` ends `run`: catch in the callback what shall not.
-    OSError if the directory cannot be opened.
+    scope     HOST: every orphan; CHILDREN: only heaps whose creator was seen alive as a descendant of
+    `parent` rescan    seconds between rescans, which inspect every file remove_fifos  at each rescan, also
+    remove dead processes' FIFOs in `fifo_root` on_change  called with the name of each heap for which
+    `record` has changed also      a descriptor; `step` returns when it is readable reclaim   give back free
+    memory of removed heaps with attached peers A context manager.  `run` works in the calling thread.  It
+    makes no other thread, but one process, the observer.  An exception of `on_event` ends `run`.  OSError if
+    the directory cannot be opened.
 
-    An event's latency counts from when its trigger came: that is when the wait for it ended or, where it had
-    come while something else was done, the end of the wait before.
+    The latency of an event counts from its trigger: the end of the wait for it or, if it arrived while the
+    watcher was busy, the end of the wait before.
     """
 
     def __init__(
@@ -144,7 +141,7 @@ class Watcher(settling.Settling):
 
     @property
     def wake_fd(self) -> int:
-        """For signal.set_wakeup_fd: a handler in Python does not run while `step` is about to wait."""
+        """For signal.set_wakeup_fd: a Python signal handler does not run while `step` is about to wait."""
         return self._triggers.wake_fd
 
     def wake(self) -> None:
@@ -154,12 +151,12 @@ class Watcher(settling.Settling):
     def change(
         self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool, reclaim: bool = True
     ) -> None:
-        """Go on by other orders, all at once, and look at everything anew; from any thread."""
+        """Apply new orders, all at once, and scan everything again; from any thread."""
         self._orders = scope, rescan, dry_run, remove_fifos, reclaim
         self.wake()
 
     def look_again(self) -> None:
-        """Have everything looked at soon: something may have been missed."""
+        """Scan everything soon, as something may have been missed."""
         self._next_rescan = min(
             self._next_rescan, max(time.monotonic(), self._last_rescan + LOST_EVENTS_RESCAN)
         )
@@ -167,7 +164,7 @@ class Watcher(settling.Settling):
     # -- the loop ----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Tell what is still to be told, and give back every descriptor."""
+        """Report what is pending, and close all descriptors."""
         try:
             self._telling.flush()
         finally:
@@ -176,15 +173,15 @@ class Watcher(settling.Settling):
     def run(self, on_fault: "Optional[Callable[[Exception], None]]" = None) -> None:
         """Work until `stop`.
 
-        on_fault  called with an exception that a step met; then the work goes on, and everything is looked
-                  at anew.  Without it the exception is raised.
+        on_fault  called with an exception of a step; then everything is scanned again and the work continues.
+                  Without it the exception is raised.
         """
         while not self._stopping:
             self.guarded(self.step, on_fault)
         self.guarded(self._say_last_words, on_fault)
 
     def guarded(self, act: "Callable[[], object]", on_fault: "Optional[Callable[[Exception], None]]") -> None:
-        """Do one thing of the loop, as `run` does."""
+        """Run one part of the loop, as `run` does."""
         try:
             act()
         except Exception as error:
@@ -196,10 +193,10 @@ class Watcher(settling.Settling):
                 self.look_again()
 
     def sweep(self, last: bool = False, patience: float = float("inf")) -> None:
-        """Look at everything once, now: until `stop` or, as the `last` thing, after it.
+        """Scan everything once, now: until `stop` or, as the `last` thing, after it.
 
         patience  seconds that it may take at most
-        The last one also makes all tries that are due for the dead; who calls it waits only so long.
+        The last sweep also makes all pending tries for dead creators.
         """
         end = time.monotonic() + patience
         self._start_rescan(time.monotonic())
@@ -216,7 +213,7 @@ class Watcher(settling.Settling):
         return last and any(name in self._timers and not heap.lives for name, heap in every)
 
     def _say_last_words(self, flush: bool = True) -> None:
-        """Give what is only for telling a moment."""
+        """Give pending reports a moment."""
         end = time.monotonic() + LAST_WORDS
         while self._telling.waiting and time.monotonic() < end:
             self.step(min(0.05, end - time.monotonic()))
@@ -224,7 +221,7 @@ class Watcher(settling.Settling):
             self._telling.flush()
 
     def step(self, longest: "Optional[float]" = None) -> None:
-        """Wait until something happens, for `longest` seconds at most, and do what it calls for."""
+        """Wait for events, up to `longest` seconds, and handle them."""
         left = self._time_left(longest)
         before = time.monotonic()
         happened = self._triggers.wait(left)
@@ -236,7 +233,7 @@ class Watcher(settling.Settling):
         if self._orders is not None:
             self._obey(now)
 
-        # First the dead whose creators are known, then what else is due, then what may be no heap at all.
+        # First heaps of known creators that died, then others that are due, then files that may be no heaps.
         self._note_ended(happened, since)
         found = self._settle(happened.ended + self._take_closed(happened, since))
         found = self._settle(self._take_due(now)) or found
@@ -258,12 +255,12 @@ class Watcher(settling.Settling):
             self._slow_down(now)
         self._triggers.listen(now >= self._resume and len(self._strange) < MANY)
 
-        # Then what is done in advance, and what is only for telling.
+        # Then work in advance, and reports.
         if self._triggers.heed_changes_again(now):
             self._absorb_changes()
         self._inquiry.step(now, self._absorb_changes)
         self._telling.step(time.monotonic())
-        if self.counts.removed == removed:  # else the triggers are asked first
+        if self.counts.removed == removed:  # else read the triggers first
             self._reaching.step(time.monotonic())
             self._returns.step(time.monotonic())
         self._heed_observer()
@@ -282,7 +279,7 @@ class Watcher(settling.Settling):
         return left if longest is None else min(left, longest)
 
     def _obey(self, now: float) -> None:
-        """Put new orders in force; what was told under the old ones is told again."""
+        """Apply new orders; earlier reports are repeated under them."""
         orders, self._orders = self._orders, None
         assert orders is not None
         self.scope, self.rescan, self._dry_run, self._remove_fifos, self._reclaim = orders
@@ -299,7 +296,7 @@ class Watcher(settling.Settling):
     def _events_lost(self, overflow: bool, now: float) -> None:
         if overflow:
             self._last_overflow = now
-            words = "the kernel dropped inotify events; everything is looked at again"
+            words = "the kernel dropped inotify events; everything is scanned again"
             self._account.trouble("overflow", words)
         else:
             words = "the directory is gone; it is looked for at each rescan"
@@ -309,7 +306,7 @@ class Watcher(settling.Settling):
         self.look_again()
 
     def _slow_down(self, now: float) -> None:
-        """Let events gather if they lead to nothing and come thick: a flood then costs little."""
+        """Let events accumulate if they are frequent and useless: a flood then costs little."""
         if now - self._last_vain < PAUSE:
             self._resume = now + PAUSE
         self._last_vain = now
@@ -332,7 +329,7 @@ class Watcher(settling.Settling):
         self._account.mended("listing")
         names = list(self.directory.to_settle(names, self._dry_run))
         there = set(names)
-        # Known heaps come first: a stranger's files, however many, keep nobody from them.
+        # Known heaps come first, so that no number of foreign files delays them.
         first = [name for name in self._known if name in there]
         self._backlog = schedule.Queue(first + names)
         for name in first:
@@ -364,9 +361,9 @@ class Watcher(settling.Settling):
 
     def _start(self) -> None:
         if self.directory.doubt:
-            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; all is kept there")
+            self._account.trouble("root", f"{self.root}: {self.directory.doubt}; nothing is removed there")
         elif not self.directory.leases:
-            words = "leases could not be shown to prove anything here: only pids do"
+            words = "leases do not work here: only pids are evidence"
             self._account.trouble("root", words)
         self._add_inotify()
 
@@ -381,14 +378,14 @@ class Watcher(settling.Settling):
         self._account.mended("inotify")
 
     def _is_elsewhere(self) -> bool:
-        """Whether another directory lies at the path than the one that is watched."""
+        """Whether the directory at the path is another one than the watched one."""
         try:
             return not self.directory.is_current()
         except OSError:
             return False
 
     def _follow_root(self) -> None:
-        """Go over to another directory that lies at the path now, and try for inotify again."""
+        """Switch to the directory that is at the path now, and try inotify again."""
         try:
             if not self.directory.is_current():
                 directory = shmfs.ShmDirectory(self.root, self._proc_root)
@@ -400,7 +397,7 @@ class Watcher(settling.Settling):
                 self.directory = directory
                 self._reaper = self._make_reaper()
                 self._account.mended("root")
-                self._account.news(f"another directory lies at {self.root} now: that one is watched")
+                self._account.news(f"another directory is at {self.root} now; it is watched instead")
                 self._start()
             self._account.mended("path")
             self._add_inotify()

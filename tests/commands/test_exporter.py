@@ -357,7 +357,7 @@ def test_before_any_scan_has_come_to_an_end_the_answer_is_503(served, monkeypatc
     try:
         for _ in range(3):
             status, answer = status_of(port)
-            assert status == 503 and b"no look at the heaps has come to an end" in answer
+            assert status == 503 and b"no scan has finished yet" in answer
     finally:
         free.set()
 
@@ -546,7 +546,7 @@ def test_what_is_no_file_in_its_place_is_refused_and_left(shm_root, tmp_path, ma
     make(path)
     before = os.lstat(path).st_ino
     with Shmwatch(shm_root, "--rescan=1", f"--metrics-textfile={path}") as watching:
-        assert "cannot be written: a symlink, FIFO or the like is there" in watching.complaint()
+        assert "cannot be written: it is a symlink, FIFO or other special file" in watching.complaint()
         assert os.lstat(path).st_ino == before
         os.unlink(path)
         wait_for(lambda: content(path))

@@ -1,4 +1,4 @@
-"""Promises of redhawk-shmclean --reclaim: memory of the dead comes back under their peers, on your word."""
+"""redhawk-shmclean --reclaim gives back orphans' free memory while peers are attached, at the user's risk."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_without_a_word_nothing_is_given_back_of_what_a_forked_child_might_use(s
     assert f"unlinking {owner.name}\n" in done.out
     assert (
         "free memory: kept: it is not known whether a forked child of its creator holds it, and may still"
-        " allocate; with --reclaim it is given back on your word\n" in done.out
+        " allocate; --reclaim gives it back at your risk\n" in done.out
     )
     assert f"{before} bytes come back when the last of these exits: process {peer.pid}" in done.out
 
@@ -81,9 +81,9 @@ def test_on_a_persons_word_what_is_free_in_a_removed_heap_comes_back(spawn, shm_
     assert (done.status, done.err) == (0, "")
     gave = int(re.search(rf"^gave back (\d+) bytes of {owner.name}; 300000 are", done.out, re.M).group(1))
     assert before - left() == gave > 700000
-    assert "free memory: on your word that no process which a creator forked" in done.out
+    assert "free memory: at your risk if a process that the creator forked" in done.out
     rest = before - gave - 300000
-    assert f"free memory: {rest} bytes besides cannot be given back\n" in done.out
+    assert f"free memory: {rest} other bytes cannot be given back\n" in done.out
     assert f"{before - gave} bytes come back when the last of these exits: process {peer.pid}" in done.out
     assert holds(peer, 3) == 0
 
@@ -232,5 +232,5 @@ def test_orphans_without_a_name_of_other_directories_are_left_alone(spawn, shm_r
 
 def test_the_help_says_the_risk():
     help_text = " ".join(clean("/dev/shm", "--help").out.split())
-    assert "on your word that no process which a creator forked (without exec) uses such a heap" in help_text
+    assert "at your risk if a process that the creator forked (without exec) still uses" in help_text
     assert "lose what it wrote, or be killed by SIGBUS" in help_text

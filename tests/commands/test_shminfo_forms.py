@@ -299,7 +299,7 @@ def test_a_lock_held_by_the_dead_is_a_fault_and_one_held_by_a_living_thread_is_n
     done = run("--check")
     assert done.status == 1
     assert f"lock of the superblock at {PAGE}: held by the dead: thread {owner.pid}" in done.out
-    assert "whoever needs it next waits for ever" in done.out
+    assert "the next process that needs it hangs" in done.out
     peer.kill()
     assert "no process maps the heap any more" in run("--check").out
     assert as_json("--check", status=1)["files"][0]["superblocks"][0]["lock"]["state"] == "held by the dead"

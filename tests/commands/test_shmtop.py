@@ -126,12 +126,12 @@ def test_what_was_removed_lately_is_told_and_why(spawn, shm_root, top):
     leaving.leave()
     screen.matches(rf"{leaving.name} 2\.0M .*: its creator ended and removed it$")
     clean(shm_root, old.name)
-    screen.shows(f"{old.name} 2.0M", "somebody cleaned: no process has it open")
+    screen.shows(f"{old.name} 2.0M", "removed by others: no process has it open")
     os.unlink(os.path.join(shm_root, robbed.name))
-    screen.matches(rf"{robbed.name} 2\.0M .*: unlinked by somebody else: its creator lives on$")
+    screen.matches(rf"{robbed.name} 2\.0M .*: unlinked by others while its creator lives$")
     dying.kill()
     clean(shm_root, dying.name)
-    screen.matches(rf"{dying.name} 2\.0M .*: (its creator died, )?somebody cleaned")
+    screen.matches(rf"{dying.name} 2\.0M .*: (its creator died, )?removed by others")
     screen.shows("removed lately: 4", "0 heaps, 0 orphaned")
 
 
@@ -146,13 +146,13 @@ def test_of_a_heap_of_the_dead_it_is_told_what_is_left_and_that_goes_down(spawn,
         screen.shows("1 heap, 0 orphaned")
         time.sleep(0.5)
         owner.kill()
-        screen.matches(rf"{owner.name} 16\.0M .*: 1\.1M of it left, held by 1 process; .*somebody cleaned")
+        screen.matches(rf"{owner.name} 16\.0M .*: 1\.1M of it left, held by 1 process; .*removed by others")
         peer.tell("8")
         assert peer.read_line() == "holds 0"
         screen.matches(rf"{owner.name} 16\.0M .*: [\d.]+K of it left, held by 1 process; ")
         peer.kill()
         stays(lambda: owner.name in screen.text, 0.5)
-        screen.matches(rf"{owner.name} 16\.0M [^;]*: [^;]*somebody cleaned")
+        screen.matches(rf"{owner.name} 16\.0M [^;]*: [^;]*removed by others")
     finally:
         remover.kill()
         remover.communicate()
@@ -167,7 +167,7 @@ def test_of_what_died_and_was_cleaned_within_moments_both_are_told(spawn, shm_ro
         owner = spawn.owner(shm_root)
         screen.shows("1 heap, 0 orphaned")
         owner.kill()
-        told = rf"{owner.name} .*: its creator died, somebody cleaned at once$"
+        told = rf"{owner.name} .*: its creator died, removed by others$"
         screen.matches(told)
         # Nothing is learned later that would be another reason.
         stays(lambda: re.search(told, screen.text, re.M), 3.0)
@@ -245,7 +245,7 @@ def test_esc_ends_the_filter(spawn, shm_root, top):
     screen.shows(owner.name)
     screen.press("/")
     screen.type("nowhere")
-    screen.shows("no heap in which these words stand: nowhere")
+    screen.shows("no heap that match: nowhere")
     screen.press("Escape")
     screen.shows(owner.name, dead)
 
@@ -428,7 +428,7 @@ def test_who_cleans_a_heap_that_a_peer_holds_is_told_that_its_memory_stays(spawn
     screen.press("c")
     screen.shows(f"Remove {owner.name}")
     screen.press("y")
-    screen.shows("removed 1 heap, 2.0M; 2.0M of it come back only when those attached exit")
+    screen.shows("removed 1 heap, 2.0M; 2.0M of it come back only when the peers exit")
 
 
 @needs_terminal

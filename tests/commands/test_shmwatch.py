@@ -333,7 +333,7 @@ def test_an_exception_in_a_step_is_told_once_and_nothing_is_missed(spawn, shm_ro
         end, stderr = watching.end()
         assert end["own_faults"] == 1
         assert stderr.splitlines() == [
-            "redhawk-shmwatch: a fault of its own: RuntimeError: made to \\x1b fail; it goes on, and looks at"
+            "redhawk-shmwatch: internal error: RuntimeError: made to \\x1b fail; it continues, and scans"
             " everything again"
         ]
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gppshm import kernel, watch
-from spawning import wait_for
+from spawning import lives, stays, wait_for
 from watching import ByHand, Farm, Watching
 
 SMALL = "--size=4096"
@@ -59,7 +59,7 @@ def test_a_heap_of_the_dead_that_another_unlinks_first_is_told_as_such(
     event = watching.told(watch.CLEANED, owner)
     assert (event.device, event.inode) == (status.st_dev, status.st_ino)
     assert (event.creator, event.bytes, event.uid) == (owner.pid, took, os.getuid())
-    assert "somebody else unlinked it first" in event.reason
+    assert "another process unlinked it first" in event.reason
     assert "heapwriter.py own" in event.command
     assert event.trigger in ("pidfd", "close")
     assert {pid for pid, _ in event.attached} == attached
@@ -146,7 +146,7 @@ def test_of_many_crashes_under_a_quick_cleaner_each_is_told_once(spawn, shm_root
         watched.knows(*farm.names)
         for pid, name in zip(farm.pids, farm.names):
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not alive(pid))  # noqa: B023
+            wait_for(lambda: not lives(pid))  # noqa: B023
             try:
                 os.unlink(os.path.join(shm_root, name))
             except FileNotFoundError:
@@ -157,18 +157,10 @@ def test_of_many_crashes_under_a_quick_cleaner_each_is_told_once(spawn, shm_root
             return watched.of_kind(watch.REMOVED) + watched.of_kind(watch.CLEANED)
 
         wait_for(lambda: len(told()) >= 60)
-        time.sleep(0.3)
+        stays(lambda: len(told()) == 60, 0.3)
         assert sorted(event.name for event in told()) == sorted(farm.names)
         counts = watched.watcher.counts
         assert counts.removed + counts.cleaned == 60
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            return stream.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
 
 
 # -- how it ended --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import heapwriter
 from gppshm import creator, lease, procfs, shmfs
 from looks import verdict, verdicts
-from spawning import in_child, look, needs_root, python_command, run_command, wait_for
+from spawning import in_child, look, needs_root, python_command, run_command, state_of, wait_for
 
 NOBODY = 65534
 SMALL = "--size=4096"
@@ -114,7 +114,7 @@ def test_an_attached_peer_that_cannot_be_seen_is_not_denied(shm_root, spawn):
     owner.kill()
     found = in_child(verdict, shm_root, owner.name, uid=NOBODY)
     assert found["state"] == "orphaned"
-    assert found["reason"].endswith("is gone and no process that can be looked into maps it")
+    assert found["reason"].endswith("is gone, and no process that can be inspected maps it")
 
 
 @needs_root
@@ -141,7 +141,7 @@ def test_a_reused_pid_does_not_hide_an_orphan(shm_root, spawn):
     assert verdict(shm_root, name)["state"] == "orphaned"
     by_pids = by_pids_alone(shm_root, name)
     assert by_pids.state is creator.ORPHANED
-    assert f"process {bystander.pid} is another one" in by_pids.reason
+    assert f"process {bystander.pid} is another process" in by_pids.reason
 
 
 def test_a_reused_pid_does_not_hide_an_orphan_that_a_peer_holds(shm_root, spawn):
@@ -179,11 +179,6 @@ def test_a_zombie_creator_that_nobody_reaps_does_not_hide_an_orphan(shm_root, sp
     assert state_of(pid) == "Z"
     assert verdict(shm_root, parent.name)["state"] == "orphaned"
     assert by_pids_alone(shm_root, parent.name).state is creator.ORPHANED
-
-
-def state_of(pid):
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[0]
 
 
 # The main thread ends, by pthread_exit, while another one waits on.

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from blocking import family, lives
+from blocking import family
 from gppshm import engine, watch
-from spawning import descriptors, wait_for
+from spawning import descriptors, lives, wait_for
 from watching import Farm, gone
 
 ORDERS = (watch.HOST, 1000.0, False, False, True)
@@ -55,7 +55,6 @@ def test_what_the_process_does_and_knows_is_told_here(spawn, shm_root):
         file_id = status.st_dev, status.st_ino
         assert "own" in running.engine.description(owner.name, file_id).words
         wait_for(lambda: running.engine.pidfds == 3)
-        time.sleep(0.3)
         owner.kill()
         attached.kill()
         event = running.told(watch.REMOVED, owner)
@@ -86,7 +85,7 @@ def test_a_killed_process_is_started_anew_and_goes_on_and_what_was_counted_is_ke
         assert running.engine.counts.bytes > before
         wait_for(lambda: sorted(running.names(watch.REMOVED)) == sorted(farm.names[:5]))
         wait_for(lambda: running.engine.living() == farm.names[5:])
-        assert len(running.faults) == 1 and "it is started anew" in running.faults[0]
+        assert len(running.faults) == 1 and "it is started again" in running.faults[0]
         wait_for(lambda: not any(lives(pid) for pid in (old, *helpers)))
 
 

@@ -40,7 +40,9 @@ def test_what_neither_tells_is_not_known_and_said_to_be_that(shm_root, tmp_path,
     assert of(shm_root, nowhere) is None
     with shmfs.ShmDirectory(shm_root, nowhere) as directory:
         assert not directory.on_tmpfs and not directory.leases
-        assert "could not be found out" in directory.doubt and "not on a tmpfs" not in directory.doubt
+        assert (
+            "its file system type is unknown" in directory.doubt and "not on a tmpfs" not in directory.doubt
+        )
 
 
 def test_shmclean_advises_no_force_where_proof_is_missing(shm_root, monkeypatch, spawn, capfd):

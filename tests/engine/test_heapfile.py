@@ -320,7 +320,7 @@ def test_a_first_superblock_that_is_not_there_is_a_fault():
 def test_a_creator_that_died_while_the_heap_grew_is_named():
     image = damageable()
     heap, _ = read(image, PAGE + SIZE)
-    what = f"no superblock in the last {PAGE + SIZE} bytes: its creator is growing the heap, or died of it"
+    what = f"no superblock in the last {PAGE + SIZE} bytes: its creator is growing the heap, or died doing so"
     assert found(heap.faults) == [(len(image), what)]
     assert len(heap.superblocks) == 2
 
@@ -409,7 +409,7 @@ def test_more_superblocks_than_a_heap_can_have_are_a_fault_and_no_walk_of_minute
     assert len(faults) <= heapfile.MAX_FAULTS
     if size:
         assert found(heap.faults) == [
-            (PAGE + limit * step, "more than 2000 superblocks: the rest is not looked at")
+            (PAGE + limit * step, "more than 2000 superblocks: the rest is not examined")
         ]
     else:
         assert heap.faults[-1].what == "more faults follow: not listed"
@@ -546,7 +546,7 @@ def test_a_free_list_that_goes_in_a_circle_is_a_fault_and_no_endless_loop(origin
     ("origin", "link"), [(HOLE_48, 16), (HOLE_96_TOO, 16), (HOLE_48, 24), (HOLE_96, 24), (REST, 24)]
 )
 def test_a_free_list_that_does_not_lead_back_is_a_fault(origin, link):
-    what = "the free list does not lead back from here to where it came from"
+    what = "the back link here does not point to the previous free block"
     assert damaged(origin + link, "I", units(IN_USE_2)) == [(origin, what)]
 
 

@@ -47,7 +47,7 @@ def test_a_crash_with_peers_is_proven_by_what_was_established_before(spawn, shm_
     owner.kill()
     event = watching.told(watch.REMOVED, owner)
     assert event.evidence == "identity"
-    assert f"process {owner.pid}, has ended: nobody else could be it" in event.reason
+    assert f"process {owner.pid}, has ended: its identity was established" in event.reason
     assert {pid for pid, _ in event.attached} == peers
 
 
@@ -60,7 +60,7 @@ def test_without_pidfds_a_crash_with_peers_is_cleaned_as_quickly(spawn, shm_root
             for name in farm.names:
                 spawn.python(ATTACH, shm_root, name)
             with Shmwatch(shm_root, "--rescan=1000", without=without) as watching:
-                time.sleep(0.5)
+                wait_for(lambda: watching.state()["identities"] == len(farm.names))
                 delays = []
                 for pid, name in zip(farm.pids, farm.names):
                     started = time.monotonic()
@@ -316,7 +316,7 @@ def test_a_creator_that_becomes_another_program_has_left_its_heap(spawn, shm_roo
     watching.watcher.look_again()
     event = watching.told(watch.REMOVED, attached)
     assert event.evidence == "pids"
-    assert "is another one, which does not map it" in event.reason
+    assert "is another process, which does not map it" in event.reason
     assert [pid for pid, _ in event.attached] == [peer.pid]
     assert alone.process.poll() is attached.process.poll() is None
 
@@ -448,7 +448,7 @@ def test_a_process_that_has_the_pid_next_and_nothing_of_the_heap_is_looked_into(
     wait_for(lives[0].is_ready)
     event = watching.told(watch.REMOVED, owner)
     assert event.evidence == "pids"
-    assert f"process {owner.pid} is another one, which does not map it" in event.reason
+    assert f"process {owner.pid} is another process, which does not map it" in event.reason
 
 
 @needs_root
@@ -524,22 +524,28 @@ def overflow(root):
         os.unlink(path)
 
 
-@needs_root
-def test_changes_that_were_dropped_make_every_identity_void(spawn, shm_root, by_hand, triggers):
+def void_after(loss, spawn, shm_root, watching, look=lambda: None):
+    """After `loss()` one of two identified creators lives in a container; no identity is used any more."""
     owner, other = spawn.owner(shm_root, SMALL), spawn.owner(shm_root, SMALL)
     for heap in (owner, other):
         spawn.peer(shm_root, heap)
-    watching = by_hand()
     watching.identified(owner)
     watching.identified(other)
-    overflow(shm_root)
+    loss()
     container = create_in_a_container(spawn, shm_root, owner)
     owner.kill()
     other.kill()
+    look()
     assert watching.told(watch.REMOVED, other).evidence == "pids"
     assert os.path.exists(path_of(shm_root, owner))
     container.kill()
+    look()
     assert watching.told(watch.REMOVED, owner).evidence in ("pids", "lease")
+
+
+@needs_root
+def test_changes_that_were_dropped_make_every_identity_void(spawn, shm_root, by_hand, triggers):
+    void_after(lambda: overflow(shm_root), spawn, shm_root, by_hand())
 
 
 def lose_watches(watching):
@@ -562,22 +568,8 @@ def lose_watches(watching):
 
 @needs_root
 def test_a_watch_that_was_lost_makes_every_identity_void(spawn, shm_root, by_hand, triggers):
-    owner, other = spawn.owner(shm_root, SMALL), spawn.owner(shm_root, SMALL)
-    for heap in (owner, other):
-        spawn.peer(shm_root, heap)
     watching = by_hand()
-    watching.identified(owner)
-    watching.identified(other)
-    lose_watches(watching)
-    container = create_in_a_container(spawn, shm_root, owner)
-    owner.kill()
-    other.kill()
-    watching.watcher.look_again()
-    assert watching.told(watch.REMOVED, other).evidence == "pids"
-    assert os.path.exists(path_of(shm_root, owner))
-    container.kill()
-    watching.watcher.look_again()
-    assert watching.told(watch.REMOVED, owner).evidence in ("pids", "lease")
+    void_after(lambda: lose_watches(watching), spawn, shm_root, watching, watching.watcher.look_again)
 
 
 def test_after_a_lost_watch_identities_are_established_anew(spawn, shm_root, by_hand):

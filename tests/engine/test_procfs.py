@@ -7,7 +7,15 @@ import subprocess
 import pytest
 
 from gppshm import procfs
-from spawning import IN_A_PID_NAMESPACE, in_child, needs_root, python_command, run_command, wait_for
+from spawning import (
+    IN_A_PID_NAMESPACE,
+    in_child,
+    needs_root,
+    python_command,
+    run_command,
+    state_of,
+    wait_for,
+)
 
 NOBODY = 65534
 WAITS = 'print("ready", flush=True); sys.stdin.read()'
@@ -28,11 +36,6 @@ def written(tmp_path):
         return str(tmp_path)
 
     return write
-
-
-def state_of(pid):
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[0]
 
 
 def test_this_process_lives_and_maps_what_it_maps():
@@ -65,12 +68,8 @@ sys.stdin.read()
     assert procfs.Processes().process(pid).existence is procfs.GONE
 
 
-def test_a_process_whose_main_thread_has_ended_lives_and_is_still_seen_to_map(spawn, shm_root):
-    code = """
-import ctypes, mmap, threading
-with open(sys.argv[1], "w+b") as stream:
-    stream.truncate(4096)
-    kept = mmap.mmap(stream.fileno(), 0)
+HEADLESS = """
+import ctypes, threading
 libc, main = ctypes.CDLL(None), threading.get_ident()
 def wait():
     libc.pthread_join(ctypes.c_ulong(main), None)
@@ -80,8 +79,18 @@ def wait():
 threading.Thread(target=wait).start()
 libc.pthread_exit(None)
 """
+"""The end of a program whose main thread ends, while another thread waits for stdin."""
+
+
+def test_a_process_whose_main_thread_has_ended_lives_and_is_still_seen_to_map(spawn, shm_root):
+    code = """
+import mmap
+with open(sys.argv[1], "w+b") as stream:
+    stream.truncate(4096)
+    kept = mmap.mmap(stream.fileno(), 0)
+"""
     path = os.path.join(shm_root, "file")
-    process = spawn.python(code, path)
+    process = spawn.python(code + HEADLESS, path)
     # The other thread may go on before the first has quite ended.
     wait_for(lambda: state_of(process.pid) == "Z")
     found = procfs.Processes().process(process.pid)
@@ -91,20 +100,8 @@ libc.pthread_exit(None)
 
 
 def test_what_a_process_has_open_is_seen_though_its_main_thread_has_ended(spawn, shm_root):
-    code = """
-import ctypes, threading
-kept = open(sys.argv[1], "wb")
-libc, main = ctypes.CDLL(None), threading.get_ident()
-def wait():
-    libc.pthread_join(ctypes.c_ulong(main), None)
-    print("ready", flush=True)
-    sys.stdin.read()
-    os._exit(0)
-threading.Thread(target=wait).start()
-libc.pthread_exit(None)
-"""
     path = os.path.join(shm_root, "file")
-    process = spawn.python(code, path)
+    process = spawn.python('kept = open(sys.argv[1], "wb")\n' + HEADLESS, path)
     wait_for(lambda: state_of(process.pid) == "Z")
     status = os.stat(path)
     assert os.listdir(f"/proc/{process.pid}/fd") == []

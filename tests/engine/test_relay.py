@@ -8,9 +8,8 @@ import threading
 
 import pytest
 
-from blocking import lives
 from gppshm import engine, relay, watch
-from spawning import descriptors, needs_root, python_command, stays, wait_for
+from spawning import descriptors, lives, needs_root, python_command, stays, wait_for
 
 ORDERS = (watch.HOST, 1000.0, False, False, True)
 DRY = (watch.HOST, 1000.0, True, False, True)

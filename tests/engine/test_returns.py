@@ -174,10 +174,14 @@ def test_nothing_wakes_while_peers_hold_nothing_and_little_while_they_do(spawn, 
     watched.told(watch.REMOVED, owner)
     watched.told(watch.REMOVED, another)
     counts = watched.watcher.counts
-    time.sleep(2)
-    before = counts.wakeups
-    time.sleep(4)
-    assert counts.wakeups - before <= 6  # both in one wake-up every 0.8 s
+
+    def spell():
+        before = counts.wakeups
+        time.sleep(4)
+        return counts.wakeups - before
+
+    # Both in one wake-up every 0.8 s, once the looks have become rare; later on a busy machine.
+    wait_for(lambda: spell() <= 6, 20)
 
 
 def test_nothing_wakes_when_all_has_come_back(spawn, shm_root, watched):

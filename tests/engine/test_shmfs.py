@@ -94,6 +94,15 @@ def test_a_strange_file_named_like_a_heap_is_neither_opened_nor_judged_nor_remov
     assert os.path.lexists(path)
 
 
+def refuses(directory, judged, file, opened):
+    """The file under the name of `judged` is another one, and is not unlinked, whenever it is opened."""
+    with pytest.raises(shmfs.Changed):
+        if opened == "opened before":
+            directory.unlink(file, judged)
+        else:
+            unlink(directory, judged)
+
+
 @strange
 @pytest.mark.parametrize("opened", ["opened before", "opened after"])
 def test_a_strange_file_that_took_an_orphans_place_is_kept(shm_root, directory, orphan, make, opened):
@@ -101,11 +110,7 @@ def test_a_strange_file_that_took_an_orphans_place_is_kept(shm_root, directory, 
     with directory.open(judged.name) as file:
         os.unlink(orphan)
         make(orphan)
-        with pytest.raises(shmfs.Changed):
-            if opened == "opened before":
-                directory.unlink(file, judged)
-            else:
-                unlink(directory, judged)
+        refuses(directory, judged, file, opened)
     assert os.path.lexists(orphan)
 
 
@@ -386,11 +391,7 @@ def test_a_name_that_was_created_anew_is_kept(directory, orphan, opened):
     with directory.open(judged.name) as file:
         os.unlink(orphan)
         put_heap(orphan, pid)
-        with pytest.raises(shmfs.Changed):
-            if opened == "opened before":
-                directory.unlink(file, judged)
-            else:
-                unlink(directory, judged)
+        refuses(directory, judged, file, opened)
     assert os.path.exists(orphan)
 
 
@@ -421,11 +422,7 @@ sys.stdin.read()
             judged.raw,
             judged.status.st_size,
         )
-        with pytest.raises(shmfs.Changed):
-            if opened == "opened before":
-                directory.unlink(file, judged)
-            else:
-                unlink(directory, judged)
+        refuses(directory, judged, file, opened)
     assert os.path.exists(orphan)
 
 

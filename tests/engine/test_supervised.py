@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from blocking import lives
 from gppshm import procfs, supervised
-from spawning import descriptors, wait_for
+from spawning import descriptors, lives, wait_for
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_too_many_such_processes_are_a_failure_and_next_time_fewer(pool, never):
     pool.submit(1, look(numbers, numbers, never))
     answer, _ = collect(pool)[1]
     assert isinstance(answer, supervised.Failed)
-    assert str(answer) == "what was looked into does not answer"
+    assert str(answer) == "the inspected process does not answer"
     pool.submit(2, look(numbers, numbers, never))
     assert collect(pool) == {2: ([], numbers)}
 
@@ -196,7 +195,7 @@ def test_the_work_of_a_killed_child_is_done_again(pool, tmp_path):
 def test_work_whose_every_child_is_killed_is_a_failure(pool):
     pool.submit(1, lambda: os.kill(os.getpid(), signal.SIGKILL))
     answer, passed = collect(pool)[1]
-    assert str(answer) == "the process that looked was ended"
+    assert str(answer) == "the inspecting process was killed"
     assert passed == []
 
 

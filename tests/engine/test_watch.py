@@ -96,7 +96,7 @@ def test_a_half_made_heap_of_a_dead_creator_goes_and_one_of_a_live_creator_stays
         "print('ready', n, flush=True); sys.stdin.read()"
     )
     children = [spawn.python(code, shm_root) for _ in range(2)]
-    time.sleep(0.05)
+    wait_for(lambda: all(child.name in watched.watcher._known for child in children))
     children[0].kill()
     assert watched.told(watch.REMOVED, children[0]).evidence == "lease"
     assert os.listdir(shm_root) == [children[1].name]
@@ -285,7 +285,7 @@ def test_a_live_heap_that_is_unlinked_by_a_forked_child_is_told_once(spawn, shm_
     parent.read_line()
     event = watched.told(watch.UNLINKED, parent)
     assert (event.creator, event.bytes) == (parent.pid, took) and took
-    assert "lives on" in event.reason
+    assert "lives and maps it" in event.reason
     rescans = watched.watcher.counts.rescans
     wait_for(lambda: watched.watcher.counts.rescans >= rescans + 3)
     assert len(watched.events) == 1
@@ -305,7 +305,8 @@ def test_a_name_that_is_created_anew_under_its_old_pid_is_a_new_life(spawn, shm_
     child.tell("again")
     child.read_line()
     inode = os.stat(os.path.join(shm_root, child.name)).st_ino
-    time.sleep(0.1)
+    wait_for(lambda: [heap.file_id[1] for heap in list(watched.watcher._known.values())] == [inode])
+    watched.knows(child)
     child.kill()
     assert watched.told(watch.REMOVED, child).inode == inode
     assert len(watched.events) == 1

@@ -176,7 +176,7 @@ with Watching(root, rescan=0.2) as watched:
     rescans(watched)
     death(watched)
     assert [e.reason for e in watched.of_kind(watch.TROUBLE)] == [
-        f"another directory lies at {root} now: that one is watched"]
+        f"another directory is at {root} now: that one is watched"]
     run("umount", "--lazy", root)
     rescans(watched)
     death(watched)
@@ -247,7 +247,7 @@ def test_a_directory_that_is_removed_and_made_anew_is_followed(spawn, shm_root):
         os.rmdir(root)
         assert "cannot be opened: No such file" in command.wait("trouble")["reason"]
         os.mkdir(root)
-        assert "another directory lies at" in command.wait("trouble")["reason"]
+        assert "another directory is at" in command.wait("trouble")["reason"]
         state = command.state()
         assert state["inotify"] is True
         assert state["troubles"] == []

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from places import HELPERS
+from spawning import status_of
 
 SILENT = os.path.join(HELPERS, "silent.py")
 ENDING = 3.0
@@ -53,21 +54,8 @@ def family(pid):
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            parents[int(name)] = state_of(int(name))[1]
+            parents[int(name)] = status_of(int(name))[1]
     found = [pid]
     for each in found:
         found += [child for child, parent in parents.items() if parent == each]
     return found[1:]
-
-
-def state_of(pid):
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            fields = stream.read().rpartition(b")")[2].split()
-    except OSError:
-        return "", 0
-    return fields[0].decode(), int(fields[1])
-
-
-def lives(pid):
-    return state_of(pid)[0] not in ("", "Z", "X")

@@ -172,15 +172,6 @@ def children(pid):
     return found
 
 
-def lives(pid):
-    """Whether process `pid` is there and no corpse."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            return stream.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
-
-
 def seconds_until(fact, limit=10.0):
     """How long it takes until `fact()` is true."""
     start = time.monotonic()

@@ -45,6 +45,25 @@ def stays(predicate, seconds):
         time.sleep(0.01)
 
 
+def status_of(pid):
+    """State (R, S, D, Z ..) and parent of a process; "" and 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            fields = stream.read().rpartition(b")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0].decode(), int(fields[1])
+
+
+def state_of(pid):
+    return status_of(pid)[0]
+
+
+def lives(pid):
+    """Whether there is such a process and it is no zombie: a container's init may reap late."""
+    return state_of(pid) not in ("", "Z", "X")
+
+
 def descriptors():
     """What this process has open but sockets: the ORB of earlier tests closes its own when it likes."""
     found = []
@@ -171,7 +190,7 @@ def python_command(code, *arguments):
     return [sys.executable, "-I", "-c", preamble + code] + [str(argument) for argument in arguments]
 
 
-def run_command(command, timeout=60):
+def run_command(command, timeout=60, **options):
     """Run a command to its end; the CompletedProcess, with stdout and stderr as str."""
     return subprocess.run(
         command,
@@ -180,6 +199,7 @@ def run_command(command, timeout=60):
         stderr=subprocess.PIPE,
         universal_newlines=True,
         timeout=timeout,
+        **options,
     )
 
 

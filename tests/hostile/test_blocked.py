@@ -14,10 +14,10 @@ import time
 
 import pytest
 
-from blocking import ENDING, KINDS, SILENT, family, fifo, lives, over, state_of
+from blocking import ENDING, KINDS, SILENT, family, fifo, over
 from blocking import blocked as blocked
 from gppshm import engine, processes, procfs, supervised, watch
-from spawning import needs_root, wait_for
+from spawning import lives, needs_root, state_of, wait_for
 from watching import Farm, Shmwatch, Watching, gone
 
 pytestmark = needs_root
@@ -86,7 +86,7 @@ def was_killed(pid):
     """Whether it waits in state D for something that no signal ends, with SIGKILL pending."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as stream:
         pending = [int(line.split()[1], 16) for line in stream if line.startswith(("SigPnd", "ShdPnd"))]
-        return state_of(pid)[0] == "D" and any(mask >> 8 & 1 for mask in pending)
+        return state_of(pid) == "D" and any(mask >> 8 & 1 for mask in pending)
     return True
 
 

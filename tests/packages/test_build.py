@@ -3,13 +3,13 @@
 import os
 import shutil
 import stat
-import subprocess
 import sys
 
 import pytest
 
 from gppshm import launcher
 from places import ROOT
+from spawning import run_command
 
 SITEPACKAGES = os.path.join(ROOT, "python", "gppshm", "sitepackages.py")
 
@@ -23,15 +23,7 @@ def main():
 
 
 def run(*command, **options):
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        timeout=60,
-        **options,
-    )
+    return run_command(command, **options)
 
 
 def python_at(folder):

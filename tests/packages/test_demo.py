@@ -16,7 +16,7 @@ import pytest
 
 from places import DEMO as FOLDER
 from places import HEAPWRITER, ROOT
-from spawning import wait_for
+from spawning import lives, wait_for
 
 DEMO = os.path.join(FOLDER, "demo.py")
 NOT_OURS = "(not ours: left alone)"
@@ -101,15 +101,6 @@ def copy(screen, stream):
 
 def heaps_in_shm():
     return {name for name in os.listdir("/dev/shm") if name.startswith("heap-")}
-
-
-def lives(pid):
-    """Whether a process is there and no corpse; a container's init may reap late."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            return stream.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
 
 
 @pytest.fixture

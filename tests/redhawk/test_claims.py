@@ -241,7 +241,7 @@ def test_without_proc_or_such_locks_a_device_grants_by_what_it_knows_and_says_so
     )
     ledger.grant("a", 4 * MB)
     assert ledger.available() == 6 * MB
-    assert len(told) == 1 and "have granted cannot be seen" in told[0]
+    assert len(told) == 1 and "grants of other devices of this host cannot be seen" in told[0]
     ledger.close()
     ledger.grant("b", 4 * MB)
     assert ledger.available() == 6 * MB
@@ -255,7 +255,7 @@ def test_where_locks_take_too_long_to_read_that_is_told_once(claim, monkeypatch)
     monkeypatch.setattr(claims, "PATIENCE", 0.0)
     for _ in range(2):
         ledger.available()
-    assert told == ["what other devices have granted is not all seen: this host has too many file locks"]
+    assert told == ["not all grants of other devices can be seen: this host has too many file locks"]
 
 
 def test_a_forked_child_that_execs_keeps_no_claim(spawn, shm_root, claim):

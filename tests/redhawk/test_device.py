@@ -288,7 +288,7 @@ def test_a_heap_that_somebody_else_unlinks_first_is_told_in_every_place(device, 
     os.kill(engine, signal.SIGCONT)
     (removal,) = wait_for(lambda: device.query("shm::recent"))
     assert (removal["name"], removal["creator"], removal["bytes"]) == (owner.name, owner.pid, size)
-    assert "somebody else unlinked it" in removal["reason"] and removal["evidence"] == "none"
+    assert "another process unlinked it" in removal["reason"] and removal["evidence"] == "none"
     status = device.query("shm::cleanup_status")
     assert (status["removed"], status["removed_by_others"], status["bytes_by_others"]) == (0, 1, size)
     message = wait_for(lambda: channel.messages("shm::heap_removed"))[0]

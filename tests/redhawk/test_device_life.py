@@ -375,18 +375,22 @@ def test_the_sandbox_launches_it_without_a_domain(start, spawn, shm_root, capfd)
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_the_domain_configures_is_in_force_before_anything_is_removed(start, spawn, shm_root):
-    with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
-        pass
-    off = devices.struct(
+def cleanup(enabled, scope):
+    """A start value of shm::cleanup as an earlier version's DCD has it, without `reclaim`."""
+    return devices.struct(
         "shm::cleanup",
-        enabled=CORBA.Any(CORBA.TC_boolean, False),
-        scope="host",
+        enabled=CORBA.Any(CORBA.TC_boolean, enabled),
+        scope=scope,
         rescan=CORBA.Any(CORBA.TC_double, 0.2),
         fifos=CORBA.Any(CORBA.TC_boolean, False),
         dry_run=CORBA.Any(CORBA.TC_boolean, False),
     )
-    manager = DeviceManager([CF.DataType("shm::cleanup", off)])
+
+
+def test_what_the_domain_configures_is_in_force_before_anything_is_removed(start, spawn, shm_root):
+    with open(os.path.join(shm_root, f"heap-{spawn.dead_pid()}"), "wb"):
+        pass
+    manager = DeviceManager([CF.DataType("shm::cleanup", cleanup(False, "host"))])
     device = start(manager=manager)
     assert not device.query("shm::cleanup")["enabled"]
     wait_for(lambda: device.query("shm::heaps"))
@@ -394,22 +398,8 @@ def test_what_the_domain_configures_is_in_force_before_anything_is_removed(start
     assert len(os.listdir(shm_root)) == 1
 
 
-BAD_START = devices.struct(
-    "shm::cleanup",
-    enabled=CORBA.Any(CORBA.TC_boolean, True),
-    scope="children of mine",
-    rescan=CORBA.Any(CORBA.TC_double, 0.2),
-    fifos=CORBA.Any(CORBA.TC_boolean, False),
-    dry_run=CORBA.Any(CORBA.TC_boolean, False),
-)
-GOOD_START = devices.struct(
-    "shm::cleanup",
-    enabled=CORBA.Any(CORBA.TC_boolean, True),
-    scope="host",
-    rescan=CORBA.Any(CORBA.TC_double, 0.2),
-    fifos=CORBA.Any(CORBA.TC_boolean, False),
-    dry_run=CORBA.Any(CORBA.TC_boolean, False),
-)
+BAD_START = cleanup(True, "children of mine")
+GOOD_START = cleanup(True, "host")
 BAD_THRESHOLD = devices.struct("shm::threshold", free="10 MB", headroom="plenty")
 REFUSED_STARTS = [
     ([CF.DataType("shm::cleanup", BAD_START)], "shm::cleanup::scope: 'children of mine'"),

@@ -14,8 +14,8 @@ import pytest
 from client import CF, STANDIN
 from nodes import domain, filled, sdr  # noqa: F401
 from places import HEAPWRITER
-from plugins import NAME, client, lives
-from spawning import python_command, stays, wait_for
+from plugins import NAME, client
+from spawning import lives, python_command, stays, wait_for
 from watching import gone
 
 from gppshm.redhawk.corba import CORBA, CosNaming  # isort: skip

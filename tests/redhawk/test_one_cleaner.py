@@ -10,8 +10,8 @@ import pytest
 
 from nodes import domain, filled, sdr  # noqa: F401
 from places import HEAPWRITER
-from plugins import NAME, client, lives, watches
-from spawning import stays, wait_for
+from plugins import NAME, client, watches
+from spawning import lives, stays, wait_for
 from watching import gone
 
 pytestmark = pytest.mark.corba

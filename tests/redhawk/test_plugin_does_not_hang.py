@@ -7,8 +7,8 @@ import time
 
 from blocking import ENDING
 from blocking import blocked as blocked
-from plugins import installed, lives, node, sdr, start  # noqa: F401
-from spawning import needs_root, wait_for
+from plugins import installed, node, sdr, start  # noqa: F401
+from spawning import lives, needs_root, wait_for
 
 pytestmark = needs_root
 

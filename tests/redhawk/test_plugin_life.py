@@ -18,14 +18,13 @@ from plugins import (  # noqa: F401
     children,
     client,
     installed,
-    lives,
     node,
     sdr,
     seconds_until,
     start,
     watches,
 )
-from spawning import stays, wait_for
+from spawning import lives, stays, wait_for
 
 pytestmark = pytest.mark.corba
 

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 (pytest finds fixtures by name: they are imported, and are arguments)
 
+import itertools
 import os
 import signal
 import time
@@ -334,10 +335,13 @@ def test_a_property_listener_that_is_dead_is_forgotten(start, spawn):
     dead = spawn.python(CHANNEL, client.STANDIN)
     probe.registerPropertyListener(client.orb().string_to_object(dead.name), ["probe::count"], 0.1)
     dead.kill()
-    for number in range(10):
-        client.configure(probe, "probe::count", number)
-        time.sleep(0.12)
-    wait_for(lambda: "is forgotten, as it cannot be reached" in domain.told())
+    numbers = itertools.count()
+
+    def forgotten():
+        client.configure(probe, "probe::count", next(numbers))
+        return "is forgotten, as it cannot be reached" in domain.told()
+
+    wait_for(forgotten)
 
 
 # Its argument is the stand-in's folder.

@@ -1,18 +1,17 @@
-"""redhawk-shmclean: remove orphaned heaps, as REDHAWK's own tool does, but only where death is proven."""
+"""redhawk-shmclean: remove orphaned heaps, as REDHAWK's own tool does, but only with a proof of death."""
 
 import errno
 import os
 import stat
 import sys
-import time
 
-from gppshm import creator, judging, lease, procfs, reaper, shmfs
+from gppshm import creator, judging, procfs, reaper, shmfs
 from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
     from gppshm import held
     from gppshm.cli import shmclean_reclaim
@@ -21,22 +20,19 @@ if TYPE_CHECKING:
 
 COMMAND = "redhawk-shmclean"
 
-DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
-"""Seconds (half to one and a half of each) between the tries of a heap that somebody was just at."""
-
 FORCE = "use -f to force removal"
 
 MAX_PINS = 64
-"""So many heaps are kept open from before they are unlinked; others are reached through their holders."""
+"""Descriptors kept open from before the unlink, at most; other heaps are reached through their holders."""
 
 RISK = (
-    "on your word that no process which a creator forked (without exec) uses such a heap any more:"
-    " it could still allocate there, lose what it wrote, or be killed by SIGBUS"
+    "at your risk if a process that the creator forked (without exec) still uses such a heap:"
+    " it could allocate there, lose what it wrote, or be killed by SIGBUS"
 )
 
 
 class Defaults:
-    """The options of a plain invocation, which does without argparse."""
+    """The options of an invocation without arguments, which does not import argparse."""
 
     force = dry_run = json = verbose = fifos = reclaim = False
     root = shmfs.DEFAULT_ROOT
@@ -45,53 +41,60 @@ class Defaults:
 
 
 def build_parser() -> "argparse.ArgumentParser":
-    """The one definition of the options."""
+    """The options; --help, man page and completion are made from them."""
     import argparse
 
     parser = text.argument_parser(
         COMMAND,
         "%(prog)s [OPTION ...] [NAME ...]",
-        "Remove every REDHAWK heap whose creator is provably gone, or the files NAME of the same directory.\n"
-        "A heap whose creator lives, or may live, is removed only if it is named and -f is given.",
-        "exit status: 0 all was done, or there was nothing to do; 1 something was refused or failed;\n"
-        "2 wrong usage. Without names, heaps that are kept because their creator lives, or because that\n"
-        "cannot be told (--verbose names them), are no failure.",
+        "Remove every REDHAWK heap whose creator is proven dead, or only the files NAME.\n"
+        "A heap whose creator is, or may be, alive is removed only by name and with -f.",
+        "exit status: 0 done, or nothing to do; 1 something was refused or failed; 2 wrong usage.\n"
+        "Without NAME, heaps that are kept because their creator is or may be alive are no failure\n"
+        "(--verbose lists them).",
     )
     parser.add_argument(
         "-f",
         "--force",
         action="store_true",
-        help="unlink each NAME whatever it is, even a live heap (who loses it is told), but no directory;"
-        " silently, as REDHAWK's own does, but for --verbose; changes nothing without names",
+        help="unlink each NAME, whatever it is, but no directory; users of a heap in use are listed."
+        " Prints nothing else, as REDHAWK's own command, unless --verbose is given. No effect without NAME",
     )
-    # What REDHAWK's users abbreviate stays what it was.
+    # Abbreviations that REDHAWK's command accepts keep their meaning.
     parser.add_argument("--f", "--fo", dest="force", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--v", "--ve", "--ver", dest="version", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be unlinked, and unlink nothing"
+        "--dry-run", action="store_true", help="print what would be unlinked, and unlink nothing"
     )
     parser.add_argument(
         "--verbose",
         action="store_true",
-        help="tell why, on which evidence, dev:inode, bytes, and who still holds the memory",
+        help="print reason, evidence, dev:inode, bytes, and the processes that still hold the memory",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object (docs/shmclean-json.md)")
     parser.add_argument(
         "--reclaim",
         action="store_true",
-        help="also give back the memory that is free in heaps of the dead to which processes are attached: of"
-        f" those that are removed, and of those that were unlinked before; {RISK}",
+        help="also give back the free memory of orphaned heaps with attached peers, of those that are removed"
+        f" and of those that were unlinked before; {RISK}",
     )
-    parser.add_argument("--fifos", action="store_true", help="also remove FIFOs fifo-<pid>-<hex> of the dead")
-    parser.add_argument("--fifo-root", metavar="DIR", help="where FIFOs lie (default: /tmp); with --fifos")
     parser.add_argument(
-        "--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)"
+        "--fifos", action="store_true", help="also remove FIFOs fifo-<pid>-<hex> of dead processes"
+    )
+    parser.add_argument(
+        "--fifo-root", metavar="DIR", help="directory of the FIFOs (default: /tmp); with --fifos"
+    )
+    parser.add_argument(
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
     )
     return parser
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
@@ -122,16 +125,16 @@ def _main(arguments: "List[str]") -> int:
 
 
 class Run:
-    """One run of the command; it says of each name what was done, once it is done.
+    """One run of the command. Each outcome is printed after it has happened.
 
-    status    1 if something was refused or failed so far; exit_status: or if a process does not answer
-    outcomes  of heaps and names; what another cleaner did before us is left out
-    fifos     of FIFOs
-    unnamed   of heaps that somebody else had unlinked before; with --reclaim
-    returned  (device, inode) of a heap -> what became of its free memory
-    holders   (device, inode) of a file -> who held it at the end; with --verbose or --json
-    unseen    so many processes could not be asked what they hold
-    complete  nothing interrupted it
+    status    1 if something was refused or failed so far; exit_status: also if a process does not answer
+    outcomes  of heaps and NAMEs; without files that another cleaner removed meanwhile
+    fifos     outcomes of FIFOs
+    unnamed   outcomes of heaps that were unlinked before this run; with --reclaim
+    returned  (device, inode) of a heap -> result of giving back its free memory
+    holders   (device, inode) of a file -> its holders at the end; with --verbose or --json
+    unseen    number of processes that could not be inspected
+    complete  the run was not interrupted
     """
 
     def __init__(self, options: "Options", output: text.Output) -> None:
@@ -170,7 +173,7 @@ class Run:
             self._clean_fifos()
 
     def describe(self, pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
-        """User and command of each process, as far as they are known."""
+        """pid -> (user, command), each UNKNOWN if it cannot be found out."""
         from gppshm import processes
 
         wanted = [pid for pid in pids if pid not in self._descriptions]
@@ -180,7 +183,7 @@ class Run:
         return self._descriptions
 
     def _described(self, pids: "Iterable[int]") -> "List[Tuple[int, str]]":
-        """Each pid, and the words for the process."""
+        """(pid, description for messages) of each process."""
         pids = list(pids)
         found = self.describe(pids)
         who = [(pid, text.escaped(found[pid][0]), text.escaped(found[pid][1])) for pid in pids]
@@ -193,7 +196,7 @@ class Run:
             return otherwise
 
     def finish(self) -> None:
-        """Say what is left to say, and write it out."""
+        """Print holders or JSON, and write everything out."""
         if self.options.json:
             from gppshm.cli import shmclean_json
 
@@ -216,16 +219,16 @@ class Run:
             self._fail(f"{COMMAND}: {root}: {directory.doubt}: nothing is removed")
             return
         with self._reaper(directory) as cleaner:
-            for outcome in settled(cleaner, directory.names(), self._judge):
+            for outcome in cleaner.settle_patiently(directory.names(), self._judge):
                 self._pin(outcome)
                 if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
                     self.outcomes.append(outcome)
                     self._tell_unasked(outcome, text.escaped(outcome.name))
 
     def _tell_unasked(self, outcome: reaper.Outcome, name: str) -> None:
-        """Say what was done about a file that nobody named."""
+        """Print the outcome of a file that was not given as NAME."""
         reason = text.escaped(outcome.reason)
-        if outcome.result in (reaper.REMOVED, reaper.WOULD_REMOVE):
+        if outcome.removed:
             self._tell_removal(outcome, name)
         elif outcome.result is reaper.FAILED and not _unreadable(outcome):
             self._fail(f"error: {name}: {why_failed(outcome)}")
@@ -241,7 +244,7 @@ class Run:
         names = self._names(directory, " could not be opened: ")
         there = {name for name in names if _exists(directory, name)}
         with self._reaper(directory) as cleaner:
-            for outcome in settled(cleaner, names, self._judge):
+            for outcome in cleaner.settle_patiently(names, self._judge):
                 self._pin(outcome)
                 if outcome.result is reaper.GONE:
                     if outcome.name in there:
@@ -252,12 +255,12 @@ class Run:
 
     def _tell_named(self, outcome: reaper.Outcome, name: str) -> None:
         reason = text.escaped(outcome.reason)
-        if outcome.result in (reaper.REMOVED, reaper.WOULD_REMOVE):
+        if outcome.removed:
             self._tell_removal(outcome, name)
         elif outcome.result is reaper.KEPT:
             self._fail(f"{name} is in use, {FORCE}")
         elif outcome.result is reaper.UNSURE:
-            # No word of force: that proof is missing proves nothing.
+            # Does not suggest -f: a missing proof of life is no proof of death.
             self._fail(f"{name} may be in use ({reason}): it is kept")
         elif outcome.result is reaper.NO_HEAP:
             if _is_directory(outcome.sighting):
@@ -272,7 +275,7 @@ class Run:
             self._output.line_on_stderr(_details(outcome))
 
     def _names(self, directory: shmfs.ShmDirectory, but: str) -> "List[str]":
-        """The names that were given, each once, without those that can be no names of files."""
+        """The NAMEs without duplicates; those that are no file names are reported and left out."""
         names = []
         for name in dict.fromkeys(self.options.names):
             if "/" in name or name in (".", ".."):
@@ -304,7 +307,7 @@ class Run:
                 self._output.line_on_stderr(f"{shown} {users}")
 
     def _unlink_by_force(self, directory: shmfs.ShmDirectory, name: str) -> "Tuple[reaper.Outcome, str]":
-        """Unlink what lies under the name; what was done, and the words for who used it, if anybody may."""
+        """Unlink the file `name`; the outcome, and a description of its possible users or ""."""
         seen = verdict = None
         reason, users = "it was named, with --force", ""
         try:
@@ -313,7 +316,7 @@ class Run:
         except FileNotFoundError:
             return _missing(name), ""
         except OSError as error:
-            users = self._users(f"may have been in use (it could not be looked at: {error.strerror})", [])
+            users = self._users(f"may have been in use (it could not be inspected: {error.strerror})", [])
         if seen is not None and (seen.kind in (shmfs.HEAP, shmfs.HALF_MADE) or _unreadable_heap(seen)):
             (verdict,) = self._judge([seen])
             if verdict.state not in creator.ORPHANS:
@@ -342,7 +345,7 @@ class Run:
             words + (", its creator" if pid == creator_pid else "") for pid, words in self._described(pids)
         ]
         if not losers:
-            return f"{used}; nobody was seen to hold it"
+            return f"{used}; no holder was seen"
         return f"{used}; who {'would lose' if self.options.dry_run else 'loses'} it: {'; '.join(losers)}"
 
     # -- memory under those who are attached ------------------------------------------------------------
@@ -351,7 +354,7 @@ class Run:
         return reaper.Reaper(directory, self.options.dry_run, pin=True)
 
     def _pin(self, outcome: reaper.Outcome) -> None:
-        """Keep a heap open that has no name any more, and to which somebody may be attached."""
+        """Keep an unlinked heap open if peers may be attached."""
         if outcome.fd >= 0 and outcome.sighting is not None:
             if len(self._pins) < MAX_PINS and outcome.sighting.file_id not in self._pins:
                 self._pins[outcome.sighting.file_id] = outcome.fd
@@ -359,7 +362,7 @@ class Run:
                 os.close(outcome.fd)
 
     def _find_unlinked(self, directory: shmfs.ShmDirectory) -> None:
-        """Find the files that have lost their name, before this run adds to them."""
+        """Find files that were unlinked before this run."""
         if self.options.reclaim:
             from gppshm import held
 
@@ -367,15 +370,13 @@ class Run:
                 found = self._judge.look(lambda: held.plain(held.survey(directory)))
                 self._unlinked = held.survey_of(found).unlinked
             except OSError as error:
-                self._fail(
-                    f"{COMMAND}: /proc cannot be read: {error.strerror}: what has no name is not known"
-                )
+                self._fail(f"{COMMAND}: /proc cannot be read: {error.strerror}: unlinked files are not known")
 
     def _reclaim(self, directory: shmfs.ShmDirectory) -> None:
-        """Give back what is free in the heaps that were removed, or have lost their name before."""
+        """Give back the free memory of heaps that were unlinked by this run or before."""
         try:
             for outcome in self.outcomes:
-                if removed(outcome) and outcome.verdict and outcome.verdict.state is creator.ATTACHED:
+                if outcome.removed and outcome.verdict and outcome.verdict.state is creator.ATTACHED:
                     self._reclaim_removed(outcome)
         finally:
             for fd in self._pins.values():
@@ -421,7 +422,7 @@ class Run:
         if outcome.result is reaper.GONE or (outcome.result is reaper.NO_HEAP and not named):
             return
         if outcome.sighting is None and not named and not shmfs.pid_of_name(file.name):
-            return  # what cannot be reached may be no heap at all
+            return  # it may be no heap at all
         name = f"{text.escaped(outcome.name)} (unlinked before)"
         self.unnamed.append(outcome)
         if fd is None:
@@ -459,12 +460,12 @@ class Run:
         if self.options.reclaim:
             self._say(f"  free memory: {RISK}")
         elif returned.reason:
-            hint = "" if returned.error else "; with --reclaim it is given back on your word"
+            hint = "" if returned.error else "; --reclaim gives it back at your risk"
             self._say(f"  free memory: kept: {text.escaped(returned.reason)}{hint}")
         if self.options.reclaim and returned.reason and not returned.error:
             self._say(f"  free memory: not all: {text.escaped(returned.reason)}")
         if returned.given_back or returned.in_use:
-            self._say(f"  free memory: {returned.not_returnable} bytes besides cannot be given back")
+            self._say(f"  free memory: {returned.not_returnable} other bytes cannot be given back")
 
     # -- FIFOs ------------------------------------------------------------------------------------------
 
@@ -482,10 +483,10 @@ class Run:
                 self.fifos.append(outcome)
                 self._tell_unasked(outcome, text.escaped(os.path.join(root, outcome.name)))
 
-    # -- what is told -----------------------------------------------------------------------------------
+    # -- output -----------------------------------------------------------------------------------------
 
     def _say(self, line: str) -> None:
-        """A line for stdout, unless that is for JSON; at once, since what it tells has happened."""
+        """Print a line at once, unless stdout is for JSON."""
         if not self.options.json:
             self._output.put(line + "\n")
             self._output.flush()
@@ -500,15 +501,15 @@ class Run:
             self._say(_details(outcome))
 
     def _survey(self, directory: shmfs.ShmDirectory) -> None:
-        """Find out who holds the memory of what was (or would be) unlinked."""
-        if (self.options.json or self.options.verbose) and any(map(removed, self.outcomes)):
+        """Find the holders of the files that were (or would be) unlinked."""
+        if (self.options.json or self.options.verbose) and any(outcome.removed for outcome in self.outcomes):
             from gppshm import held
 
             try:
                 survey = held.survey_of(self._judge.look(lambda: held.plain(held.survey(directory))))
             except OSError as error:
                 self._output.error(
-                    f"/proc cannot be read: {error.strerror}: who holds the memory is not known"
+                    f"/proc cannot be read: {error.strerror}: the holders of the memory are not known"
                 )
                 return
             self.holders.update(survey.holders)
@@ -518,40 +519,12 @@ class Run:
         seen = outcome.sighting
         holders = self.holders.get(seen.file_id) if seen else None
         returned = self.returned.get(seen.file_id) if seen else None
-        if seen and holders and (returned or removed(outcome)):
+        if seen and holders and (returned or outcome.removed):
             left = seen.status.st_blocks * 512 - (returned.given_back if returned else 0)
             self._say(
                 f"{text.escaped(seen.name)}: {left} bytes come back when the last of "
                 f"these exits: {'; '.join([words for _, words in self._described(h.pid for h in holders)])}"
             )
-
-
-def settled(
-    cleaner: reaper.Reaper,
-    names: "Iterable[str]",
-    judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
-    only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
-) -> "Iterator[reaper.Outcome]":
-    """What became of each name; what somebody else was just at is tried again, for half a second at most."""
-    for delay in DELAYS + (0,):
-        again = []
-        for outcome in cleaner.settle(names, judge, only):
-            if delay and _passing(outcome):
-                again.append(outcome.name)
-            else:
-                yield outcome
-        if not again:
-            return
-        names = again
-        # Not by the random module, which costs a start milliseconds.
-        time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
-
-
-def _passing(outcome: reaper.Outcome) -> bool:
-    """Whether it is unsure because of a moment: another cleaner, a lister that opens heaps for writing."""
-    if outcome.result is not reaper.UNSURE or outcome.verdict is None or outcome.sighting is None:
-        return False
-    return outcome.verdict.state in creator.ORPHANS or outcome.sighting.answer is lease.REFUSED
 
 
 def _open(root: str) -> shmfs.ShmDirectory:
@@ -562,7 +535,7 @@ def _open(root: str) -> shmfs.ShmDirectory:
             raise
     import resource
 
-    # The soft limit is only for programs that use select(); the hard one is the administrator's.
+    # The soft limit exists for programs that use select(); the hard limit is the administrator's.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return shmfs.ShmDirectory(root)
@@ -580,10 +553,6 @@ def _missing(name: str) -> reaper.Outcome:
     return reaper.Outcome(name, reaper.FAILED, os.strerror(errno.ENOENT), error=errno.ENOENT)
 
 
-def removed(outcome: reaper.Outcome) -> bool:
-    return outcome.result is reaper.REMOVED or outcome.result is reaper.WOULD_REMOVE
-
-
 def _is_directory(seen: "Optional[shmfs.Sighting]") -> bool:
     return seen is not None and stat.S_ISDIR(seen.status.st_mode)
 
@@ -593,7 +562,7 @@ def _unreadable(outcome: reaper.Outcome) -> bool:
 
 
 def _unreadable_heap(seen: shmfs.Sighting) -> bool:
-    """It cannot be read, and is named as heaps are."""
+    """Whether it cannot be read and has the name of a heap."""
     return seen.kind is shmfs.UNREADABLE and bool(seen.name_pid)
 
 
@@ -602,7 +571,7 @@ def _unreadable_other(outcome: reaper.Outcome) -> bool:
 
 
 def why_failed(outcome: reaper.Outcome) -> str:
-    """With what can be done about it, where it is a matter of rights."""
+    """The reason of a failure, with advice if permissions are missing."""
     reason, seen = text.escaped(outcome.reason), outcome.sighting
     if seen is not None and outcome.error in (errno.EPERM, errno.EACCES):
         reason += f"; it belongs to {text.user_name(seen.status.st_uid)}: run this as that user, or as root"

@@ -1,10 +1,10 @@
-"""redhawk-shminfo: what lies in /dev/shm, as REDHAWK's own tool prints it, and what that one lacks."""
+"""redhawk-shminfo: list the files in /dev/shm in the format of REDHAWK's own tool, and in further forms."""
 
 import gc
 import os
 import sys
 
-from gppshm import creator, heapfile, shmfs, snapshot, supervised
+from gppshm import shmfs, snapshot, supervised
 from gppshm.cli import text
 
 TYPE_CHECKING = False
@@ -12,21 +12,17 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
-    from gppshm import held
-
     Options = Union["Defaults", argparse.Namespace]
 
 COMMAND = "redhawk-shminfo"
 
 SORT_KEYS = ("name", "size", "allocated", "used", "creator", "refcount", "state")
 
-NO_HEADER = "invalid superblock file (no header)"
 ORPHANED = {True: "true", False: "false", None: "unknown"}
-WRONG_VERSION = "incompatible superblock file (version mismatch)"
 
 
 class Defaults:
-    """The options of a plain invocation, which does without argparse."""
+    """The options of an invocation without arguments, which does not import argparse."""
 
     all = numeric = json = holders = check = False
     format = "auto"
@@ -36,12 +32,12 @@ class Defaults:
 
 
 def build_parser() -> "argparse.ArgumentParser":
-    """The one definition of the options."""
+    """The options; --help, man page and completion are made from them."""
     parser = text.argument_parser(
         COMMAND,
         "%(prog)s [OPTION ...] [NAME ...]",
         "Show the shared memory file system and the REDHAWK heaps in it, or only the files NAME.",
-        "orphaned: true = the creator is provably gone, unknown = that cannot be told from here\n"
+        "orphaned: true = the creator is proven dead, unknown = there is no proof either way\n"
         "exit status: 0; 1 something could not be read or did not answer, or --check found a fault; 2 usage",
     )
     parser.add_argument("-a", "--all", action="store_true", help="show all files, not only heaps")
@@ -63,7 +59,10 @@ def build_parser() -> "argparse.ArgumentParser":
         ),
     )
     parser.add_argument(
-        "--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)"
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON (docs/shminfo-json.md), sizes in bytes"
@@ -74,25 +73,27 @@ def build_parser() -> "argparse.ArgumentParser":
         action="store_true",
         help="show who holds each heap, and memory that was unlinked and is still held",
     )
-    forms.add_argument("--check", action="store_true", help="check that heaps are whole, and their locks")
+    forms.add_argument(
+        "--check", action="store_true", help="check the structure of the heaps, and their locks"
+    )
     forms.add_argument("--blocks", metavar="NAME", help="draw a map of the blocks of the heap NAME")
     forms.add_argument(
         "--domain",
         metavar="DOMAIN",
-        help="show every host of a REDHAWK domain, as its GppShmPlugin devices see it, worst first",
+        help="show every host of a REDHAWK domain, as reported by its GppShmPlugin devices, worst first",
     )
     text.add_domain_options(parser)
-    parser.add_argument("--host", metavar="HOST", help="with --domain: show only HOST, in full")
+    parser.add_argument("--host", metavar="HOST", help="with --domain: show only HOST, in detail")
     return parser
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
-    """Run the command; the exit status.
+    """Run the command and return its exit status.
 
-    As the command itself (without `argv`) a listing ends the process: everything is written by then, and
-    taking the interpreter apart would cost a long listing 5 % of its time.
+    Without `argv` a listing ends the process by os._exit: everything is written by then, and the
+    interpreter's own end would take 5 % of the time of a long listing.
     """
-    # Nothing here makes reference cycles, and looking for them would cost a tenth of a long listing.
+    # Nothing here makes reference cycles. The collector would take 10 % of the time of a long listing.
     gc.disable()
     arguments = sys.argv[1:] if argv is None else argv
     output = text.Output(COMMAND)
@@ -137,7 +138,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 
 def _listing(options: "Options", output: text.Output) -> int:
-    """Have a child make the listing, which may meet a process that blocks for ever; write it."""
+    """Make the listing in a child, since a process may block its readers for ever, and write it."""
 
     record = text.Record(COMMAND)
 
@@ -165,7 +166,7 @@ def _run(options: "Options", output: text.Record) -> int:
             if options.sort:
                 shot.entries.sort(key=_sort_key(options.sort))
             if names is None and not options.all:
-                shot.entries = [entry for entry in shot.entries if is_heap(entry)]
+                shot.entries = [entry for entry in shot.entries if entry.is_heap]
             show = _form(options)
             status = show(directory, shot, options, output)
     except OSError as error:
@@ -179,7 +180,7 @@ def _run(options: "Options", output: text.Record) -> int:
 
 
 def _form(options: "Options") -> "Callable[..., int]":
-    """The function that shows a snapshot in the form asked for; each form is imported only then."""
+    """The function that prints a snapshot in the requested form; only that form is imported."""
     if options.json:
         from gppshm.cli import shminfo_json
 
@@ -197,51 +198,6 @@ def _form(options: "Options") -> "Callable[..., int]":
 
         return shminfo_blocks.show
     return show_plain
-
-
-def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Survey, int]":
-    """Who holds what, for the forms that show it, and their status so far."""
-    from gppshm import held
-
-    try:
-        return held.survey(directory), 0
-    except OSError as error:
-        output.error(f"/proc cannot be read: {error.strerror}: who holds the memory is not known")
-        return held.Survey(), 1
-
-
-def is_heap(entry: snapshot.Entry) -> bool:
-    """Whether it is shown without --all: a heap, or what should be one."""
-    kind = entry.sighting.kind
-    return kind is shmfs.HEAP or kind is shmfs.HALF_MADE or is_hidden(entry)
-
-
-def is_hidden(entry: snapshot.Entry) -> bool:
-    """A file named as heaps are that this user may not read."""
-    return entry.sighting.kind is shmfs.UNREADABLE and bool(entry.sighting.name_pid)
-
-
-def why_unreadable(entry: snapshot.Entry) -> str:
-    """Why a heap's contents cannot be shown; "" if they can, or if it is no heap."""
-    sighting, heap = entry.sighting, entry.heap
-    if sighting.kind is shmfs.UNREADABLE:
-        return f"cannot be read: {sighting.error}"
-    if sighting.kind is shmfs.HALF_MADE and sighting.header is None:
-        return f"half-made heap: {entry.verdict.reason if entry.verdict else 'no whole header'}"
-    if sighting.header is None:
-        return ""
-    if heap is None or sighting.status.st_size < heap.page_size:
-        return NO_HEADER
-    return WRONG_VERSION if sighting.header.version != heapfile.VERSION else ""
-
-
-def orphaned(entry: snapshot.Entry) -> "Optional[bool]":
-    """Whether the creator is provably gone; None: it cannot be told."""
-    if entry.verdict is None:
-        return None
-    if entry.verdict.state in creator.ORPHANS:
-        return True
-    return False if entry.verdict.state is creator.ALIVE else None
 
 
 def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
@@ -263,25 +219,12 @@ def _sort_key(key: str) -> "Callable[[snapshot.Entry], Tuple[Any, str]]":
     return lambda entry: (of(entry), entry.sighting.name)
 
 
-def usage_lines(shot: snapshot.Snapshot, size: "Callable[[int], str]") -> str:
-    usage = shot.usage
-    free = f"{size(usage.free)} ({text.percent(usage.free, usage.size)}%)"
-    lines = f"{text.escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
-    return lines + (f"  inodes: {scarce_inodes(usage)}\n" if usage.inodes_are_scarce else "")
-
-
-def scarce_inodes(usage: shmfs.Usage) -> str:
-    """How many are left, and what that means."""
-    share = text.percent(usage.free_inodes, usage.inodes)
-    return f"{usage.free_inodes} of {usage.inodes} free ({share}%): a new heap, or other file, needs one"
-
-
 def show_plain(
     directory: shmfs.ShmDirectory, shot: snapshot.Snapshot, options: "Options", output: text.Output
 ) -> int:
-    """The default form, byte for byte as REDHAWK 3.0.1 prints the heaps that it can read."""
+    """Print the default form: for heaps that REDHAWK 3.0.1 can read, byte for byte its output."""
     size, numeric = text.size_format(options.format), options.numeric
-    output.put(usage_lines(shot, size))
+    output.put(text.usage_lines(shot, size))
     owners: Dict[Tuple[int, int, int], str] = {}
     result = 0
     for entry in shot.entries:
@@ -295,7 +238,7 @@ def show_plain(
             f"  group:       {text.group_name(key[1], numeric)}\n"
             f"  mode:        {key[2]:o}\n",
         )
-        error = why_unreadable(entry)
+        error = entry.error
         if heap and header and not error:
             heap_size, heap_used = heap.heap_size, heap.heap_used
             output.put(
@@ -305,19 +248,19 @@ def show_plain(
                 f"  heap size:   {size(heap_size)}\n"
                 f"  heap used:   {size(heap_used)} ({text.percent(heap_used, heap_size)}%)\n"
                 f"  creator:     {header.creator}\n"
-                f"  orphaned:    {ORPHANED[orphaned(entry)]}\n"
+                f"  orphaned:    {ORPHANED[entry.orphaned]}\n"
                 f"  refcount:    {header.refcount}\n{owner}"
             )
             continue
-        kind = "REDHAWK heap (unreadable)" if is_heap(entry) else "other"
+        kind = "REDHAWK heap (unreadable)" if entry.is_heap else "other"
         output.put(
             f"\n{name}\n"
             f"  type:        {kind}\n"
             f"  file size:   {size(status.st_size)}\n"
             f"  allocated:   {size(status.st_blocks * 512)}\n{owner}"
         )
-        # Nothing says that a closed file is a heap, if not its name; but who asks for it by name is told why.
-        if error and (is_heap(entry) or options.names):
+        # Only its name says that an unreadable file is a heap. The error of a given NAME is always shown.
+        if error and (entry.is_heap or options.names):
             output.line_on_stderr(f"  error:       {text.escaped(error)}")
             result = 1
     return result

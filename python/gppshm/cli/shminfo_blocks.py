@@ -1,13 +1,14 @@
-"""redhawk-shminfo --blocks NAME: a picture of the blocks of one heap."""
+"""redhawk-shminfo --blocks NAME: a map of the blocks of one heap."""
 
 from gppshm import heapfile, shmfs
-from gppshm.cli import shminfo, text
+from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator, List, Sequence, Tuple
 
     from gppshm import snapshot
+    from gppshm.cli import shminfo
 
 # Free, partly in use, in use, and what lies behind a broken chain of blocks.
 CELLS = {True: "\u00b7\u2592\u2588?", False: ".+#?"}
@@ -16,7 +17,7 @@ MANY_SUPERBLOCKS = 32
 
 
 class Tally:
-    """What the blocks of a superblock, or of all of them, add up to, in bytes; `largest` is a free block."""
+    """Sums over the blocks of a superblock, or of all, in bytes; `largest` is the largest free block."""
 
     __slots__ = ("free", "free_blocks", "largest", "unknown", "used", "used_blocks")
 
@@ -52,7 +53,7 @@ def show(
         return 1
     entry = shot.entries[0]
     name = text.escaped(entry.sighting.name)
-    error = shminfo.why_unreadable(entry)
+    error = entry.error
     if entry.heap is None or error:
         output.error(f"{name}: {text.escaped(error) or 'it is not a REDHAWK heap'}")
         return 1
@@ -80,7 +81,9 @@ def show(
 
 
 def cell_size(superblocks: "Sequence[heapfile.Superblock]", per_row: int) -> int:
-    """How many bytes a cell stands for, so that the largest superblock, where there are many, fits a row."""
+    """Bytes per cell, so that the largest superblock fits into CELLS_OF_A_SUPERBLOCK, or a row if there are
+    many.
+    """
     most = CELLS_OF_A_SUPERBLOCK if len(superblocks) <= MANY_SUPERBLOCKS else per_row
     cell = heapfile.UNIT
     while superblocks and cell * most < max(superblock.size for superblock in superblocks):
@@ -91,7 +94,7 @@ def cell_size(superblocks: "Sequence[heapfile.Superblock]", per_row: int) -> int
 def pictures(
     fd: int, entry: "snapshot.Entry", cell: int
 ) -> "Iterator[Tuple[heapfile.Superblock, List[int], Tally]]":
-    """Each superblock of a heap, what each of its cells is (an index into CELLS), and what they add up to."""
+    """Each superblock of a heap, the kind of each of its cells (an index into CELLS), and its Tally."""
     budget = heapfile.MAX_BLOCKS
     for superblock in entry.heap.superblocks if entry.heap else ():
         reach = min(superblock.size, max(0, entry.sighting.status.st_size - superblock.offset))
@@ -104,7 +107,7 @@ def pictures(
 def _fill(
     fd: int, superblock: heapfile.Superblock, reach: int, cell: int, tally: Tally, budget: int
 ) -> "List[int]":
-    """What each cell of the superblock is, as an index into CELLS; only its first `reach` bytes exist."""
+    """The kind of each cell of the superblock, as an index into CELLS; only its first `reach` bytes exist."""
     count = -(-reach // cell)
     used = [0] * count
     base = superblock.offset + superblock.data_start
@@ -137,7 +140,7 @@ def _fill(
 
 
 def _cells_per_row(width: int) -> int:
-    """A power of two that fits the terminal beside the offsets; 64 where stdout is no terminal."""
+    """A power of two that fits the terminal beside the offsets; 64 without a terminal."""
     cells = 8
     while cells * 2 <= min(width - 16, 128):
         cells *= 2

@@ -1,11 +1,12 @@
-"""redhawk-shminfo --check: whether each heap is whole, and who holds its locks."""
+"""redhawk-shminfo --check: the structure of each heap, and the holders of its locks."""
 
 from gppshm import locks, shmfs
-from gppshm.cli import shminfo, text
+from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gppshm import snapshot
+    from gppshm.cli import shminfo
 
 
 def show(
@@ -14,12 +15,12 @@ def show(
     options: "shminfo.Options",
     output: text.Output,
 ) -> int:
-    entries = [entry for entry in shot.entries if shminfo.is_heap(entry) or options.names]
+    entries = [entry for entry in shot.entries if entry.is_heap or options.names]
     result = 0
     for entry, held_locks in zip(entries, locks.examine(directory, entries)):
         lines = []
         bad = False
-        error = shminfo.why_unreadable(entry)
+        error = entry.error
         if error:
             lines.append(f"unreadable: {error}")
             bad = True

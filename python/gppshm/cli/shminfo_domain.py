@@ -1,6 +1,6 @@
-"""redhawk-shminfo --domain: every host of a REDHAWK domain, a line each and a total, or one of them in full.
+"""redhawk-shminfo --domain: a table of all hosts of a REDHAWK domain, or one of them in detail.
 
-omniORB is imported here and below, never by the plain forms.
+omniORB is imported only here and below, never by the other forms.
 """
 
 import sys
@@ -19,7 +19,7 @@ TIMEOUT = 2.0
 
 
 def ask(options: "Any", output: text.Output, act: "Callable[[Domain], Any]") -> "Any":
-    """What `act` returns of the domain that was asked for; None, and a line on stderr, if that cannot be."""
+    """The result of `act` on the requested domain; None, and an error on stderr, if it cannot be reached."""
     try:
         from gppshm.redhawk import domain
     except ImportError as error:
@@ -36,7 +36,7 @@ def ask(options: "Any", output: text.Output, act: "Callable[[Domain], Any]") -> 
 
 
 def show(options: "Any", output: text.Output) -> int:
-    """What is asked for, and the exit status: 1 if a device did not answer."""
+    """Print the requested form; exit status 1 if a device did not answer."""
     hosts = ask(options, output, lambda place: place.look(detailed=options.host is not None))
     if hosts is None:
         return 1
@@ -116,7 +116,7 @@ def figures(host: "Host") -> "Dict[str, int]":
 
 
 def total(hosts: "List[Host]") -> "Dict[str, int]":
-    """Sums of FIGURES over the `hosts` that answered; what two devices of one host both show counts once.
+    """Sums of FIGURES over the `hosts` that answered; a directory that two devices show counts once.
 
     silent  how many devices or managers did not answer
     """
@@ -129,13 +129,13 @@ def total(hosts: "List[Host]") -> "Dict[str, int]":
 
 
 def orphans(numbers: "Dict[str, int]", size: "Callable[[int], str]") -> str:
-    """How many, and if there are any, how large."""
+    """Their number and, if not 0, their size."""
     more = f" ({size(numbers['orphaned_size'])})" if numbers["orphaned"] else ""
     return str(numbers["orphaned"]) + more
 
 
 def cells(host: "Host", size: "Callable[[int], str]") -> "List[str]":
-    """One line of the table, by TITLES; its words are not escaped."""
+    """One line of the table, by TITLES; not escaped."""
     if host.error:
         return ["?", label(host), *["-"] * 8, host.error]
     return [host.name, label(host), *_columns(figures(host), size), state(host)]
@@ -156,7 +156,7 @@ def _columns(numbers: "Dict[str, int]", size: "Callable[[int], str]") -> "List[s
 
 
 def state(host: "Host") -> str:
-    """What an operator should know, in a few words."""
+    """The state of cleaning, in a few words."""
     if not host.cleanup.get("enabled"):
         return "cleaning is off"
     if host.cleanup.get("dry_run"):

@@ -1,15 +1,25 @@
-"""redhawk-shminfo --holders: who holds each heap, and memory that was unlinked and is still held."""
+"""redhawk-shminfo --holders: the holders of each heap, and unlinked memory that is still held."""
 
 import os
 
 from gppshm import held, processes, shmfs
-from gppshm.cli import shminfo, text
+from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict
+    from typing import Dict, Tuple
 
     from gppshm import snapshot
+    from gppshm.cli import shminfo
+
+
+def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Survey, int]":
+    """Who holds what, and the exit status: 1, and an error on stderr, if /proc cannot be read."""
+    try:
+        return held.survey(directory), 0
+    except OSError as error:
+        output.error(f"/proc cannot be read: {error.strerror}: the holders of the memory are not known")
+        return held.Survey(), 1
 
 
 def show(
@@ -19,7 +29,7 @@ def show(
     output: text.Output,
 ) -> int:
     size = text.size_format(options.format)
-    survey, result = shminfo.survey(directory, output)
+    found, result = survey(directory, output)
     descriptions: Dict[int, str] = {}
 
     def described(holder: held.Holder) -> str:
@@ -31,34 +41,34 @@ def show(
             ways.append(f"open {holder.descriptors} times" if holder.descriptors > 1 else "open once")
         return f"    {holder.pid}  {descriptions[holder.pid]}  ({', '.join(ways)})\n"
 
-    output.put(shminfo.usage_lines(shot, size))
+    output.put(text.usage_lines(shot, size))
     for entry in shot.entries:
         status = entry.sighting.status
         output.put(f"\n{text.escaped(entry.sighting.name)}\n  file size:   {size(status.st_size)}\n")
         if entry.verdict:
             output.put(f"  state:       {entry.verdict.state}: {text.escaped(entry.verdict.reason)}\n")
-        error = shminfo.why_unreadable(entry)
-        holders = survey.holders.get(entry.sighting.file_id, ())
+        error = entry.error
+        holders = found.holders.get(entry.sighting.file_id, ())
         output.put("  holders:\n" if holders else "  holders:     none seen\n")
         output.put("".join([described(holder) for holder in holders]))
-        if error and shminfo.is_heap(entry):
+        if error and entry.is_heap:
             output.line_on_stderr(f"  error:       {text.escaped(error)}")
             result = 1
-    total = sum(file.size for file in survey.unlinked)
-    if survey.unlinked:
-        output.put(f"\nunlinked, but still held: {size(total)}, files: {len(survey.unlinked)}\n")
+    total = sum(file.size for file in found.unlinked)
+    if found.unlinked:
+        output.put(f"\nunlinked, but still held: {size(total)}, files: {len(found.unlinked)}\n")
     else:
         output.put("\nunlinked, but still held: none seen\n")
-    for file in survey.unlinked:
+    for file in found.unlinked:
         least = "" if file.exact else " mapped"
         name = text.escaped(file.name) or "(no name known)"
         output.put(f"  {name}  {size(file.size)}{least}  inode {file.inode}\n")
         if file.note:
             output.put(f"    {file.note}\n")
         output.put("".join([described(holder) for holder in file.holders]))
-    if survey.unseen:
+    if found.unseen:
         advice = ": root sees more" if os.geteuid() else ", not even by root"
-        output.put(f"\nprocesses that could not be looked into: {len(survey.unseen)}{advice}\n")
+        output.put(f"\nprocesses that could not be inspected: {len(found.unseen)}{advice}\n")
     if descriptions and not processes.available():
         output.put("users and commands are unknown: psutil is not installed\n")
     return result

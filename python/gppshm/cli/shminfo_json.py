@@ -1,17 +1,17 @@
-"""redhawk-shminfo --json: all that is known, as docs/shminfo-json.md and its JSON Schema describe it."""
+"""redhawk-shminfo --json: all that is known, as described in docs/shminfo-json.md and its JSON Schema."""
 
 import json
-import os
 import stat
 
 from gppshm import held, locks, processes, shmfs
-from gppshm.cli import shminfo, text
+from gppshm.cli import shminfo_holders, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, List, Sequence
 
     from gppshm import snapshot
+    from gppshm.cli import shminfo
 
 SCHEMA = "gppshm.shminfo/1"
 
@@ -32,7 +32,7 @@ def show(
     options: "shminfo.Options",
     output: text.Output,
 ) -> int:
-    survey, result = shminfo.survey(directory, output)
+    survey, result = shminfo_holders.survey(directory, output)
     heaps = []
     for entry, entry_locks in zip(shot.entries, locks.examine(directory, shot.entries)):
         holders = survey.holders.get(entry.sighting.file_id, ())
@@ -40,11 +40,11 @@ def show(
         heaps.append(record)
         if options.holders:
             record["holders"] = [_holder(holder) for holder in holders]
-        unreadable = record["error"] is not None and (shminfo.is_heap(entry) or options.names)
+        unreadable = record["error"] is not None and (entry.is_heap or options.names)
         faulty = record["faults"] or any(lock.state is locks.DEAD for lock in entry_locks)
         if unreadable or (options.check and faulty):
             result = 1
-    root, root_hex = named(shot.root)
+    root, root_hex = text.decoded(shot.root)
     whole = {
         "schema": SCHEMA,
         "root": root,
@@ -62,22 +62,13 @@ def show(
     return result
 
 
-def named(name: str) -> "Tuple[str, Optional[str]]":
-    """(name, None), or for bytes that are no UTF-8 (the name as a terminal shows it, its bytes in hex)."""
-    raw = os.fsencode(name)
-    try:
-        return raw.decode("utf-8"), None
-    except UnicodeDecodeError:
-        return text.escaped(raw.decode("utf-8", "surrogateescape")), "".join(["%02x" % byte for byte in raw])
-
-
 def _entry(
     entry: "snapshot.Entry", entry_locks: "List[locks.Lock]", holders: "Sequence[held.Holder]"
 ) -> "Dict[str, Any]":
     sighting, heap, verdict, header = entry.sighting, entry.heap, entry.verdict, entry.sighting.header
     status = sighting.status
-    name, name_hex = named(sighting.name)
-    readable = heap is not None and not shminfo.why_unreadable(entry)
+    name, name_hex = text.decoded(sighting.name)
+    readable = heap is not None and not entry.error
     creator_pid = verdict.creator if verdict else 0
     return {
         "name": name,
@@ -93,7 +84,7 @@ def _entry(
         "uid": status.st_uid,
         "gid": status.st_gid,
         "mode": "%o" % stat.S_IMODE(status.st_mode),
-        "error": shminfo.why_unreadable(entry) or None,
+        "error": entry.error or None,
         "version": header.version if header else None,
         "refcount": header.refcount if header else None,
         "creator": header.creator if header else None,
@@ -101,7 +92,7 @@ def _entry(
         "heap_size": heap.heap_size if heap and readable else None,
         "heap_used": heap.heap_used if heap and readable else None,
         "state": str(verdict.state) if verdict else None,
-        "orphaned": shminfo.orphaned(entry),
+        "orphaned": entry.orphaned,
         "reason": verdict.reason if verdict else None,
         "evidence": str(verdict.evidence) if verdict else None,
         "lease": str(sighting.answer) if verdict else None,
@@ -130,15 +121,15 @@ def _holder(holder: held.Holder) -> "Dict[str, Any]":
     who = processes.describe(holder.pid)
     return {
         "pid": holder.pid,
-        "user": named(who.user)[0],
-        "command": named(who.command)[0],
+        "user": text.decoded(who.user)[0],
+        "command": text.decoded(who.command)[0],
         "mapped": holder.mapped,
         "descriptors": holder.descriptors,
     }
 
 
 def _unlinked(file: held.Unlinked, described: bool) -> "Dict[str, Any]":
-    name, name_hex = named(file.name)
+    name, name_hex = text.decoded(file.name)
     record: Dict[str, Any] = {
         "name": name,
         "name_hex": name_hex,

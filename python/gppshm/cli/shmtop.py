@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 COMMAND = "redhawk-shmtop"
 
 DESCRIPTION = """\
-Show the shared memory file system and every REDHAWK heap on a full screen, as they change: a crash is seen
-when it happens. Press ? for the keys. Removes nothing but what you choose and confirm, and of that nothing
-but what redhawk-shmclean would remove."""
+Show the shared memory file system and every REDHAWK heap on a full screen, and update it at once when a
+process crashes. Press ? for the keys. Removes only heaps that you select and confirm, and that
+redhawk-shmclean would remove."""
 EPILOG = """\
-NO_COLOR in the environment takes the colours away; where the locale is not UTF-8 pictures are ASCII.
+NO_COLOR in the environment turns colours off. If the locale is not UTF-8, pictures are ASCII.
 Exit status: 0; 1 the directory or the terminal cannot be used, the Python package prompt_toolkit is missing
 (--once works without it), or with --domain --once a host did not answer; 2 wrong usage."""
 
@@ -30,12 +30,21 @@ def build_parser() -> "argparse.ArgumentParser":
 
     parser = text.argument_parser(COMMAND, "%(prog)s [OPTION ...]", DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)")
-    add("--sort", choices=SORTS, default=SORTS[0], metavar="KEY", help=f"at first by {', '.join(SORTS)}")
-    add("--filter", default="", metavar="WORDS", help="at first only heaps in which these words stand")
-    add("--domain", metavar="DOMAIN", help="every host of a REDHAWK domain, worst first, by its devices")
+    add(
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
+    )
+    add("--sort", choices=SORTS, default=SORTS[0], metavar="KEY", help=f"initial order: {', '.join(SORTS)}")
+    add("--filter", default="", metavar="WORDS", help="show only heaps that match WORDS at the start")
+    add(
+        "--domain",
+        metavar="DOMAIN",
+        help="show every host of a REDHAWK domain, as reported by its devices, worst first",
+    )
     text.add_domain_options(parser)
-    add("--once", action="store_true", help="print one frame and exit; not on a terminal: nothing is cut off")
+    add("--once", action="store_true", help="print one frame and exit; not cut off if stdout is no terminal")
     return parser
 
 
@@ -90,7 +99,7 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
         return 1
     from gppshm.top import canvas, fleet
 
-    # If there is nobody to ask at the start, a line says so, and not a screen.
+    # If the domain cannot be reached at the start, print an error instead of a screen.
     asker = shminfo_domain.ask(options, output, fleet.Asker)
     if asker is None:
         return 1
@@ -104,7 +113,7 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
         from gppshm.top import fleet_screen, terminal
 
         status = terminal.show(fleet_screen.FleetDisplay(asker, looked))
-    # Threads may be waiting for who hangs.
+    # Threads may wait for a device that hangs.
     os._exit(status)
 
 
@@ -130,7 +139,7 @@ def _show(options: "argparse.Namespace", output: text.Output) -> int:
         return Scanner(options.root, on_change)
 
     status = terminal.show(screen.Display(options.root, make_scanner, View(options.sort, options.filter)))
-    # Threads that look may be in the middle of it, and hold nothing that the kernel does not take back.
+    # Scanning threads may be busy; the kernel releases everything that they hold.
     os._exit(status)
 
 

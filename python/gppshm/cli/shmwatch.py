@@ -15,7 +15,6 @@ from collections import deque
 
 from gppshm import __version__, events, fifos, processes, procfs, shmfs, watch
 from gppshm.cli import text
-from gppshm.cli.shminfo_json import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,31 +24,31 @@ COMMAND = "redhawk-shmwatch"
 SHORTEST_RESCAN, LONGEST_RESCAN = 0.1, 86400.0
 FAULTS_TOLD = 100
 PAUSE = 0.1
-"""Seconds between tries to write lines that wait for a slow reader."""
+"""Seconds between attempts to write lines for a slow reader."""
 READY = 1.0
-"""Seconds that the first sweep may take before it is said that all is ready; the rest of it goes on."""
+"""Seconds after which readiness is reported although the first scan still runs."""
 LAST_LINES = 0.3
-"""Seconds for lines that are not written when it ends."""
+"""Seconds to write pending lines at the end."""
 LINES_KEPT = 10000
-"""So many lines wait for a reader that has stopped; then the oldest are dropped, and counted."""
+"""Lines kept for a reader that has stopped; older ones are dropped and counted."""
 
 USAGE = """\
 redhawk-shmwatch [--root DIR] [--scope host | --scope children --parent PID] [--rescan S]
                         [--fifos [--fifo-root DIR]] [--no-reclaim] [--dry-run] [--json] [--quiet]
                         [--metrics ADDRESS:PORT] [--metrics-textfile FILE]"""
 DESCRIPTION = """\
-Watch for the death of processes that own REDHAWK heaps, and remove the heap of each one that is provably
-dead. Sweeps at the start, then works when the kernel tells of a death, until SIGTERM or Ctrl-C. A live
-process' heap is never removed, and a heap on which nothing can be proven is kept."""
+Watch for the death of processes that created REDHAWK heaps, and remove the heap of each one that is proven
+dead. Scans the directory at the start, then acts on kernel events until SIGTERM or Ctrl-C. Heaps of living
+processes are never removed. Heaps whose creator may be alive are kept."""
 EPILOG = """\
-Each line: local time, what happened, heap, dev:inode, its creator's pid and command (known if it was seen
-alive), bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that
-nobody has it open or mapped for writing; "identity": the process has ended of which it was established, while
-it lived, that nobody else can be the creator; or "pids": no process of this host can be its creator.
+Each line: local time, event, heap, dev:inode, the creator's pid and command (known if it was seen alive),
+bytes, reason, [evidence], milliseconds since the trigger. Evidence is "lease": the kernel says that no
+process has the heap open or mapped for writing; "identity": the process that was established as the creator
+while it lived has ended; or "pids": no process of this host can be the creator.
 
-What is free in a removed heap is given back while processes are attached to it, and what they let go of
-within a second; not where a forked child of its creator is among them, or its creator was never seen alive.
-The line says how many bytes; "given back" comes when there is more to tell.
+Free memory of a removed heap is given back while peers are attached, and what they release within a second.
+This is not done if a forked child of the creator is attached, or if the creator was never seen alive. The
+line says how many bytes; a line "given back" follows if there are more.
 
 Signals: SIGTERM and SIGINT (Ctrl-C) end it with a summary, SIGUSR1 prints its state.
 Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
@@ -58,39 +57,48 @@ Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
 def build_parser() -> argparse.ArgumentParser:
     parser = text.argument_parser(COMMAND, USAGE, DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("--root", default=shmfs.DEFAULT_ROOT, metavar="DIR", help="where heaps lie (default: %(default)s)")
+    add(
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
+    )
     add(
         "--scope",
         choices=("host", "children"),
         default="host",
-        help="host: remove every orphan (default); children: only those of creators that were seen alive"
+        help="host: remove every orphan (default); children: only heaps of creators that were seen alive"
         " and descend from the process --parent",
     )
-    add("--parent", metavar="PID", help="the process whose descendants are meant, of a GPP for example")
-    add("--rescan", metavar="S", default="30", help="seconds between looks at everything (default: 30)")
+    add("--parent", metavar="PID", help="for --scope children: a process, for example a GPP")
+    add("--rescan", metavar="S", default="30", help="seconds between rescans of the directory (default: 30)")
     add(
         "--fifos",
         action="store_true",
-        help="with each of these looks also remove FIFOs fifo-<pid>-<hex> of the dead",
+        help="at each rescan, also remove FIFOs fifo-<pid>-<hex> of dead processes",
     )
-    add("--fifo-root", metavar="DIR", help=f"where FIFOs lie (default: {fifos.DEFAULT_ROOT}); with --fifos")
-    add("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    add(
+        "--fifo-root",
+        metavar="DIR",
+        help=f"directory of the FIFOs (default: {fifos.DEFAULT_ROOT}); with --fifos",
+    )
+    add("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     add(
         "--no-reclaim",
         action="store_true",
-        help="leave the free memory of a removed heap where it is while processes are attached to it",
+        help="do not give back free memory of removed heaps while peers are attached",
     )
     add("--json", action="store_true", help="one JSON object per line (docs/shmwatch-json.md)")
-    add("--quiet", action="store_true", help="tell nothing of what was removed, only what could not be")
+    add("--quiet", action="store_true", help="print no removals, only failures")
     add(
         "--metrics",
         metavar="ADDRESS:PORT",
-        help="serve metrics to Prometheus there, at /metrics; a PORT alone is this host's only (127.0.0.1)",
+        help="serve metrics for Prometheus at /metrics; a PORT alone means 127.0.0.1",
     )
     add(
         "--metrics-textfile",
         metavar="FILE",
-        help="write the metrics, every 15 s or --rescan if that is shorter, to FILE for node_exporter",
+        help="write the metrics to FILE for node_exporter, every 15 s or every --rescan if that is shorter",
     )
     return parser
 
@@ -118,9 +126,9 @@ def main(argv: "Optional[List[str]]" = None) -> int:
 
 
 class Output:
-    """Lines for one descriptor, written by a thread: whoever puts one never waits for a reader or a disk.
+    """Lines for one descriptor, written by a thread: `put` never waits for a reader or a disk.
 
-    dropped  so many lines were given up, because nobody read or there was no room
+    dropped  lines that were dropped because they were not read or could not be written
     on_loss  called with a sentence, in that thread, when lines cannot be written; once until they can
     """
 
@@ -134,7 +142,7 @@ class Output:
         self._thread: Optional[threading.Thread] = None
 
     def put(self, line: str) -> None:
-        """Have one line written; no error."""
+        """Queue one line; never fails."""
         with self._change:
             if self._gone:
                 return
@@ -148,7 +156,7 @@ class Output:
             self._change.notify_all()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is written, so long at most; nothing more may be put."""
+        """Wait until all is written, up to so many seconds; nothing more may be put."""
         with self._change:
             self._finishing = True
             self._change.notify_all()
@@ -165,7 +173,7 @@ class Output:
             self._write(line)
 
     def _write(self, line: bytes) -> None:
-        """Write a whole line, whatever it takes, unless the reader is gone for good."""
+        """Write a whole line, however long it takes, unless the reader is gone for good."""
         while line:
             try:
                 line = line[os.write(self._fd, line) :]
@@ -187,7 +195,7 @@ class Output:
 
 
 class Watchdog:
-    """systemd's: it has to be fed while all is well (sd_watchdog_enabled(3)); there may be none."""
+    """systemd's watchdog, if there is one: to be notified while all is well (sd_watchdog_enabled(3))."""
 
     def __init__(self) -> None:
         self._every = 0.0
@@ -197,7 +205,7 @@ class Watchdog:
             self._every = int(wanted) / 2e6
 
     def left(self) -> "Optional[float]":
-        """Seconds until it wants to be fed; None where there is none."""
+        """Seconds until the next notification; None if there is no watchdog."""
         return max(0.0, self._next - time.monotonic()) if self._every else None
 
     def feed(self) -> None:
@@ -213,7 +221,7 @@ class Command:
         self._options = options
         self._out = Output(1, self._stdout_is_lost)
         self._err = Output(2)
-        self._remarks: Deque[str] = deque()  # of other threads
+        self._remarks: Deque[str] = deque()  # from other threads
         self._faults: Set[str] = set()
         self._fault_count = 0
         self._watcher: Optional[watch.Watcher] = None
@@ -223,13 +231,13 @@ class Command:
         self._watchdog = Watchdog()
 
     def handle_signals(self) -> None:
-        """From here on a signal makes a note, and wakes the watcher."""
+        """Install signal handlers, which make a note and wake the watcher."""
         for number in (signal.SIGTERM, signal.SIGINT):
             # A shell starts background jobs of a script with SIGINT ignored; that stays.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._ask_for_state)
-        if os.getpid() == 1:  # of a container: whoever loses its parent there becomes our child
+        if os.getpid() == 1:  # in a container: processes that lose their parent become our children
             signal.signal(signal.SIGCHLD, self._child_ended)
         # A parent may have blocked them, and masks are inherited.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
@@ -286,19 +294,19 @@ class Command:
             self._guarded(lambda: watcher.sweep(patience=READY))
             self._guarded(lambda: self._offer_metrics(watcher))
             if hasattr(gc, "freeze"):  # novm: Python 3.7
-                gc.freeze()  # novm  # a collection would look at all modules, for milliseconds
+                gc.freeze()  # novm  # a collection would scan all modules, for milliseconds
             _notify("READY=1")
             self._guarded(self._say_ready)
             while not self._ended_by:
                 self._guarded(self._work)
             _notify("STOPPING=1")
-            self._guarded(watcher.run)  # which ends at once, and says the last words
+            self._guarded(watcher.run)  # ends at once, with the final reports
             self._guarded(self._say_end)
             signal.set_wakeup_fd(-1)
         return 0
 
     def _offer_metrics(self, watcher: watch.Watcher) -> None:
-        """Have the metrics offered, as far as that can be done; cleaning does not depend on it."""
+        """Publish metrics, as far as possible; cleaning does not depend on it."""
         options = self._options
         if options.metrics is None and options.metrics_textfile is None:
             return
@@ -331,7 +339,7 @@ class Command:
             self._say_state()
 
     def _guarded(self, act: "Any") -> None:
-        """Report an exception, once for each kind; then it goes on."""
+        """Report an exception, once for each kind, and continue."""
         assert self._watcher is not None
         self._watcher.guarded(act, self._fault)
 
@@ -340,7 +348,7 @@ class Command:
         self._fault_count += 1
         if what not in self._faults and len(self._faults) < FAULTS_TOLD:
             self._faults.add(what)
-            self._complain(f"a fault of its own: {what}; it goes on, and looks at everything again")
+            self._complain(f"internal error: {what}; it continues, and scans everything again")
 
     def _complain(self, message: str) -> None:
         self._err.put(f"{COMMAND}: {message}")
@@ -351,7 +359,7 @@ class Command:
     # -- what is told --------------------------------------------------------------------------------
 
     def _on_event(self, event: events.Event) -> None:
-        """Never raises: what is wrong with the output is no reason to stop cleaning."""
+        """Never raises: a failing output must not stop the cleaning."""
         try:
             if self._options.quiet and event.kind in (events.REMOVED, events.WOULD_REMOVE, events.CLEANED):
                 return
@@ -382,7 +390,7 @@ class Command:
         assert self._watcher is not None
         watcher, counts = self._watcher, self._watcher.counts
         state: Dict[str, Any] = {
-            "root": named(watcher.root)[0],
+            "root": text.decoded(watcher.root)[0],
             "scope": str(watcher.scope),
             "dry_run": self._options.dry_run,
             "living": len(watcher.living()),
@@ -440,7 +448,7 @@ class Command:
             words.append(f"others removed {others}, {state['bytes_removed_by_others']} bytes")
         if state["given_back"] or state["given_back_later"]:
             words.append(
-                f"{state['given_back']} bytes came back at once although processes are attached, and"
+                f"{state['given_back']} bytes given back at once while processes are attached,"
                 f" {state['given_back_later']} later; {state['in_use']} are still in use"
             )
         if state["questions"]:
@@ -452,9 +460,9 @@ class Command:
         if state["failures"]:
             words.append(f"{state['failures']} could not be removed")
         if state["own_faults"]:
-            words.append(f"{state['own_faults']} faults of its own")
+            words.append(f"{state['own_faults']} internal errors")
         if state["lines_dropped"]:
-            words.append(f"{state['lines_dropped']} lines dropped that nobody read")
+            words.append(f"{state['lines_dropped']} lines dropped because stdout was not read")
         if state["size"] is not None:
             words.append("{} of {} bytes free".format(state["free"], state["size"]))
         words += [text.escaped(trouble) for trouble in state["troubles"]]
@@ -462,7 +470,7 @@ class Command:
 
 
 def event_line(event: events.Event) -> str:
-    """An event as a person reads it, on one line, whatever is in names and commands."""
+    """An event as one printable line."""
     if not event.name:
         return f"{_clock(event.time)} {event.kind}: {text.escaped(event.reason)}"
     line = f"{_clock(event.time)} {event.kind} {text.escaped(event.name)} {event.device}:{event.inode}"
@@ -484,7 +492,7 @@ def event_line(event: events.Event) -> str:
 
 
 def _what_is_held(event: events.Event) -> str:
-    """What of a heap's memory came back although processes are attached, and what did not."""
+    """Text about a heap's memory: what was given back while peers are attached, and what was not."""
     if not event.given_back and not event.given_back_later:
         return "the memory is"
     return (
@@ -494,8 +502,8 @@ def _what_is_held(event: events.Event) -> str:
 
 
 def event_object(event: events.Event) -> "Dict[str, Any]":
-    """An event as docs/shmwatch-json.md describes it."""
-    name, name_hex = named(event.name)
+    """An event as described in docs/shmwatch-json.md."""
+    name, name_hex = text.decoded(event.name)
     return {
         "event": str(event.kind),
         "time": round(event.time, 6),
@@ -505,12 +513,12 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "inode": event.inode or None,
         "creator": event.creator or None,
         "command": _json_word(event.command),
-        "command_line": named(" ".join(event.words))[0] or None,
+        "command_line": text.decoded(" ".join(event.words))[0] or None,
         "user": _json_word(event.user),
         "uid": event.uid if event.uid >= 0 else None,
         "died": event.died or None,
         "bytes": event.bytes,
-        "reason": named(event.reason)[0],
+        "reason": text.decoded(event.reason)[0],
         "evidence": str(event.evidence),
         "trigger": event.trigger or None,
         "latency_ms": round(event.latency * 1000, 3) if event.trigger else None,
@@ -519,12 +527,12 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "given_back_later": event.given_back_later,
         "in_use": event.in_use,
         "left": event.left,
-        "not_given_back": named(event.not_given_back)[0] if event.not_given_back else None,
+        "not_given_back": text.decoded(event.not_given_back)[0] if event.not_given_back else None,
     }
 
 
 def _json_word(word: str) -> "Optional[str]":
-    return None if word == processes.UNKNOWN else named(word)[0]
+    return None if word == processes.UNKNOWN else text.decoded(word)[0]
 
 
 def _command(command: str) -> str:
@@ -565,7 +573,7 @@ def _address(parser: argparse.ArgumentParser, word: str) -> "Tuple[str, int]":
 
 
 def _fill_standard_descriptors() -> None:
-    """Where 0, 1 or 2 is closed, /dev/null: else the next file opened would get what is printed."""
+    """Open /dev/null for closed descriptors 0, 1 and 2, so that no other file gets their number."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -574,7 +582,7 @@ def _fill_standard_descriptors() -> None:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, if it asked (sd_notify(3)); what cannot be told stops nothing."""
+    """Notify systemd, if it asked for it (sd_notify(3)); errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return

@@ -1,7 +1,7 @@
-"""What all commands say, and how: names that are safe on a terminal, sizes, errors, one way to write.
+"""Common to all commands: escaped names, sizes, users, errors, options, output.
 
-A name in /dev/shm is any bytes but / and NUL, and a command line likewise; nothing of them reaches a
-terminal that it could take for more than letters.
+A name in /dev/shm can have any bytes except / and NUL, and so can a command line.  They are escaped, so that
+a terminal never receives control characters from them.
 """
 
 import os
@@ -13,7 +13,9 @@ from gppshm import procfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Callable, Dict, Iterable, List, NoReturn, Sequence, Tuple
+    from typing import Callable, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
+
+    from gppshm import shmfs, snapshot
 
 FORMATS = ("auto", "b", "k")
 
@@ -22,10 +24,10 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 
 
 def escaped(text: str) -> str:
-    """`text` with everything that is not a printable character written as \\n, \\xNN, \\uNNNN or \\UNNNNNNNN.
+    """`text` with every character that is not printable written as \\n, \\xNN, \\uNNNN or \\UNNNNNNNN.
 
-    That is control characters, all that changes the direction of writing, invisible ones, and the bytes of
-    a name that is not UTF-8 (as \\xNN); a backslash is doubled, so no two names read the same.
+    That includes control characters, characters that change the writing direction, invisible characters, and
+    the bytes of a name that is not UTF-8 (as \\xNN).  A backslash is doubled, so no two names look the same.
     """
     if text.isprintable() and "\\" not in text:
         return text
@@ -68,7 +70,7 @@ def size_format(name: str) -> "Callable[[int], str]":
 
 
 def percent(part: int, whole: int) -> str:
-    """With one decimal, of a 32-bit float as REDHAWK computes it; 0.0 where there is nothing to divide by."""
+    """With one decimal, from a 32-bit float as REDHAWK computes it; 0.0 if `whole` is 0."""
     if not whole:
         return "0.0"
     return "%.1f" % _FLOAT.unpack(_FLOAT.pack(100.0 * part / whole))[0]
@@ -77,6 +79,29 @@ def percent(part: int, whole: int) -> str:
 def many(count: int, what: str) -> str:
     """3 heaps, 1 heap"""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def decoded(name: str) -> "Tuple[str, Optional[str]]":
+    """(`name`, None) for JSON; (`escaped(name)`, the bytes in hex) if it is not UTF-8."""
+    raw = os.fsencode(name)
+    try:
+        return raw.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return escaped(raw.decode("utf-8", "surrogateescape")), "".join(["%02x" % byte for byte in raw])
+
+
+def usage_lines(shot: "snapshot.Snapshot", size: "Callable[[int], str]") -> str:
+    """The head of a listing: the directory, its size, what is free, and inodes if they are scarce."""
+    usage = shot.usage
+    free = f"{size(usage.free)} ({percent(usage.free, usage.size)}%)"
+    lines = f"{escaped(shot.root)}\n  size: {size(usage.size)}\n  free: {free}\n"
+    return lines + (f"  inodes: {scarce_inodes(usage)}\n" if usage.inodes_are_scarce else "")
+
+
+def scarce_inodes(usage: "shmfs.Usage") -> str:
+    """How many inodes are free, and why that matters."""
+    share = percent(usage.free_inodes, usage.inodes)
+    return f"{usage.free_inodes} of {usage.inodes} free ({share}%): a new heap, or other file, needs one"
 
 
 def user_name(uid: int, numeric: bool = False) -> str:
@@ -116,7 +141,7 @@ _groups: "Dict[int, str]" = {}
 
 
 def encoding() -> str:
-    """The encoding of stdout; ascii where the environment asks for the C locale, which Python overrides."""
+    """The encoding of stdout; ascii in the C locale, which Python would override."""
     wanted = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
     if wanted in ("C", "POSIX"):
         return "ascii"
@@ -124,14 +149,14 @@ def encoding() -> str:
 
 
 def draws_blocks() -> bool:
-    """Whether stdout's encoding has the block characters that pictures are drawn with."""
+    """Whether stdout's encoding has block characters."""
     return encoding().lower().replace("-", "") == "utf8"
 
 
 class Output:
-    """Collects what goes to stdout and writes it at once, keeping its order with what goes to stderr.
+    """Collects stdout and writes it at once, in order with stderr.
 
-    A reader that went away (`| head -1`) is normal: what follows is dropped quietly.
+    If the reader has gone (`| head -1`), the rest is dropped silently.
     """
 
     def __init__(self, command: str) -> None:
@@ -141,7 +166,7 @@ class Output:
         self._gone = False
 
     def put(self, text: str) -> None:
-        """Text for stdout, with its line ends."""
+        """Add text for stdout, with line ends."""
         self._pending.append(text)
 
     def flush(self) -> None:
@@ -161,7 +186,7 @@ class Output:
             complain(self.command, f"cannot write to stdout: {error.strerror}")
 
     def _abandon(self) -> None:
-        """Nothing more can be written; the interpreter must not try again, and complain, at its end."""
+        """Give stdout up, so that the interpreter does not try again at its end and complain."""
         self._gone = True
         if sys.stdout is not None:
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -169,23 +194,23 @@ class Output:
             os.close(null)
 
     def line_on_stderr(self, line: str) -> None:
-        """One line on stderr, behind all that was put before."""
+        """Write one line on stderr, after everything that was put before."""
         self.flush()
         _stderr(line + "\n")
 
     def error(self, message: str) -> None:
-        """An error of the command itself, on stderr, behind all that was put before."""
+        """Write an error of the command on stderr, after everything that was put before."""
         self.line_on_stderr(f"{self.command}: {message}")
 
     def pass_over(self, passed_over: "Iterable[int]") -> None:
-        """Name those who did not answer who looked into them (see `supervised.Pool`)."""
+        """Report processes that blocked their reader (see `supervised.Pool`)."""
         for key in passed_over:
             who = escaped(procfs.named(key))
             what = "it is passed over: what it holds is not known" if key > 0 else "its number is shown"
             self.error(f"{who} does not answer; {what}")
 
     def replay(self, pieces: "Iterable[Tuple[bool, str]]") -> None:
-        """Write what a Record has kept."""
+        """Write what a Record has collected."""
         for is_error, words in pieces:
             if is_error:
                 self.flush()
@@ -195,10 +220,10 @@ class Output:
 
 
 class Record(Output):
-    """Keeps what would be written, for another process to write it.
+    """Collects output for another process to write.
 
     pieces   (whether on stderr, text)
-    columns  of the terminal that stdout is; 80 if it is none
+    columns  width of the terminal that is stdout; 80 if it is none
     """
 
     def __init__(self, command: str) -> None:
@@ -220,7 +245,7 @@ class Record(Output):
 
 
 def complain(command: str, message: str) -> None:
-    """The one form of an error: `command: message` on stderr."""
+    """Write an error on stderr: `command: message`."""
     _stderr(f"{command}: {message}\n")
 
 
@@ -236,9 +261,9 @@ def _stderr(text: str) -> None:
 def argument_parser(
     command: str, usage: str, description: str, epilog: str = ""
 ) -> "argparse.ArgumentParser":
-    """A parser with -h, --help and --version (flags only), whose errors have the one form, status 2.
+    """A parser with -h, --help and --version as flags; errors have the common form and exit with 2.
 
-    `parse` takes care of names between the options.
+    `parse` handles names between the options.
     """
     import argparse
 
@@ -256,14 +281,14 @@ def argument_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-h", "--help", action="store_true", help="print this and exit")
-    # The real tool has no other option in h: its users' --h stays what it was.
+    # REDHAWK's tool has no other option with h: its abbreviations keep working.
     parser.add_argument("--h", "--he", action="store_true", dest="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser
 
 
 def parse(parser: "argparse.ArgumentParser", arguments: "List[str]") -> "argparse.Namespace":
-    """Parse as getopt_long does: `names` may stand anywhere between the options; behind -- all are names."""
+    """Parse as getopt_long does: `names` may stand between options; everything after -- is a name."""
     names: List[str] = []
     if "--" in arguments:
         cut = arguments.index("--")
@@ -277,7 +302,7 @@ def parse(parser: "argparse.ArgumentParser", arguments: "List[str]") -> "argpars
 
 
 def add_domain_options(parser: "argparse.ArgumentParser") -> None:
-    """What goes with --domain, of each command that has it."""
+    """Add the options that go with --domain."""
     import argparse
 
     def seconds(words: str) -> float:
@@ -294,20 +319,20 @@ def add_domain_options(parser: "argparse.ArgumentParser") -> None:
     parser.add_argument(
         "--nameservice",
         metavar="HOST[:PORT]",
-        help="where its naming service is, or a CORBA URL (default: as omniORB's configuration says)",
+        help="its naming service, or a CORBA URL (default: from omniORB's configuration)",
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         metavar="S",
-        help="seconds after which a host that has not answered is shown as that (0.1 to 600, default: 2)",
+        help="seconds to wait for the hosts' answers (0.1 to 600, default: 2)",
     )
 
 
 def refuse(
     parser: "argparse.ArgumentParser", options: "argparse.Namespace", names: "Sequence[str]", why: str
 ) -> None:
-    """Wrong usage, if one of these options (or NAMEs) was given, and not as its default."""
+    """Exit with a usage error if one of these options (or NAMEs) differs from its default."""
     for name in names:
         if getattr(options, name) not in (parser.get_default(name), []):
             parser.error(f"{'NAME' if name == 'names' else '--' + name.replace('_', '-')} {why}")

@@ -1,1 +1,1 @@
-"""What speaks to REDHAWK: the only modules that may import omniORB."""
+"""Everything that talks to REDHAWK: the only modules that may import omniORB."""

@@ -1,6 +1,6 @@
 """The plugin's device: registered beside the GPP, with the DeviceManager that started the GPP.
 
-The plugin stays a mere plugin, and says why, where there can be no device.
+If there can be no device, the plugin runs without one and logs why.
 """
 
 import threading
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.device")
 
 RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between tries, then the last of them: a node may take long to come up, or to forget the dead."""
+"""Seconds between tries; the last one repeats. A node may take long to start, or to forget dead devices."""
 HEAD_START = 5.0
-"""Seconds at most for which the plugin's own registration goes first."""
+"""Seconds to wait for the plugin's own registration, at most."""
 
 PASSED_ON = ("IDM_CHANNEL_IOR", "DOM_PATH", "LOGGING_CONFIG_URI")
 GIVEN = ("DEVICE_MGR_IOR", "DEVICE_ID", "DEVICE_LABEL") + PASSED_ON
@@ -31,7 +31,7 @@ _LEVELS = ("FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 
 
 def parent_words(parent: int, proc_root: str = "/proc") -> "List[str]":
-    """The arguments of the GPP, behind its own name; none if it is gone."""
+    """The command line of the GPP without its own name; empty if it is gone."""
     try:
         with open(f"{proc_root}/{parent}/cmdline", "rb") as stream:
             return stream.read().decode("utf-8", "surrogateescape").split("\0")[1:]
@@ -40,13 +40,13 @@ def parent_words(parent: int, proc_root: str = "/proc") -> "List[str]":
 
 
 def parameters(gpp: "List[str]", log_level: str) -> "Optional[Dict[str, str]]":
-    """What a DeviceManager would give the device, from what it gave the GPP; None if it started no GPP."""
+    """The parameters a DeviceManager would give the device, from the GPP's; None if none started the GPP."""
     given = named(gpp, GIVEN)
     if not given.get("DEVICE_MGR_IOR") or not given.get("DEVICE_ID"):
         return None
     from gppshm.redhawk.presence import PROFILE
 
-    # The same at every start of the same GPP.
+    # The same id at every start of the same GPP.
     identity = uuid.uuid5(uuid.NAMESPACE_OID, "GppShmPlugin beside " + plain(given["DEVICE_ID"]))
     chosen = {
         "DEVICE_MGR_IOR": given["DEVICE_MGR_IOR"],
@@ -60,10 +60,10 @@ def parameters(gpp: "List[str]", log_level: str) -> "Optional[Dict[str, str]]":
 
 
 class Beside(threading.Thread):
-    """Has a device registered, as soon as there can be one.
+    """Registers a device as soon as possible.
 
     gpp     the GPP's arguments
-    before  what is waited for first, `HEAD_START` seconds at most
+    before  an event to wait for first, `HEAD_START` seconds at most
     presence  of the device, or of the last try; None before the first
     """
 
@@ -122,7 +122,7 @@ class Beside(threading.Thread):
             self._stopped.wait(RETRIES[min(attempt, len(RETRIES) - 1)])
 
     def retire(self, seconds: float) -> None:
-        """Take the device back, in so many seconds at most."""
+        """Remove the device, within so many seconds."""
         self._stopped.set()
         if self.presence is not None:
             self.presence.retire(seconds)

@@ -1,4 +1,4 @@
-"""The cleaning, for the plugin and for the device, which may be one process: a process of its own does it."""
+"""Cleaning for the plugin and for the device, which may be one process; it runs in a process of its own."""
 
 import threading
 
@@ -17,12 +17,12 @@ _log = logs.logger("GppShmPlugin.watch")
 class Orders:
     """What is to be cleaned, and how.
 
-    enabled  False: heaps are watched, and none is removed
+    enabled  False: heaps are watched, but none is removed
     scope    watch.HOST or watch.CHILDREN
-    rescan   seconds between looks at everything
-    fifos    dead processes' FIFOs in /tmp, too
-    dry_run  only tell what would be removed
-    reclaim  of what is removed while processes are attached, give back what is free
+    rescan   seconds between rescans
+    fifos    also remove dead processes' FIFOs in /tmp
+    dry_run  only report what would be removed
+    reclaim  give back free memory of removed heaps with attached peers
     """
 
     __slots__ = ("dry_run", "enabled", "fifos", "reclaim", "rescan", "scope")
@@ -45,7 +45,7 @@ class Orders:
 
     @property
     def words(self) -> "Tuple[str, float, bool, bool, bool]":
-        """As a watcher takes them."""
+        """In the form that a watcher takes."""
         return self.scope, self.rescan, self.dry_run or not self.enabled, self.fifos, self.reclaim
 
     @property
@@ -59,13 +59,13 @@ class Orders:
 
 
 class Cleaning(threading.Thread):
-    """Has `root` watched until `finish`; this thread takes what happened.  OSError if it cannot be watched.
+    """Watches `root` until `finish`, and handles events in this thread.  OSError if it cannot be watched.
 
-    parent   pid whose descendants `watch.CHILDREN` means
+    parent   pid whose descendants `watch.CHILDREN` selects
     on_end   called when it has ended
-    manager  IOR of the DeviceManager for whose programs it can `lead`, or, if it `follows`, be led by one
-    failure  why it ended, if that was not asked for; else ""
-    watcher  the engine: what it knows can be asked from any thread
+    manager  IOR of the DeviceManager for whose programs it can `lead` or, if it `follows`, follow
+    failure  why it ended unexpectedly; else ""
+    watcher  the engine; its state can be read from any thread
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Cleaning(threading.Thread):
         return self.watcher.living()
 
     def obey(self, orders: Orders) -> None:
-        """Go on by other orders."""
+        """Apply new orders."""
         self.orders = orders
         self.journal.quiet = not orders.enabled
         self.watcher.change(*orders.words)
@@ -161,6 +161,6 @@ class Cleaning(threading.Thread):
         self.watcher.lead(label, self.orders.limits)
 
     def finish(self, seconds: float) -> None:
-        """End, after a last sweep, for which it is waited so long."""
+        """End after a last sweep, within so many seconds."""
         self.watcher.finish()
         self.join(seconds)

@@ -1,8 +1,8 @@
-"""Where the CORBA modules come from is decided here, once; everything else imports them from here.
+"""Decides which CORBA modules are used; all other modules import them from here.
 
-CF and its neighbours are compiled from this project's own IDL, whichever REDHAWK is there: its Python types
-(ossie.cf) are another file for each version, for Python 2 with 2.3, and omniORBpy knows one class for each
-repository id.  What differs between the versions is in `runtime.versions`.  ImportError without omniORB.
+CF and related modules are compiled from this project's own IDL for every version of REDHAWK: REDHAWK's Python
+types (ossie.cf) differ by version, are Python 2 code in 2.3, and omniORBpy knows only one class per
+repository id.  `runtime.versions` has the differences between versions.  ImportError without omniORB.
 """
 
 from gppshm import sitepackages
@@ -52,14 +52,14 @@ __all__ = [
 
 
 def of_redhawk_2() -> "Any":
-    """The types that REDHAWK 2.x has otherwise; from then on omniORBpy knows these by REDHAWK's ids."""
+    """The types that differ in REDHAWK 2.x; after the call omniORBpy uses them for REDHAWK's ids."""
     from gppshm.redhawk.stubs import REDHAWK2
 
     return REDHAWK2
 
 
 def named(error: "Any") -> str:
-    """A CORBA exception in a few words: TRANSIENT (ConnectFailed)."""
+    """A CORBA exception in short, such as TRANSIENT (ConnectFailed)."""
     name = type(error).__name__
     if isinstance(error, CORBA.SystemException):
         minor = omniORB.minorCodeToString(error) if hasattr(omniORB, "minorCodeToString") else ""
@@ -68,5 +68,5 @@ def named(error: "Any") -> str:
 
 
 def is_refused(error: "Any") -> bool:
-    """Whether nobody listens there.  Any other minor code may be a full queue, or a time limit."""
+    """Whether no process listens there.  Any other minor code may be a full queue or a time limit."""
     return isinstance(error, CORBA.TRANSIENT) and bool(error.minor == omniORB.TRANSIENT_ConnectFailed)

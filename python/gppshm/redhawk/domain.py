@@ -1,8 +1,9 @@
-"""Every host of a REDHAWK domain, as its GppShmPlugin devices show it.
+"""Every host of a REDHAWK domain, as reported by its GppShmPlugin devices.
 
-The naming service has a DomainManager under `<domain>/<domain>` (REDHAWK 2.3 and 3.0), that knows its
-DeviceManagers, and they their devices.  Each manager and each device is asked in a thread of its own, as any
-may hang; what has not answered in time is reported as that, and delays nobody.  Nothing is changed anywhere.
+The naming service has a DomainManager under `<domain>/<domain>` (REDHAWK 2.3 and 3.0).  It knows its
+DeviceManagers, and they know their devices.  Each manager and each device is queried in a thread of its own,
+because any may hang.  Those that do not answer in time are reported as such and delay nothing.  Nothing is
+changed anywhere.
 """
 
 import functools
@@ -41,15 +42,15 @@ class Failure(Exception):
 
 
 class Host:
-    """What one device told; sizes in bytes.
+    """The answer of one device; sizes in bytes.
 
     name      of the host; "" if it did not answer
     device, node  their labels
-    error     why there is nothing else; ""
+    error     why there is no answer; else ""
     usage     path, total, free, used, heaps, other, held, reserved, free_percent, inodes, free_inodes
     capacity  MB that can be allocated
-    cleanup, status  as shm::cleanup and shm::cleanup_status (docs/device.md), by the last words of the ids
-    heaps, recent    likewise lists, of shm::heaps and shm::recent
+    cleanup, status  shm::cleanup and shm::cleanup_status (docs/device.md), by the last parts of the ids
+    heaps, recent    lists of the same kind, from shm::heaps and shm::recent
     """
 
     def __init__(self, node: str, device: str, error: str = "") -> None:
@@ -72,11 +73,11 @@ class Host:
 
     @staticmethod
     def is_orphan(heap: "Dict[str, Any]") -> bool:
-        """Of one of `heaps`."""
+        """Whether one of `heaps` is an orphan."""
         return bool(heap["state"].startswith("orphaned"))
 
     def take(self, values: "Dict[str, Any]") -> None:
-        """Have what the device answered.  One of MISTAKES if it is not what it should be."""
+        """Store the device's answer.  Raises one of MISTAKES if it is malformed."""
         usage: Dict[str, Any] = {name: int(values["shm::usage"][name]) for name in SIZES}
         if min(usage.values()) < 0 or max(usage["free"], usage["used"]) > usage["total"]:
             raise ValueError("sizes that cannot be")
@@ -101,7 +102,7 @@ MISTAKES = (ArithmeticError, AttributeError, KeyError, OSError, TypeError, Value
 
 
 def _moment(seconds: "Any") -> float:
-    """Seconds since 1970 that have a date; one of MISTAKES for others."""
+    """Seconds since 1970, if they are a valid date; else raises one of MISTAKES."""
     time.localtime(seconds)
     return float(seconds)
 
@@ -129,17 +130,17 @@ def _typed(values: "Dict[str, Any]", types: "Dict[str, Any]") -> "Dict[str, Any]
 
 
 class Domain:
-    """A domain, to be asked again and again.  Failure if omniORB's configuration, or `nameservice`, is bad.
+    """A domain that can be queried repeatedly.  Failure if omniORB's configuration, or `nameservice`, is bad.
 
-    nameservice  HOST, HOST:PORT or a CORBA URL; "" for that of omniORB's configuration
-    timeout      seconds for everything
+    nameservice  HOST, HOST:PORT or a CORBA URL; "" for the one in omniORB's configuration
+    timeout      seconds for one whole query
     """
 
     def __init__(self, name: str, nameservice: str = "", timeout: float = 2.0) -> None:
         self.name, self.timeout = name, timeout
         self._is_2 = False
         arguments = ["gppshm"]
-        # To a host that hangs a connection stays taken: another has to be made for the next.
+        # A connection to a host that hangs stays busy; the next call needs another one.
         for option, value in (("maxGIOPConnectionPerServer", "1000"), ("traceLevel", "0")):
             arguments += ["-ORB" + option, value]
         if nameservice:
@@ -155,10 +156,10 @@ class Domain:
         omniORB.setClientConnectTimeout(int(1000 * timeout * SHARE))
 
     def look(self, detailed: bool = False) -> "List[Host]":
-        """Ask all; worst first.  Failure if there is nobody to ask.
+        """Query all devices; worst first.  Failure if the domain cannot be reached.
 
-        detailed  `recent`, too
-        A device that does not answer cannot say of what kind it is: it is among them, whatever it is.
+        detailed  also `recent`
+        A device that does not answer cannot be identified, so it is listed whatever it is.
         """
         began = time.monotonic()
         omniORB.setClientCallTimeout(int(1000 * self.timeout * SHARE))
@@ -167,7 +168,7 @@ class Domain:
         bound: Optional[int] = None
         nodes = [asked.ask(functools.partial(_devices_of, manager)) for manager in managers]
         if self._is_2:
-            # Its DeviceManagers do not know the devices that are registered beside a GPP.
+            # Its DeviceManagers do not know devices that are registered beside a GPP.
             bound = asked.ask(self._bound_devices)
         asked.wait(nodes + ([] if bound is None else [bound]), time.monotonic() + FEW * self.timeout)
         answers = [asked.answer(node) for node in nodes]
@@ -175,7 +176,7 @@ class Domain:
         hosts: List[Host] = []
         silent = [answer for answer in answers if _is_bad(answer)]
         if silent and bound is None:
-            # Their devices may answer all the same.
+            # Their devices may still answer.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], time.monotonic() + FEW * self.timeout)
         hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
@@ -183,7 +184,7 @@ class Domain:
         told = [asked.ask(functools.partial(_told, ref, detailed)) for _, _, ref in devices]
         asked.wait(told, began + 0.5 * self.timeout)
         if bound is None and any(_is_bad(asked.answer(key)) for key in told):
-            # Whoever does not answer has a name there.
+            # Devices that do not answer have names there.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], began + 0.95 * self.timeout)
         asked.wait(told, began + 0.95 * self.timeout)
@@ -194,7 +195,7 @@ class Domain:
                 continue  # another kind of device
             if _is_bad(answer):
                 if label and answer == GONE:
-                    continue  # only its name is left
+                    continue  # a stale name
                 label = label or next((name for _, name, ref in names if ref._is_equivalent(reference)), "?")
                 hosts.append(Host(node, label, str(answer)))
                 continue
@@ -213,7 +214,7 @@ class Domain:
         return [] if _is_bad(answer) else list(answer)
 
     def _in_time(self, act: "Callable[[], Any]", deadline: float) -> "Any":
-        """What `act` returns; Failure if it is not done in time."""
+        """The result of `act`; Failure if it takes too long."""
         asked = _Questions()
         key = asked.ask(act)
         asked.wait([key], deadline)
@@ -228,7 +229,7 @@ class Domain:
         return answer
 
     def _missing(self, asked: "_Questions", bound: "Optional[int]", devices: "List[Any]") -> "List[Any]":
-        """Those that have a name, and that no DeviceManager told of."""
+        """Devices bound in the naming service that no DeviceManager lists."""
         names = self._names_of(asked, bound)
         return [item for item in names if not any(ref._is_equivalent(item[2]) for _, _, ref in devices)]
 
@@ -267,7 +268,7 @@ class Domain:
         )
 
     def _others(self) -> str:
-        """What there is instead."""
+        """The domains that exist instead, as text."""
         try:
             names = sorted(name for name, context in _bindings(self._names) if context)
         except CORBA.Exception:
@@ -275,7 +276,7 @@ class Domain:
         return ": there are " + ", ".join(map(plain, names)) if names else ": it is empty"
 
     def _bound_devices(self) -> "List[Tuple[str, str, Any]]":
-        """(node, label, reference) of all that is bound for the nodes of the domain."""
+        """(node, label, reference) of all devices bound for the nodes of the domain."""
         found = []
         domain = self._names.resolve(_path(self.name))._narrow(CosNaming.NamingContext)
         for node, is_context in _bindings(domain):
@@ -293,7 +294,7 @@ class Domain:
 
 
 class _Bad(str):
-    """Why there is no answer, to be read behind the name of who was asked."""
+    """Why there is no answer; text to follow the name of the object that was queried."""
 
 
 LATE = _Bad("does not answer")
@@ -312,7 +313,7 @@ class _Questions:
         self._answers: List[Any] = []
 
     def ask(self, act: "Callable[[], Any]") -> int:
-        """Begin; the key of the answer."""
+        """Start a call; returns the key of its answer."""
         with self._changed:
             key = len(self._answers)
             self._answers.append(LATE)
@@ -336,7 +337,7 @@ class _Questions:
             self._changed.notify_all()
 
     def wait(self, keys: "Sequence[int]", deadline: float) -> None:
-        """Until all of these are answered, or the time is over."""
+        """Wait until all of these are answered, or the time is up."""
         with self._changed:
             while any(self._answers[key] is LATE for key in keys):
                 left = deadline - time.monotonic()
@@ -358,7 +359,7 @@ def _devices_of(manager: "Any") -> "List[Tuple[str, Any]]":
 
 def _told(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]]":
     """(label, value by id) of a GppShmPlugin; None for another kind of device."""
-    # By its name one is found as whatever it is: an object of a type that is not known here, too.
+    # The name may refer to an object of any type.
     device = device._narrow(CF.Device)
     if device is None or os.path.basename(device._get_softwareProfile()) != PROFILE:
         return None
@@ -369,7 +370,7 @@ def _told(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]
 
 
 def value(held: "Any") -> "Any":
-    """What an any holds: a struct as a dict by the last words of its ids."""
+    """The value of an any; a struct as a dict by the last parts of its ids."""
     if isinstance(held, CORBA.Any):
         return value(held.value())
     if isinstance(held, (list, tuple)):
@@ -380,7 +381,7 @@ def value(held: "Any") -> "Any":
 
 
 def worst_first(hosts: "List[Host]") -> "List[Host]":
-    """Those that did not answer, then by the share that is free."""
+    """Those without an answer, then by the share of free memory."""
     return sorted(
         hosts,
         key=lambda host: (

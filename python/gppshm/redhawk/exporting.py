@@ -1,4 +1,4 @@
-"""The metrics that GppShmPlugin.ini asks for, for the plugin and for the device; see gppshm.outlet."""
+"""Publishes the metrics that GppShmPlugin.ini enables, for plugin and device; see gppshm.outlet."""
 
 import threading
 
@@ -18,7 +18,7 @@ _log = logs.logger("GppShmPlugin.metrics")
 
 
 def start(chosen: Settings, work: Cleaning, presence: "Callable[[], Optional[Presence]]") -> None:
-    """Serve and write what the settings ask for, in a thread of its own; what is wrong is logged.
+    """Publish in a thread of its own what the settings enable; errors are logged.
 
     presence  of the device, whose grants are shown as reserved; None while there is no device
     """

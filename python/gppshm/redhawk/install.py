@@ -1,25 +1,25 @@
-"""Put the GPP plugin and the device into a REDHAWK SDRROOT, with examples, and take them out again.
+"""Installs the GPP plugin and the device into a REDHAWK SDRROOT, with examples, and uninstalls them.
 
     install.py install   [--sdrroot DIR] [--python FILE]
     install.py uninstall [--sdrroot DIR]
     install.py stage      --sdrroot DIR  --python FILE
 
-In $SDRROOT are then
+An install has these files in $SDRROOT
     dev/devices/GPP/plugins/GppShmPlugin/GppShmPlugin   the plugin: what the GPP starts
     dev/devices/GppShmPlugin/*.xml                      the device's descriptors
     dev/devices/GppShmPlugin/python/GppShmPlugin.py     what a DeviceManager starts
-    dev/nodes/*, dom/waveforms/*                        examples, which their user may change
+    dev/nodes/*, dom/waveforms/*                        examples, which users may change
     dev/devices/GppShmPlugin/installed.sha256           the examples as they were installed
 and beside each of the two programs
     GppShmPlugin.ini.example  the settings
     lib-<digest>/             the package; a running program locks the one it uses, which is then not removed
-Nothing else is touched.  A program is replaced in one step, after everything that it needs is there.  An
-example that was changed is neither replaced nor removed.
+Nothing else is touched.  A program is replaced in one step, after everything that it needs is in place.
+Examples that were changed are neither replaced nor removed.
 
-The interpreter needs omniORBpy, and nothing of REDHAWK's: what PATH, or the system, calls python3 is taken if
-it has that, and else the one of this build.
+The interpreter needs omniORBpy, and nothing of REDHAWK's: python3 in PATH, or the system's, if it has
+omniORBpy; else the one of this build.
 
-`stage` lays the same out below the root of a package that is being built; nothing is tried out.
+`stage` puts the same files below the root of a package that is being built, and starts nothing.
 """
 
 import argparse
@@ -54,10 +54,10 @@ DEVICE = "dev/devices/" + NAME
 DESCRIPTORS = tuple(f"{NAME}.{kind}.xml" for kind in ("spd", "scd", "prf"))
 EXAMPLES = (("nodes", "dev/nodes"), ("waveforms", "dom/waveforms"))
 FOLDERS = ("dev/nodes", "dom/waveforms", "dom")
-"""Folders of the examples that REDHAWK has, too: they are removed only where an install made them."""
+"""Folders of the examples that REDHAWK may have, too: removed only if an install made them."""
 RECORD = DEVICE + "/installed.sha256"
 _MADE = "# folder "
-"""Begins a line of RECORD that sha256sum passes over."""
+"""Prefix of a line of RECORD that sha256sum ignores."""
 
 BODY = """\
 # GppShmPlugin, written by gppshm.redhawk.install: an update writes it anew.
@@ -97,7 +97,7 @@ which plugin and device need: install omniORBpy for it, or give --python FILE
 
 
 class Failure(Exception):
-    """What stands in the way, and what to do."""
+    """What is wrong, and what to do."""
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
@@ -120,7 +120,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     options = parser.parse_args(argv)
     if not options.command:
         parser.error("install or uninstall?")
-    # Whoever runs the GPP must be able to read what another user installs.
+    # The GPP's user must be able to read what another user installs.
     os.umask(0o022)
     try:
         sdrroot = _checked(options.sdrroot or os.environ.get("SDRROOT", ""))
@@ -204,7 +204,7 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
 
 
 def stage(sdrroot: str, python: str) -> None:
-    """Lay everything out in an SDRROOT that is to be packed; what was changed rpm itself keeps."""
+    """Put everything into an SDRROOT that is to be packaged; rpm itself keeps changed examples."""
     files = package_files()
     for program in programs(sdrroot):
         program.lay_out(files, python, [])
@@ -236,7 +236,7 @@ def uninstall(sdrroot: str) -> None:
 
 
 class Program:
-    """An executable of ours in an SDRROOT, and what lies beside it.
+    """One of our executables in an SDRROOT, and the files beside it.
 
     what      plugin or device
     top       the folder that is ours, or becomes it
@@ -257,7 +257,7 @@ class Program:
         self._text = b""
 
     def is_ours(self) -> bool:
-        """Whether nobody else has put something of that name there."""
+        """Whether there is nothing, or our own, at its path."""
         marks = {self.path: MARK}
         for path, content in self.beside.items():
             found = re.search(rb'<softpkg id="[^"]*"', content)
@@ -266,14 +266,14 @@ class Program:
         return all(mark in _content(path) for path, mark in marks.items() if os.path.lexists(path))
 
     def prepare(self, files: "Dict[str, bytes]", python: str, paths: "List[str]") -> str:
-        """Put the package there, and try out the program; what that said.  Failure if it does not start."""
+        """Put the package in place, try the program; returns its output.  Failure if it does not start."""
         folder = self.lay_out(files, python, paths)
-        # Beforehand: the user who runs the GPP may not be allowed to write here.
+        # Compile now: the GPP's user may not be allowed to write here.
         subprocess.run([python, "-I", "-m", "compileall", "-q", folder], check=False)
         return self._try_out()
 
     def lay_out(self, files: "Dict[str, bytes]", python: str, paths: "List[str]") -> str:
-        """Put the package there, and nothing else yet; its folder."""
+        """Put the package in place, nothing else yet; returns its folder."""
         digest = hashlib.sha256()
         for name in sorted(files):
             digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
@@ -288,7 +288,7 @@ class Program:
         return folder
 
     def _try_out(self) -> str:
-        """Start a copy of the launcher as REDHAWK would, in all but the arguments."""
+        """Start a copy of the launcher as REDHAWK would, but without arguments."""
         trial = os.path.join(self.folder, f".{NAME}.{os.getpid()}")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         environment["PYTHONPATH"] = ""
@@ -317,7 +317,7 @@ class Program:
         _put(self.path, self._text, 0o755)
 
     def remove(self) -> "List[str]":
-        """Remove what is ours; the libraries that a running program uses."""
+        """Remove our files; returns the libraries that a running program still uses."""
         for path in [self.path, *self.beside]:
             if os.path.lexists(path):
                 os.unlink(path)
@@ -327,14 +327,14 @@ class Program:
         return kept
 
     def remove_parents(self, sdrroot: str) -> None:
-        """Remove the folders above it that are empty now: in an SDRROOT that is in use there is none."""
+        """Remove folders above it that are empty now; an SDRROOT in use has none."""
         folder = os.path.dirname(self.top)
         while folder != sdrroot:
             _remove_if_empty(folder)
             folder = os.path.dirname(folder)
 
     def left(self) -> "List[str]":
-        """What is there, each library as one."""
+        """Remaining files; each library counts as one."""
         found = []
         for path, folders, names in os.walk(self.top):
             libraries = [name for name in folders if name.startswith("lib-")]
@@ -343,7 +343,7 @@ class Program:
         return found
 
     def remove_libraries(self, current: str) -> "List[str]":
-        """Remove those of earlier installs; the names of those that a running program uses."""
+        """Remove those of earlier installs; returns the names of those that a running program uses."""
         kept = []
         for name in sorted(os.listdir(self.folder)) if os.path.isdir(self.folder) else ():
             path = os.path.join(self.folder, name)
@@ -383,7 +383,7 @@ def package_files() -> "Dict[str, bytes]":
 
 
 def choose_interpreter(wanted: "Optional[str]") -> "tuple[str, List[str]]":
-    """The interpreter's absolute path, and the folders that it does not look into by itself, but must."""
+    """The interpreter's absolute path, and folders to add to its path."""
     if wanted:
         found = shutil.which(wanted)
         if found is None:
@@ -414,9 +414,9 @@ def _judged(python: str, theirs: bool) -> "tuple[str, List[str]]":
 
 
 def closed_to_others(python: str, paths: "List[str]", sdrroot: str) -> str:
-    """Who cannot run the interpreter, and why, as the beginning of a sentence; "" if all can who need to.
+    """Users that cannot run the interpreter, and why, as the start of a sentence; "" if all can.
 
-    Those are all users, or those of SDRROOT's group, if they can reach SDRROOT.
+    Considered are all users, or those of SDRROOT's group, that can reach SDRROOT.
     """
     needed = [python, *_probe(python, isolated=True).get("prefixes", ()), *paths]
     for gid, who in ((None, "other users"), (os.stat(sdrroot).st_gid, "users of its group")):
@@ -443,7 +443,7 @@ def _obstacle(path: str, gid: "Optional[int]") -> str:
 
 
 def _probe(python: str, isolated: bool) -> "dict":
-    """What an interpreter can import, and from where; isolated: without this user's environment."""
+    """What an interpreter can import, and from where; isolated from the user's environment."""
     command = [python] + (["-I"] if isolated else []) + ["-c", PROBE]
     null = subprocess.DEVNULL
     try:
@@ -470,20 +470,20 @@ def example_files() -> "Dict[str, bytes]":
 
 
 def missing_profiles(sdrroot: str) -> "Dict[str, List[str]]":
-    """The paths of the devices and components that are not there, each with the examples that need it."""
+    """Missing devices and components by path, each with the examples that need it."""
     found: Dict[str, List[str]] = {}
     for name, content in sorted(example_files().items()):
         tree = os.path.join(sdrroot, name.partition("/")[0])
         for profile in re.findall(r'<localfile name="/([^"]+)"', content.decode("utf-8")):
             path = os.path.join(tree, profile)
-            # REDHAWK's own package brings the manager with itself.
+            # REDHAWK's package contains the manager.
             if not profile.startswith("mgr/") and not os.path.exists(path):
                 found.setdefault(path, []).append(os.path.basename(os.path.dirname(name)))
     return found
 
 
 def put_examples(sdrroot: str) -> "Dict[str, str]":
-    """Put them there; the paths of those that were changed, each with that of ours, put beside it, or ""."""
+    """Install them; returns the paths of changed ones, each with the path of ours beside it, or ""."""
     before = _read_record(sdrroot)
     made = [
         folder
@@ -515,7 +515,7 @@ def put_examples(sdrroot: str) -> "Dict[str, str]":
 
 
 def remove_examples(sdrroot: str) -> "List[str]":
-    """Remove those that are as they were installed; the paths of the others."""
+    """Remove unchanged ones; returns the paths of the others."""
     left = _remove_unchanged(sdrroot, _read_record(sdrroot))
     for folder in _made_folders(sdrroot):
         _remove_if_empty(os.path.join(sdrroot, folder))
@@ -526,7 +526,7 @@ def remove_examples(sdrroot: str) -> "List[str]":
 
 
 def _remove_unchanged(sdrroot: str, names: "Dict[str, str]") -> "List[str]":
-    """Remove the files that have these digests; the paths of those that are there with another."""
+    """Remove the files that have these digests; returns the paths of those with another."""
     left = []
     for name, digest in sorted(names.items()):
         path = os.path.join(sdrroot, name)

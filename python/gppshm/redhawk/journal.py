@@ -1,4 +1,4 @@
-"""What the watcher did, kept for the metrics and the device's properties, and told in the log."""
+"""Keeps the watcher's events for the metrics and the device's properties, and logs them."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.watch")
 
 RECENT = 50
-"""So many removals are remembered one by one."""
+"""Removals that are kept individually."""
 
 _LEVELS = {
     events.REMOVED: logging.INFO,
@@ -30,7 +30,7 @@ _LEVELS = {
 
 
 class _Line:
-    """An event as a log line; made only when it is written."""
+    """An event as a log line; formatted only when it is written."""
 
     __slots__ = ("_event",)
 
@@ -63,7 +63,7 @@ class _Line:
 
 
 class Orphan:
-    """A heap of a dead process that is still there, and why."""
+    """A heap of a dead process that still exists, and why."""
 
     __slots__ = ("attached", "bytes", "event", "file_id", "name", "reason", "uid")
 
@@ -78,15 +78,15 @@ class Orphan:
 
 
 class Journal:
-    """Takes the events of a watcher, in its thread; is read in others.
+    """Receives the events of a watcher, in its thread; read by other threads.
 
-    removed, removed_bytes  heaps so far, and what they took; fifos: likewise FIFOs
-    cleaned, cleaned_bytes  heaps of the dead that somebody else unlinked first
-    failures   what could not be opened or unlinked, so far
+    removed, removed_bytes  heaps so far, and the memory they took; fifos: FIFOs so far
+    cleaned, cleaned_bytes  heaps of dead creators that other processes unlinked first
+    failures   files that could not be opened or unlinked, so far
     held_up    how often memory may have become unlinked and still held
-    recent     the last RECENT removals of heaps, by whomever, oldest first
-    gone       so many removals there were, by whomever
-    quiet      what would be removed is not logged
+    recent     the last RECENT removals of heaps, by any process, oldest first
+    gone       number of removals, by any process
+    quiet      do not log what would be removed
     listeners  called after each event, in the watcher's thread; must be quick and raise nothing
     """
 
@@ -142,14 +142,14 @@ class Journal:
         return self.removed + self.cleaned
 
     def _note_return(self, event: events.Event) -> None:
-        """Have what was told of the removal say what has come back since."""
+        """Update the entry of a removal with the memory that came back since."""
         for removal in self.recent:
             if (removal.device, removal.inode) == (event.device, event.inode) and removal.name == event.name:
                 for name in events.RETURNS:
                     setattr(removal, name, getattr(event, name))
 
     def orphans(self, living: "List[str]") -> "List[Orphan]":
-        """Orphans that could not be removed and are still there; `living`: names of heaps that are none."""
+        """Orphans that could not be removed and still exist; `living`: names of heaps whose creators live."""
         found = []
         for name, orphan in list(self._orphans.items()):
             try:
@@ -157,7 +157,7 @@ class Journal:
             except OSError:
                 status = None
             if status is None or (status.st_dev, status.st_ino) != orphan.file_id:
-                # The watcher may just have told of a new one by this name.
+                # There may be a new heap of this name.
                 if self._orphans.get(name) is orphan:
                     self._orphans.pop(name, None)
                 continue

@@ -28,7 +28,7 @@ RETIRING = 0.25
 """Seconds for unregistering: at a node's shutdown SIGKILL follows SIGTERM after half a second."""
 LAST_SWEEP = 0.12
 ANSWERING = 0.1
-"""Seconds for calls that are under way."""
+"""Seconds for pending calls."""
 LAST_LINES = 0.04
 
 
@@ -46,7 +46,7 @@ def main(arguments: "List[str]") -> int:
     ini = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "GppShmPlugin.ini")
     lifeline.shed_inheritance(".")
     lifeline.use_installation()
-    # A node's shutdown begins with it, and the Ctrl-C of a sandbox is meant for the sandbox.
+    # A node's shutdown begins with SIGINT, and Ctrl-C in a sandbox is meant for the sandbox.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = lifeline.Lifeline()
     chosen, faults = settings.read(ini)
@@ -102,7 +102,7 @@ def main(arguments: "List[str]") -> int:
     else:
         _log.info("ending: %s", here.ended or "its DeviceManager is gone")
     here.retire(RETIRING)
-    # Whoever released it gets the answer.
+    # Let the caller of releaseObject get its answer.
     answering = threading.Thread(target=orb.shutdown, args=(True,), daemon=True)
     answering.start()
     work.finish(LAST_SWEEP)

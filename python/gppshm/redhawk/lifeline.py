@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from typing import Optional, Tuple
 
 PARENT_POLL = 3.0
-"""Seconds between looks at the parent where it can have no pidfd (Linux before 5.3)."""
+"""Seconds between checks of the parent without a pidfd (Linux before 5.3)."""
 
 NAMES = 16
-"""So many names are tried for the plugin's claim: strangers may have taken some."""
+"""Names tried for the plugin's claim: other users may have taken some."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
 
@@ -54,15 +54,15 @@ def shed_inheritance(folder: str = "/") -> None:
             if fd > 2 and not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                 os.close(fd)
         except OSError:
-            continue  # that of the listing itself
+            continue  # the descriptor of the listing itself
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            # Else a heap would be opened as stdout one day. The lowest free number is taken.
+            # Otherwise a heap may be opened as stdout: open() takes the lowest free number.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     os.chdir(folder)
-    # A pidfd for each living heap.
+    # One pidfd per living heap.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,7 +1,7 @@
-"""Log lines in REDHAWK's pattern, which never hold up the thread that logs.
+"""Log lines in REDHAWK's pattern; logging never blocks the calling thread.
 
-stdout is the GPP's own: a pipe that nobody reads, a full disk or a stopped terminal would otherwise stop
-the cleaning.  Lines wait, as many as there is room for, for a thread that writes them.
+stdout belongs to the GPP: an unread pipe, a full disk or a stopped terminal would block the cleaning.  So a
+thread writes the lines from a bounded queue.
 """
 
 import logging
@@ -23,9 +23,9 @@ _tree.setLoggerClass(logging.Logger)
 
 
 def logger(name: str) -> logging.Logger:
-    """The logger of that name, NAME or below it.
+    """The logger NAME, or one below it.
 
-    Not one of `logging.getLogger`, where whatever this process imports may have its own.
+    Not from `logging.getLogger`, where modules imported by this process may have loggers of the same name.
     """
     return _tree.getLogger(name)
 
@@ -54,9 +54,9 @@ class _Formatter(logging.Formatter):
 
 
 class Handler(logging.Handler):
-    """Writes to the descriptor `fd`; lines are made and written in a thread of its own, one write each.
+    """Writes to the descriptor `fd`, line by line, in a thread of its own.
 
-    Once it is redirected, the device's own logger has them, in that thread, with its level and its appenders.
+    After `redirect`, the device's own logger gets the lines, in that thread, with its level and appenders.
     """
 
     def __init__(self, fd: int = 1) -> None:
@@ -74,7 +74,7 @@ class Handler(logging.Handler):
         self.add(record)
 
     def add(self, record: "Union[logging.LogRecord, bytes]") -> None:
-        """Have this written; never waits.  Bytes are written as they are."""
+        """Queue text; never waits.  Bytes are written unchanged."""
         with self._changed:
             if len(self._records) < ROOM:
                 self._records.append(record)
@@ -83,12 +83,12 @@ class Handler(logging.Handler):
                 self._dropped += 1
 
     def redirect(self, target: logging.Logger) -> None:
-        """From now on `target` decides what is written of GppShmPlugin's messages, and where."""
+        """From now on `target` decides which of GppShmPlugin's messages are written, and where."""
         self._target = target
         _tree.getLogger(NAME).setLevel(1)
 
     def drain(self, seconds: float) -> None:
-        """Wait until everything is written, at most so long."""
+        """Wait until everything is written, up to so many seconds."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._records or self._writing:
@@ -139,11 +139,11 @@ class Handler(logging.Handler):
         try:
             os.write(self._fd, line)
         except OSError:
-            pass  # nobody reads any more, or the disk is full: there is no better place to say so
+            pass  # no reader, or a full disk: there is no other place to report it
 
 
 def start(level: str, fd: int = 1) -> Handler:
-    """Send what is logged under GppShmPlugin, from `level` (FATAL .. TRACE) on, to the descriptor `fd`."""
+    """Write what is logged under GppShmPlugin, from `level` (FATAL .. TRACE) on, to the descriptor `fd`."""
     logging.addLevelName(logging.WARNING, "WARN")
     logging.addLevelName(logging.CRITICAL, "FATAL")
     logging.addLevelName(TRACE, "TRACE")

@@ -1,9 +1,9 @@
 """The messages between GPP and plugin, field by field.
 
-A push is an any that holds a CF::Properties with one CF::DataType per message: its id is the message id,
-its value an any that holds a CF::Properties of the members, each named with the message id and `::`.
-Every member is set, with its exact type: REDHAWK's C++ drops a whole message for one that it cannot
-extract (measured on REDHAWK 3.0.1).  Every string passes `plain`.
+A push is an any with a CF::Properties that has one CF::DataType per message.  Its id is the message id, its
+value an any with a CF::Properties of the members; each member's id is the message id, `::` and its name.
+Every member is set, with its exact type: REDHAWK's C++ drops a whole message if it cannot extract one member
+(measured on REDHAWK 3.0.1).  Every string passes through `plain`.
 """
 
 import math
@@ -39,7 +39,7 @@ def registration(plugin_id: str, name: str, description: str, metric_port: str) 
 
 
 def metric(plugin_id: str, reading: "Reading", now: float) -> "Any":
-    """One metric, measured `now`, in seconds since 1970."""
+    """One metric, measured at `now`, in seconds since 1970."""
     fraction, whole = math.modf(now)
     return _message(
         MESSAGE,
@@ -57,14 +57,14 @@ def metric(plugin_id: str, reading: "Reading", now: float) -> "Any":
 
 
 def pack(messages: "Sequence[Any]") -> "Any":
-    """What is pushed: these messages, in one any."""
+    """The any to push for these messages."""
     return CORBA.Any(CF._tc_Properties, list(messages))
 
 
 def thresholds(data: "Any") -> "List[Tuple[str, str, str]]":
-    """(plugin id, metric name, value) of each plugin::set_threshold in what was pushed.
+    """(plugin id, metric name, value) of each plugin::set_threshold in a pushed any.
 
-    ValueError if it is no such push, or one of them is malformed; other messages are passed over.
+    ValueError if the any, or one of these messages, is malformed; other messages are ignored.
     """
     found = []
     for message in _properties(data):

@@ -1,4 +1,4 @@
-"""Tells the GPP how things are: in a thread of its own, so that no hung GPP ever holds up the cleaning."""
+"""Reports metrics to the GPP, in a thread of its own, so that a hung GPP does not delay the cleaning."""
 
 import os
 import select
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.gpp")
 
 INTERVAL = 0.5
-"""Seconds between messages at least."""
+"""Seconds between messages, at least."""
 GATHER = 0.25
-"""Seconds for which changes in the directory gather."""
+"""Seconds to collect changes in the directory."""
 SIGN_OF_LIFE = 10.0
-"""Seconds after which everything is said again."""
+"""Seconds after which all readings are sent again."""
 PATIENCE = 10.0
-"""Seconds for which an unreachable GPP is tried before the plugin gives up registering."""
+"""Seconds to try an unreachable GPP before the plugin gives up registering."""
 RETRIES = (0.5, 1.0, 2.0, 4.0)
-"""Seconds between tries, then SIGN_OF_LIFE."""
+"""Seconds between tries; then SIGN_OF_LIFE."""
 
 
 class Reporter(threading.Thread):
-    """Connects, registers once, and sends readings at once, on change and as a sign of life.
+    """Connects, registers once, and sends readings: at once, on change, and as a sign of life.
 
-    make_link  gives the Link, in this thread; what it raises, `failure` tells
-    living     the names of heaps whose creator lives
-    ready      set when the GPP has its first metrics, or when it was tried in vain
+    make_link  makes the Link, in this thread; `failure` reports what it raises
+    living     returns the names of heaps whose creator lives
+    ready      set when the GPP has its first metrics, or when the first try failed
     on_end     called when the thread ends by itself; `failure` then says why, in a sentence
     """
 
@@ -66,7 +66,7 @@ class Reporter(threading.Thread):
         self._inotify: Optional[kernel.Inotify] = None
 
     def wake(self) -> None:
-        """Something that a metric depends on has changed; from any thread, quick, raises nothing."""
+        """Call when something changed that a metric depends on; from any thread, quick, raises nothing."""
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:
@@ -77,7 +77,7 @@ class Reporter(threading.Thread):
         self.wake()
 
     def watch(self, root: str) -> None:
-        """Also wake up when files in `root` grow, come or go; without inotify the sign of life has to do."""
+        """Also wake up when files in `root` change; without inotify only the sign of life remains."""
         try:
             self._inotify = kernel.Inotify(
                 root, kernel.IN_MODIFY | kernel.IN_DELETE | kernel.IN_CREATE | kernel.IN_MOVED_TO
@@ -99,7 +99,10 @@ class Reporter(threading.Thread):
         self._on_end()
 
     def _register(self, link: "Link") -> bool:
-        """Register once.  Whether it was; Unreachable if the GPP cannot be reached for PATIENCE seconds."""
+        """Register once; whether that succeeded.
+
+        Unreachable if the GPP cannot be reached for PATIENCE seconds.
+        """
         from gppshm.redhawk.link import Unreachable
 
         end = time.monotonic() + PATIENCE
@@ -111,7 +114,7 @@ class Reporter(threading.Thread):
                 return True
             except Unreachable as error:
                 if error.delivered:
-                    # The GPP looks for no duplicates: what it may have got is not sent again.
+                    # The GPP does not detect duplicates: do not repeat what it may have received.
                     _log.warning("the GPP may not have got the registration: %s", error)
                     self.registered = True
                     return True
@@ -130,7 +133,7 @@ class Reporter(threading.Thread):
         while not self._stopped.is_set():
             now = time.monotonic()
             full = now - last_full >= SIGN_OF_LIFE
-            # A look at all processes takes its time: the GPP gets its first metrics before.
+            # Scanning all processes takes time: send the first metrics before.
             thorough = not first and (full or now - last_thorough >= SIGN_OF_LIFE)
             first = False
             try:
@@ -164,7 +167,7 @@ class Reporter(threading.Thread):
         self._silent, self._failed = "", 0
 
     def _unanswered(self, error: Exception) -> float:
-        """Tell once; how long to wait before the next try."""
+        """Log once; returns seconds until the next try."""
         if not self._silent:
             _log.warning("%s; cleaning goes on, metrics wait", error)
         self._silent = str(error)
@@ -173,7 +176,7 @@ class Reporter(threading.Thread):
         return RETRIES[self._failed - 1] if self._failed <= len(RETRIES) else SIGN_OF_LIFE
 
     def _on_threshold(self, name: str, text: str) -> None:
-        """In a thread of the ORB."""
+        """Called in a thread of the ORB."""
         try:
             shown = self._board.set_threshold(name, text)
             _log.info("threshold of %s is now %s", name, shown)
@@ -181,11 +184,11 @@ class Reporter(threading.Thread):
             _log.warning("threshold %s for %s is refused: %s", plain(repr(text), 60), plain(name, 60), error)
 
     def _wait(self, earliest: float, latest: float) -> None:
-        """Wait for something that may have changed a metric, from `earliest` until `latest` (monotonic)."""
+        """Wait for a change that may affect a metric, from `earliest` until `latest` (monotonic)."""
         latest = max(earliest, latest)
         ready = [fd for fd, _ in self._poll.poll(max(0.0, latest - time.monotonic()) * 1000)]
         if self._inotify is not None and self._inotify.fd in ready:
-            # A heap that is being made is soon larger.
+            # A new heap grows soon.
             earliest = max(earliest, time.monotonic() + GATHER)
         if time.monotonic() < earliest:
             self._stopped.wait(earliest - time.monotonic())

@@ -1,7 +1,6 @@
-"""Whether values may be set, and if not, why: one sentence for each property or member.
+"""Checks values before they are set: one sentence for each property or member that is wrong.
 
-The runtime takes properties one by one, and stops at the first fault of each.  Here all are judged before any
-is taken.
+The runtime sets properties one by one and stops at the first fault of each.  Here all are checked first.
 """
 
 from gppshm import watch
@@ -22,10 +21,10 @@ LEAST_RESCAN, MOST_RESCAN = 0.1, 3600.0
 def refusals(
     wanted: "Sequence[Any]", declared: "Dict[str, Any]", starting: bool = False
 ) -> "List[Tuple[Any, str]]":
-    """Each of the CF::DataTypes `wanted` that may not be set, and why.
+    """Those of the CF::DataTypes `wanted` that may not be set, and why.
 
     declared  the properties by id
-    starting  as start values, which a readonly property may have, too
+    starting  these are start values, which readonly properties may have, too
     """
     found = []
     for item in wanted:
@@ -36,7 +35,7 @@ def refusals(
 
 
 def completed(wanted: "Sequence[Any]") -> "List[Any]":
-    """The same, with what an earlier version's client left out: ossie takes a struct as a whole only."""
+    """The same, with members that older clients leave out; ossie accepts structs only as a whole."""
     found = []
     for item in wanted:
         id_, default = ADDED.get(item.id, ("", False))
@@ -94,7 +93,7 @@ def _faults_of_value(id_: str, type_: str, value: "Any") -> "List[str]":
 
 
 def _as(type_: str, held: "Any") -> "Any":
-    """What clients send for this type, as it; ValueError, with a sentence, for all else."""
+    """The value that a client sent for this type, converted; ValueError with a sentence if impossible."""
     try:
         if isinstance(held, (bool, int, float, str)):
             return _READERS[type_](held)

@@ -2,11 +2,11 @@
 
 
 def plain(text: object, limit: int = 1000) -> str:
-    """`text` as printable ASCII of at most `limit` characters, whatever it holds.
+    """`text` as printable ASCII of at most `limit` characters.
 
-    omniORB refuses a NUL (BAD_PARAM) and, where the peer's code set has no such character, everything that
-    is not ASCII (DATA_CONVERSION): the whole message would be lost.  File names, command lines and the
-    kernel's messages may hold any byte; such characters, and control characters, become \\x.. or \\u....
+    omniORB refuses a NUL (BAD_PARAM) and, if the peer's code set lacks a character, everything that is not
+    ASCII (DATA_CONVERSION): the whole message would be lost.  File names, command lines and kernel messages
+    may contain any byte.  Such characters, and control characters, become \\x.. or \\u....
     """
     shown = str(text).encode("ascii", "backslashreplace").decode("ascii")
     if not shown.isprintable():
@@ -15,5 +15,5 @@ def plain(text: object, limit: int = 1000) -> str:
 
 
 def megabytes(size: float) -> str:
-    """Bytes as people and REDHAWK's GPP count them: a MB is 1048576 bytes."""
+    """Bytes as MB of 1048576 bytes, as REDHAWK's GPP counts them."""
     return "%.1f MB" % (size / 1048576)

@@ -1,4 +1,4 @@
-"""Thresholds as an operator writes them, and when a metric crosses one."""
+"""Thresholds as operators write them, and alarms when a metric crosses one."""
 
 import re
 
@@ -34,9 +34,9 @@ EXPECTED = "write it as 64, 64 MB, 1.5 GB, 5% or off"
 
 
 class Threshold:
-    """An amount of bytes, a share of the file system, or none at all.
+    """A number of bytes, a share of the file system, or none.
 
-    text  as it is shown, and as `parse` reads it again
+    text  for display; `parse` reads it
     """
 
     __slots__ = ("bytes", "share", "text")
@@ -50,7 +50,7 @@ class Threshold:
         return f"Threshold({self.text!r})"
 
     def limit(self, size: int) -> "Optional[int]":
-        """In bytes, on a file system of `size` bytes (0: it has no size); None if there is none."""
+        """In bytes, on a file system of `size` bytes (0: no size); None if there is none."""
         if self.share is not None:
             return int(size * self.share / 100) if size else None
         return self.bytes
@@ -60,14 +60,14 @@ OFF = Threshold("off")
 
 
 def parse(text: str) -> Threshold:
-    """The threshold that is written as `64` (MB), `64 MB`, `1.5GB`, `5%` or `off`.
+    """The threshold written as `64` (MB), `64 MB`, `1.5GB`, `5%` or `off`.
 
-    ValueError, with a sentence for the operator, if it is anything else: negative, NaN, above 100%.
+    ValueError with a sentence for anything else: negative, NaN, above 100%.
     """
     text = text.strip()
     if text.lower() == "off":
         return OFF
-    # A longer one is no slip of the pen, and is not worth the time of a pattern.
+    # Longer input is no typing error; do not match the pattern against it.
     match = _WRITTEN.fullmatch(text) if len(text) <= 32 else None
     if match is None:
         raise ValueError("it is no threshold: " + EXPECTED)
@@ -87,7 +87,7 @@ def parse(text: str) -> Threshold:
 
 
 class Alarm:
-    """Whether a level has crossed its limit; it comes back only by a margin, so that it does not flap.
+    """Whether a level has crossed its limit; it ends only beyond a margin, so that it does not flap.
 
     below  True: the level must not fall below the limit; False: it must not rise above it
     """
@@ -100,7 +100,7 @@ class Alarm:
         self._limit: Optional[int] = None
 
     def judge(self, level: int, limit: "Optional[int]", most: int) -> bool:
-        """Whether the alarm is raised now; `most` is the highest level there can be, all in bytes.
+        """Whether the alarm is on now; `most` is the highest possible level; all in bytes.
 
         A new limit is judged afresh.  The margin is a tenth of the limit, at least 1 MB.
         """

@@ -1,4 +1,4 @@
-"""Removing what was confirmed, by the same reaper and verdict as redhawk-shmclean, in a thread of its own."""
+"""Removes what was confirmed, by the same reaper and verdict as redhawk-shmclean, in a thread of its own."""
 
 import threading
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def refusal(row: "Row") -> str:
-    """Why a heap is not removed; "" if it is an orphan, as it was seen last."""
+    """Why a heap is not removed; "" if it was an orphan when last inspected."""
     if row.orphaned:
         return ""
     doubt = "is" if row.state is creator.ALIVE else "may be"
@@ -23,9 +23,10 @@ def refusal(row: "Row") -> str:
 
 
 class Cleaning(threading.Thread):
-    """Removes the heaps of `rows`, of each only what was seen; then calls `on_end` with what to say of it.
+    """Removes the heaps of `rows`, if they are still the files that were shown; then calls `on_end` with a
+    summary.
 
-    Each is judged anew: one whose creator lives, or may live, is kept.
+    Each is judged again: a heap whose creator is or may be alive is kept.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Cleaning(threading.Thread):
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
         with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory) as cleaner:
-            yield from shmclean.settled(cleaner, list(self._confirmed), asking.judge, self._confirmed.get)
+            yield from cleaner.settle_patiently(list(self._confirmed), asking.judge, self._confirmed.get)
 
 
 def _failure(outcome: reaper.Outcome) -> str:
@@ -79,8 +80,8 @@ def _summary(removed: int, size: int, attached: int, failures: "List[str]") -> s
     if removed:
         words.append(f"removed {text.many(removed, 'heap')}, {text.size_auto(size)}")
         if attached:
-            words.append(f"{text.size_auto(attached)} of it come back only when those attached exit")
+            words.append(f"{text.size_auto(attached)} of it come back only when the peers exit")
     if failures:
         more = f" (and {len(failures) - 1} more were kept)" if len(failures) > 1 else ""
         words.append(failures[0] + more)
-    return "; ".join(words) or "nothing was left to remove: somebody else was faster"
+    return "; ".join(words) or "nothing was left to remove: another cleaner was faster"

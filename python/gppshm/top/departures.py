@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 PATIENCE = 1.5
 """Seconds that a creator may take to exit after it unlinked its heap."""
 BUFFERS = 256
-"""So many buffers of events are read in one go; a flood of more is dropped, and nothing told from it."""
+"""Buffers of events read at once; the rest of a flood is dropped and explains nothing."""
 
 _EVENTS = kernel.IN_CLOSE_WRITE | kernel.IN_DELETE | kernel.IN_MOVED_FROM
 
 
 class Departures:
-    """Listens to one directory; without inotify less can be told.
+    """Watches one directory for removals; without inotify less can be explained.
 
-    cleaned  name -> why it was unlinked, of what the display itself has removed
+    cleaned  name -> reason, of heaps that the display itself has removed
     """
 
     def __init__(self, root: str) -> None:
@@ -45,7 +45,7 @@ class Departures:
             self._inotify.close()
 
     def listen(self) -> None:
-        """Take what has happened; before each look at the directory."""
+        """Read pending events; to be called before each scan of the directory."""
         for _ in range(BUFFERS):
             events = self._inotify.read() if self._inotify is not None else []
             if not events:
@@ -54,7 +54,7 @@ class Departures:
                 if mask & kernel.IN_Q_OVERFLOW:
                     self._forget_all()
                 elif mask & kernel.IN_DELETE:
-                    # Who removes an orphan renames it first (see shmfs.DYING).
+                    # Cleaners rename an orphan first (see shmfs.DYING).
                     self._moved.discard(shmfs.living_name(name))
                     self._deleted.add(shmfs.living_name(name) or name)
                 elif mask & kernel.IN_MOVED_FROM:
@@ -64,18 +64,18 @@ class Departures:
         self._forget_all()
 
     def still_there(self, names: "Iterable[str]", alive: "Iterable[str]") -> None:
-        """These have been seen after what happened so far, and of some the creators live."""
+        """These names still exist after the events so far; some of their creators live."""
         for found in (self._deleted, self._moved, self._closed_later):
             found.difference_update(names)
         self._closed.difference_update(alive)
 
     def keep(self, names: "Iterable[str]") -> None:
-        """Forget what happened to all others: others' files come and go for months."""
+        """Forget the events of all other names, so that foreign files do not accumulate."""
         for found in (self._deleted, self._closed, self._closed_later, self._moved):
             found.intersection_update(names)
 
     def explain(self, removal: "Removal") -> None:
-        """Say why, anew until it is settled."""
+        """Find the reason of a removal; again until it is settled."""
         row = removal.row
         name = row.file
         late = time.monotonic() - removal.seen > PATIENCE
@@ -84,12 +84,12 @@ class Departures:
             removal.why, removal.orphan = f"removed from here: {self.cleaned[name]}", True
             removal.settled = True
         elif row.orphaned:
-            removal.why = f"somebody cleaned: {row.reason}"
+            removal.why = f"removed by others: {row.reason}"
         elif row.living and asking.maps(row.living, row.file_id):
-            removal.why = "unlinked by somebody else: its creator lives on"
+            removal.why = "unlinked by others while its creator lives"
         elif name in self._closed and (name not in self._closed_later or removal.left):
-            # Whoever gives back what is free in it lets go of it later, too.
-            removal.why, removal.orphan = "its creator died, somebody cleaned at once", True
+            # A cleaner that gives memory back closes it later, too.
+            removal.why, removal.orphan = "its creator died, removed by others", True
         elif name in self._moved:
             removal.why = "it was renamed"
         elif name in self._deleted and row.living:

@@ -1,10 +1,10 @@
-"""One heap in full: its blocks, superblocks, locks, holders and faults; looked at in a thread of its own."""
+"""One heap in detail: blocks, superblocks, locks, holders and faults; collected in a thread of its own."""
 
 import threading
 import time
 
 from gppshm import asking, locks, shmfs, snapshot
-from gppshm.cli import shminfo, shminfo_blocks
+from gppshm.cli import shminfo_blocks
 from gppshm.top.state import shown
 
 TYPE_CHECKING = False
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0
 SHARE = 10
-"""A look is not followed by another before so many times its duration: a heap may have a million blocks."""
+"""Pause between inspections, as a multiple of the last one's duration: a heap may have a million blocks."""
 CELLS = 64
-"""So many cells has the largest of many superblocks; of few, more (shminfo_blocks)."""
+"""Cells of the largest of many superblocks; few superblocks get more (shminfo_blocks)."""
 SUPERBLOCKS = 1000
-"""So many superblocks are drawn one by one; all are in the sums."""
+"""Superblocks that are drawn individually; the sums include all."""
 MOST = 100
-"""So many holders, and locks that are taken, are told one by one."""
+"""Holders, and taken locks, that are listed individually."""
 
 
 class Superblock:
-    """number from 1 on, where it lies, what each cell of its picture is, what they add up to, its lock."""
+    """number from 1 on, offset, the kind of each cell, the Tally, and the lock."""
 
     __slots__ = ("cells", "lock", "number", "offset", "tally")
 
@@ -43,11 +43,11 @@ class Superblock:
 
 
 class Details:
-    """What was seen of one heap; words as `shown`.
+    """What is known of one heap; texts as `shown`.
 
-    error    why nothing, or less, could be seen; "" if all was
-    cell     bytes that a cell stands for
-    holders  (pid, what it does with it, command); unseen: so many processes could not be asked
+    error    why nothing, or less, is known; "" if nothing is missing
+    cell     bytes per cell
+    holders  (pid, how it holds the heap, command); unseen: number of processes that could not be inspected
     """
 
     def __init__(self, name: str) -> None:
@@ -66,14 +66,14 @@ class Details:
 
 
 def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]") -> Details:
-    """All of one heap, whatever is wrong with it; OSError if the directory itself cannot be read."""
+    """The details of one heap, whatever is wrong with it; OSError if the directory cannot be read."""
     details = Details(name)
     shot = snapshot.take(directory, [name], check=True, judge=asking.judge)
     if not shot.entries:
         details.error = "it is not there any more"
         return details
     entry = shot.entries[0]
-    details.error = shown(shminfo.why_unreadable(entry))
+    details.error = shown(entry.error)
     status, header, heap = entry.sighting.status, entry.sighting.header, entry.heap
     details.header = [
         ("file", f"{status.st_size} bytes, {status.st_blocks * 512} allocated, inode {status.st_ino}")
@@ -92,7 +92,7 @@ def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]
 
 
 def _locks(root: str, name: str) -> "List[locks.Lock]":
-    """None where processes cannot be looked at."""
+    """None if processes cannot be inspected."""
     try:
         return [
             locks.Lock.of(each)
@@ -146,9 +146,9 @@ def _add_holders(
 
 
 class Inspector(threading.Thread):
-    """Looks at the heap that `show` names, again and again; `details` is the last look at it.
+    """Inspects the heap chosen by `show` again and again; `details` is the newest result.
 
-    on_change  called, in this thread, after each
+    on_change  called after each inspection, in this thread
     """
 
     def __init__(self, root: str, on_change: "Callable[[], None]") -> None:
@@ -160,7 +160,7 @@ class Inspector(threading.Thread):
         self._wanted = threading.Event()
 
     def show(self, name: "Optional[str]") -> None:
-        """From now on this one; None: none."""
+        """Choose a heap; None: none."""
         self._name, self._details = name, None
         self._wanted.set()
 
@@ -178,7 +178,7 @@ class Inspector(threading.Thread):
                 details = self._look(name, descriptions)
                 if self._name == name:
                     gone = self._details if not details.header and self._details is not None else None
-                    if gone is not None:  # its last picture stays
+                    if gone is not None:  # keep the last result
                         gone.error, details = details.error, gone
                     self._details = details
                     self._on_change()
@@ -191,5 +191,5 @@ class Inspector(threading.Thread):
                 return look(directory, name, descriptions)
         except Exception as error:
             details = Details(name)
-            details.error = shown(f"it could not be looked at: {error}")
+            details.error = shown(f"it could not be inspected: {error}")
             return details

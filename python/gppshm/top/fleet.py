@@ -1,6 +1,7 @@
-"""redhawk-shmtop --domain: every host of a REDHAWK domain as lines of a screen, and the thread that asks.
+"""redhawk-shmtop --domain: every host of a REDHAWK domain as lines of a screen, and the thread that queries
+them.
 
-Knows neither the terminal nor CORBA: it is given what asks, a `gppshm.redhawk.domain.Domain`.
+Knows neither the terminal nor CORBA: it is given a `gppshm.redhawk.domain.Domain`.
 """
 
 import functools
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from gppshm.top.canvas import Glyphs, Line
 
 INTERVAL = 2.0
-"""Seconds from an answer of all to the next question."""
+"""Seconds from a complete answer to the next query."""
 STALE = 10.0
-"""Seconds; the age of an older look is told."""
+"""Seconds; the age of an older answer is shown."""
 
 TITLES = {
     "HOST": "name",
@@ -59,12 +60,12 @@ class FleetRow:
         self.words = {title: shown(word) for title, word in zip(shminfo_domain.TITLES, words)}
 
     def number(self, name: str) -> int:
-        """One of the sizes; less than nothing where nothing is known."""
+        """One of the sizes; negative if unknown."""
         return int(self.host.usage.get(name, -1))
 
 
 class FleetState:
-    """One look; `failure`: why there is none, and `rows` is the last that there was."""
+    """One answer; `failure`: why there is none, and `rows` is the last answer."""
 
     def __init__(self, domain: str, rows: "List[FleetRow]", failure: str = "") -> None:
         self.domain = shown(domain)
@@ -95,9 +96,9 @@ class FleetView(views.View):
 
 
 class Asker(threading.Thread):
-    """Asks the domain again and again; `state` is the last answer, and `on_change` is called after each.
+    """Queries the domain again and again; `state` is the newest answer, and `on_change` is called after each.
 
-    domain.Failure if there is nobody to ask to begin with.
+    domain.Failure if the domain cannot be reached at the start.
     """
 
     def __init__(self, domain: "Domain") -> None:
@@ -115,7 +116,7 @@ class Asker(threading.Thread):
             try:
                 self.state = self._ask()
             except Exception as error:
-                # domain.Failure says all; anything else is a fault of the display's own.
+                # domain.Failure has a full message; anything else is an internal error.
                 words = str(error) or type(error).__name__
                 self.state = FleetState(self._domain.name, self.state.rows, words)
             self.on_change()
@@ -125,7 +126,7 @@ class Asker(threading.Thread):
 
 
 def frame(view: views.View, width: int, height: int, glyphs: "Glyphs") -> Frame:
-    """The whole screen, `height` lines of it."""
+    """The whole screen, in `height` lines."""
     result = Frame(width, glyphs)
     if view.mode == views.DETAILS:
         _details(result, view, height)
@@ -139,7 +140,7 @@ def frame(view: views.View, width: int, height: int, glyphs: "Glyphs") -> Frame:
 
 
 def once(view: FleetView, glyphs: "Glyphs") -> "List[str]":
-    """All devices, as plain lines that are as wide as need be."""
+    """All devices as plain lines, as wide as needed."""
     columns = _columns(view.rows, 1 << 30)
     result = Frame(max(80, sum(columns.values()) + len(columns)), glyphs)
     _head(result, view.state)
@@ -155,7 +156,7 @@ def _table(result: Frame, view: views.View, height: int) -> None:
     columns = _columns(view.rows, result.width)
     _titles(result, view, columns)
     about = 2 if height >= 8 else 0
-    nowhere = f"no host in which these words stand: {view.words}"
+    nowhere = f"no host that match: {view.words}"
     none = nowhere if view.state.rows else "no GppShmPlugin answers"
     cells = functools.partial(_cells, columns=columns, glyphs=result.glyphs)
     table.listing(result, view, cells, none, height - about - 1)
@@ -199,7 +200,7 @@ def _head(result: Frame, state: FleetState) -> None:
 
 
 def _columns(rows: "List[Any]", width: int) -> "Dict[str, int]":
-    """How wide each is; without those that have no room."""
+    """The width of each column; without those that do not fit."""
     widths = {}
     for title in TITLES:
         if title == "USED":
@@ -239,7 +240,7 @@ def _cells(row: FleetRow, columns: "Dict[str, int]", glyphs: "Glyphs") -> "Line"
 
 
 def _details(result: Frame, view: views.View, height: int) -> None:
-    """All heaps of one host, and what was removed from it lately."""
+    """All heaps of one host, and its recent removals."""
     row = view.inspected_row()
     if row is None or row.host.error:
         why = row.words["STATE"] if row is not None else "it is not among the devices any more"
@@ -278,12 +279,12 @@ def _lines(host: "Host", result: Frame) -> "List[Any]":
 HELP = (
     ("Up Down PgUp PgDn Home End", "select; the wheel and a click do, too"),
     ("Enter, a second click", "the heaps of that host, and what was removed there lately"),
-    ("s, a click on a title", "sort by the next column; by that one, or the other way round"),
-    ("r", "sort the other way round"),
-    ("/", "show only hosts in which these words stand; Esc: all again"),
+    ("s, a click on a title", "sort by the next column; by the clicked one, or reverse it"),
+    ("r", "reverse the order"),
+    ("/", "show only hosts that match; Esc: all again"),
     ("q, Ctrl-C", "end; Ctrl-Z: to the background"),
     ("", ""),
     ("does not answer", "the device, or its host, hangs or is cut off; other kinds of device, too"),
-    ("orphans", "heaps of the dead that could not be removed: look at that host"),
+    ("orphans", "orphans that could not be removed: check that host"),
     ("", "Nothing is cleaned from here: redhawk-shmclean does, on that host"),
 )

@@ -1,4 +1,4 @@
-"""The display of a whole domain: what each key does.  It only looks."""
+"""The display of a whole domain: the actions of the keys.  It changes nothing."""
 
 from gppshm.top import canvas, fleet
 from gppshm.top.terminal import Terminal

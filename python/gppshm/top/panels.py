@@ -1,4 +1,4 @@
-"""What is opened over or instead of the table: one heap in full, the question before cleaning, the help."""
+"""Panels over or instead of the table: one heap in detail, the confirmation before cleaning, the help."""
 
 from gppshm.cli import text
 from gppshm.top.canvas import (
@@ -29,18 +29,18 @@ HELP = (
     ("Enter, a second click", "all of a heap: blocks, superblocks, locks, holders, faults"),
     ("c", "remove the selected heap, if its creator is provably gone (asks first)"),
     ("C", "remove every orphaned heap (asks first)"),
-    ("s, a click on a title", "sort by the next column; by that one, or the other way round"),
-    ("r", "sort the other way round"),
-    ("/", "show only heaps in which these words stand; Esc: all again"),
+    ("s, a click on a title", "sort by the next column; by the clicked one, or reverse it"),
+    ("r", "reverse the order"),
+    ("/", "show only heaps that match; Esc: all again"),
     ("q, Ctrl-C", "end; Ctrl-Z: to the background"),
     ("", ""),
     ("orphaned", "the creator is provably gone"),
-    ("orphaned, attached", "likewise, and the memory comes back when those attached exit"),
+    ("orphaned, attached", "the same, but the memory comes back when the peers exit"),
     ("unknown", "it cannot be proven either way: kept"),
-    ("unreadable", "named as a heap, and not ours to read"),
+    ("unreadable", "named as a heap, but not readable"),
     ("COMPONENT", "by the creator's command line: component, application; else the command"),
     ("ATT", "processes that hold it, its living creator left out"),
-    ("held 9.9M+", "at least so much: some processes could not be looked into"),
+    ("held 9.9M+", "at least this much: some processes could not be inspected"),
 )
 
 
@@ -70,7 +70,7 @@ def _help_lines(entries: "Sequence[Tuple[str, str]]", width: int, glyphs: "Glyph
 
 
 def help_(result: Frame, view: "View", entries: "Sequence[Tuple[str, str]]" = HELP) -> None:
-    """(key, what it does), or (word, what it means)"""
+    """(key, action), or (word, meaning)"""
     lines = _help_lines(entries, result.width, result.glyphs)
     _box(result, view, "redhawk-shmtop", lines, (("Esc", "esc", "back"),))
 
@@ -78,7 +78,7 @@ def help_(result: Frame, view: "View", entries: "Sequence[Tuple[str, str]]" = HE
 def _box(
     result: Frame, view: "View", title: str, lines: "Sequence[str]", keys: "Sequence[Tuple[str, str, str]]"
 ) -> None:
-    """Lines over the middle of what is there; they can be scrolled."""
+    """Lines in a box over the middle of the screen; they can be scrolled."""
     height, width, glyphs = len(result.lines), result.width, result.glyphs
     shown_lines = max(1, min(len(lines), height - 4))
     first = view.lines(len(lines), shown_lines)
@@ -93,7 +93,7 @@ def _box(
     over = box.lines[: height - top]
     result.lines[top : top + len(over)] = over
     if top + len(over) < height:
-        result.lines[-1] = [(PLAIN, " " * width)]  # those keys mean nothing now
+        result.lines[-1] = [(PLAIN, " " * width)]  # these keys do nothing now
     result.zones = [(row + top, start, end, action) for row, start, end, action in box.zones]
 
 
@@ -153,7 +153,7 @@ def _facts(body: Frame, details: "Details") -> None:
         body.put((PLAIN, f"and {details.more_locks} more that are taken"))
     notes = [] if details.holders else ["none seen"]
     if details.unseen:
-        notes.append(f"processes that could not be looked into: {details.unseen}")
+        notes.append(f"processes that could not be inspected: {details.unseen}")
     _section(body, "holders", [(PLAIN, "; ".join(notes))])
     for pid, ways, command in details.holders:
         body.put((BOLD, f"{pid:>8} "), (PLAIN, f" {ways}: {command}"))

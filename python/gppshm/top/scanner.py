@@ -1,6 +1,6 @@
-"""The thread that looks: every second, and at once when a process dies.  It removes nothing.
+"""The scanning thread: every second, and at once when a process dies.  It removes nothing.
 
-A watcher on a dry run tells of deaths, and knows who lives: so most looks need not ask /proc again.
+A watcher in dry-run mode reports deaths and knows living creators, so most scans need not read /proc again.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from collections import deque
 
 from gppshm import asking, creator, events, held, lease, shmfs, snapshot, watch
-from gppshm.cli import shminfo
+from gppshm.cli import text
 from gppshm.top.departures import Departures
 from gppshm.top.state import Removal, Room, Row, State
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0
 SHARE = 8
-"""A look is not followed by another before so many times its duration."""
+"""Pause between scans, as a multiple of the last one's duration."""
 SOONEST = 0.1
-"""Seconds between looks that deaths call for."""
+"""Seconds between scans that deaths trigger."""
 SURVEY_INTERVAL, SURVEY_SHARE = 2.0, 25
-"""The same of a look through all processes, for who holds what: it costs more, and changes less."""
+"""The same for scans of all processes for holders, which cost more and change less."""
 HISTORY = 3600
 REMOVALS = 200
 REST = 0.2
-"""Seconds, after a fault of its own."""
+"""Seconds of pause after an internal error."""
 
 
 class Scanner(threading.Thread):
-    """Looks at `root`; `state` is the last look, and `on_change` is called, in this thread, after each.
+    """Scans `root`; `state` is the newest result, and `on_change` is called after each scan, in this thread.
 
     OSError if the directory cannot be opened.
     """
@@ -60,7 +60,7 @@ class Scanner(threading.Thread):
         return self._watcher.passed_over
 
     def look_soon(self) -> None:
-        """From any thread: something has changed."""
+        """Scan soon; from any thread."""
         self._changed = True
         self._watcher.wake()
 
@@ -69,7 +69,7 @@ class Scanner(threading.Thread):
         self._watcher.stop()
 
     def look_once(self) -> State:
-        """Everything at once, instead of the thread; OSError if the directory cannot be read."""
+        """Scan everything once, instead of running the thread; OSError if the directory cannot be read."""
         self._watcher.sweep()
         self._look_through_processes()
         return self._look()
@@ -95,7 +95,7 @@ class Scanner(threading.Thread):
         self._watcher.close()
 
     def _wait(self, soonest: float, latest: float) -> None:
-        """Follow the watcher until the next look is due."""
+        """Run the watcher until the next scan is due."""
         while not self._stopped:
             left = (soonest if self._changed else latest) - time.monotonic()
             if left <= 0:
@@ -106,11 +106,11 @@ class Scanner(threading.Thread):
         self._changed = True
 
     def _guarded(self, act: "Callable[[], object]") -> None:
-        """What goes wrong is shown as long as it does, and stops nothing."""
+        """Errors are shown as long as they last, and stop nothing."""
         try:
             act()
         except Exception as error:
-            self._fault = f"a fault of its own: {type(error).__name__}: {error}; what is shown may be old"
+            self._fault = f"internal error: {type(error).__name__}: {error}; what is shown may be old"
             if self.state is not None:
                 self.state.troubles = (*self._troubles(), self._fault)
             self._on_change()
@@ -138,7 +138,7 @@ class Scanner(threading.Thread):
         rows = {}
         self._verdicts = {}
         for entry in shot.entries:
-            if shminfo.is_heap(entry):
+            if entry.is_heap:
                 rows[entry.sighting.name] = self._row(entry)
                 if entry.verdict is not None:
                     self._verdicts[entry.sighting.name] = entry.sighting.file_id, entry.verdict
@@ -148,11 +148,11 @@ class Scanner(threading.Thread):
         self._history.append((time.monotonic(), room.used))
         troubles = self._troubles()
         if shot.usage.inodes_are_scarce:
-            troubles.insert(0, f"inodes: {shminfo.scarce_inodes(shot.usage)}")
+            troubles.insert(0, f"inodes: {text.scarce_inodes(shot.usage)}")
         return State(shot.root, room, list(rows.values()), self._history, self._removals, troubles)
 
     def _follow_root(self) -> None:
-        """Have the watcher go over to another directory that lies at the path now, and go with it."""
+        """Switch to the directory that is at the path now, with the watcher."""
         try:
             there, here = os.stat(self._watcher.root), os.fstat(self._watcher.directory.fd)
             moved = (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
@@ -166,7 +166,7 @@ class Scanner(threading.Thread):
             self.departures = Departures(self._watcher.root)
 
     def _known_verdict(self, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
-        """The last verdict on a heap whose creator lives, while the watcher would be told of its death."""
+        """The last verdict on a heap whose creator lives, if the watcher would report its death."""
         file_id, verdict = self._verdicts.get(seen.name, (None, None))
         if verdict is None or file_id != seen.file_id or verdict.state is not creator.ALIVE:
             return None
@@ -219,7 +219,7 @@ class Scanner(threading.Thread):
             self._survey = None
             return
         holders = self._survey.holders
-        # A living creator maps its heap: where that is not seen, it is judged anew.
+        # A living creator maps its heap; otherwise judge again.
         for name, (file_id, verdict) in list(self._verdicts.items()):
             if verdict.creator and verdict.creator not in [
                 h.pid for h in holders.get(file_id, ()) if h.mapped
@@ -229,5 +229,5 @@ class Scanner(threading.Thread):
     def _troubles(self) -> "List[str]":
         troubles = self._watcher.troubles()
         if self._survey is None:
-            troubles.append("who holds what is not known (yet): all processes have to be looked through")
+            troubles.append("the holders are not known yet: all processes have to be scanned")
         return troubles

@@ -1,8 +1,9 @@
-"""The display of one host: what each key does, and the threads that look and clean for it."""
+"""The display of one host: the actions of the keys, and the threads that scan and clean for it."""
 
 from gppshm.cli import text
-from gppshm.top import canvas, draw
+from gppshm.top import panels, table
 from gppshm.top import view as views
+from gppshm.top.canvas import PLAIN, Frame
 from gppshm.top.cleaning import Cleaning, refusal
 from gppshm.top.details import Inspector
 from gppshm.top.terminal import Terminal
@@ -11,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Optional
 
+    from gppshm.top.canvas import Glyphs
+    from gppshm.top.details import Details
     from gppshm.top.scanner import Scanner
     from gppshm.top.state import Row
 
@@ -32,9 +35,9 @@ class Display(Terminal):
     def stop(self) -> None:
         self._scanner.stop()
 
-    def frame(self, width: int, height: int) -> canvas.Frame:
+    def frame(self, width: int, height: int) -> Frame:
         self.view.take(self._scanner.state)
-        return draw.frame(self.view, self._inspector.details, width, height, self.glyphs)
+        return _frame(self.view, self._inspector.details, width, height, self.glyphs)
 
     def inspect(self, name: "Optional[str]") -> None:
         self._inspector.show(name)
@@ -77,3 +80,24 @@ class Display(Terminal):
     def _cleaned(self, message: str, bad_news: bool) -> None:
         self.view.say(message, bad_news)
         self.refresh()
+
+
+def _frame(
+    view: views.View, details: "Optional[Details]", width: int, height: int, glyphs: "Glyphs"
+) -> Frame:
+    """The whole screen, in `height` lines."""
+    result = Frame(width, glyphs)
+    state = view.state
+    if state is None:
+        result.put((PLAIN, "first scan of the shared memory ..."))
+    elif view.mode == views.DETAILS or (view.mode == views.CONFIRM and view.inspected):
+        panels.details_(result, view, details, height)
+    else:
+        table.table(result, view, state, height)
+    result.fill(height)
+    del result.lines[height:]
+    if view.mode == views.CONFIRM:
+        panels.confirmation(result, view)
+    elif view.mode == views.HELP:
+        panels.help_(result, view)
+    return result

@@ -1,10 +1,10 @@
-"""The state of the shared memory as the display shows it: plain data, made by the scanner, never changed."""
+"""The state of the shared memory for the display: plain data, made by the scanner, never changed."""
 
 import functools
 import time
 
 from gppshm import creator, snapshot
-from gppshm.cli import shminfo, text
+from gppshm.cli import text
 from gppshm.roles import role
 
 TYPE_CHECKING = False
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 UNREADABLE = creator.State("unreadable")
 COMMAND_LIMIT = 1000
-"""So many characters of a command line are shown at most: it may have millions."""
+"""Characters of a command line that are shown, at most: it may have millions."""
 
 _role = functools.lru_cache(4096)(role)
 
 
 @functools.lru_cache(8192)
 def shown(words: str) -> str:
-    """Names and commands as this terminal can show them: nothing of them moves its cursor, or is lost."""
+    """Names and commands in a form that is safe on this terminal."""
     encoding = text.encoding()
     return text.escaped(words).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Row:
-    """One heap; sizes in bytes, words as `shown`.
+    """One heap; sizes in bytes, texts as `shown`.
 
-    file      its name in the directory, as it is
-    creator   pid: as seen from here while it lives, else by the header or the name; 0 if it is not known
-    state     creator.State, or UNREADABLE; and the sentence of `reason`
-    attached  how many processes hold it, its living creator left out; None before anybody counted
+    file      its name in the directory, unescaped
+    creator   pid in this pid namespace while it lives, else from header or name; 0 if unknown
+    state     creator.State, or UNREADABLE; `reason` is one sentence
+    attached  number of holders except the living creator; None before they were counted
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Row:
         recorded = seen.header.creator if seen.header is not None else seen.name_pid
         self.creator = self.living or recorded
         self.state = verdict.state if verdict is not None else UNREADABLE
-        self.reason = shown(verdict.reason if verdict is not None else shminfo.why_unreadable(entry))
+        self.reason = shown(verdict.reason if verdict is not None else entry.error)
         self.allocated = seen.status.st_blocks * 512
         self.size = heap.heap_size if heap is not None else 0
         self.used = heap.heap_used if heap is not None else 0
@@ -78,11 +78,11 @@ class Row:
 
 
 class Removal:
-    """A heap that is not there any more, and why, as far as that can be told.
+    """A heap that was removed, and why, as far as known.
 
-    settled  nothing more is to be learned about it
-    orphan   it was one: somebody cleaned
-    left     bytes that it still takes, without a name, for others hold it; `holders`: so many
+    settled  nothing more can be found out
+    orphan   it was an orphan: a cleaner removed it
+    left     bytes that it still takes, because processes hold it; `holders`: how many
     """
 
     __slots__ = ("holders", "left", "orphan", "row", "seen", "settled", "time", "why")
@@ -98,11 +98,11 @@ class Removal:
 
 
 class Room:
-    """The file system, in bytes.  What is used is `heaps`, `held` and `other`, and nothing else.
+    """The file system, in bytes.  The used space is the sum of `heaps`, `held` and `other`.
 
-    held      unlinked, but still mapped or open; at least, where some processes could not be looked into
-    other     all else that is used: other files, and what cannot be seen
-    reserved  granted beforehand: nobody does so here
+    held      unlinked, but still mapped or open; a minimum if some processes could not be inspected
+    other     all other used space: other files, and what cannot be seen
+    reserved  granted in advance; always 0 here
     """
 
     __slots__ = ("at_least", "free", "heaps", "held", "other", "reserved", "size")
@@ -122,11 +122,11 @@ class Room:
 
 
 class State:
-    """One look.
+    """One scan.
 
     history   (monotonic, bytes used), oldest first
     removals  newest first
-    troubles  what is wrong with the file system or with looking itself, a sentence each
+    troubles  problems of the file system or of the scan, a sentence each
     """
 
     def __init__(

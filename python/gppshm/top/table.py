@@ -1,4 +1,4 @@
-"""The table of heaps, with the file system above it and what was removed below."""
+"""The table of heaps, with the file system above and recent removals below."""
 
 import functools
 import time
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SECONDS_PER_CELL = 5.0
 """Of the history."""
 STALE = 5.0
-"""Seconds; the age of an older look is told."""
+"""Seconds; the age of an older scan is shown."""
 
 STATE_WIDTH = 18
 WANTED = (
@@ -61,7 +61,7 @@ TITLES = {
 
 
 def once(view: "View", width: int, glyphs: "Glyphs") -> "List[str]":
-    """All heaps, as plain lines; `width` 0: as wide as needed."""
+    """All heaps as plain lines; `width` 0: as wide as needed."""
     state = view.state
     assert state is not None
     widths = _columns(view.rows, width) if width else _full_columns(view.rows)
@@ -84,7 +84,7 @@ def table(result: Frame, view: "View", state: "State", height: int) -> None:
     filter_line(result, view)
     widths = _columns(view.rows, result.width)
     _titles(result, view, widths)
-    nowhere = f"no heap in which these words stand: {view.words}"
+    nowhere = f"no heap that match: {view.words}"
     none = nowhere if state.rows else f"no heap lies in {state.root}"
     cells = functools.partial(_cells_of, widths=widths, glyphs=result.glyphs)
     listing(result, view, cells, none, height - about - removals - 1)
@@ -121,7 +121,7 @@ def _head(result: Frame, state: "State", lines: int) -> None:
 
 
 def _legend(result: Frame, room: "Room") -> None:
-    """What the bar's glyphs stand for; in the fewest words where there is little room."""
+    """The meaning of the bar's glyphs; shorter if there is little room."""
     glyphs = result.glyphs
     parts = (
         ("class:heaps", glyphs.heaps, "heaps", "heaps", room.heaps, ""),
@@ -141,7 +141,7 @@ def _legend(result: Frame, room: "Room") -> None:
 
 
 def _bar(room: "Room", width: int, glyphs: "Glyphs") -> "Line":
-    """The file system; what there is of anything has a cell at least."""
+    """The file system as a bar; every part that is not empty has at least one cell."""
     parts = (
         (room.heaps, "class:heaps", glyphs.heaps),
         (room.other, "class:other", glyphs.other),
@@ -158,7 +158,7 @@ def _bar(room: "Room", width: int, glyphs: "Glyphs") -> "Line":
 
 
 def _history(state: "State", width: int, glyphs: "Glyphs") -> "Line":
-    """The most that was used in each SECONDS_PER_CELL; the newest at the right."""
+    """The highest use in each SECONDS_PER_CELL; the newest at the right."""
     cells = max(1, width - 24)
     peaks: Dict[int, int] = {}
     now = int(state.seen / SECONDS_PER_CELL)
@@ -181,7 +181,7 @@ def _history(state: "State", width: int, glyphs: "Glyphs") -> "Line":
 
 
 def _columns(rows: "Sequence[Row]", width: int) -> "Dict[str, int]":
-    """How wide each column is on a line of `width` cells; where that is narrow, some are left out."""
+    """The width of each column on a line of `width` cells; columns that do not fit are left out."""
     name = min(20, max([width_of(row.name) for row in rows] + [9]))
     left = width - name - 1 - STATE_WIDTH
     if left < 0:
@@ -202,7 +202,7 @@ def _columns(rows: "Sequence[Row]", width: int) -> "Dict[str, int]":
 
 
 def _full_columns(rows: "Sequence[Row]") -> "Dict[str, int]":
-    """So wide that nothing is cut."""
+    """Widths that cut nothing."""
     widths = {key: least for key, least in WANTED if key in ("usage", "bar", "attached")}
     for key in ("name", "creator", "component", "command", "state", "reason"):
         widths[key] = max([width_of(cell_words(row, key)) for row in rows] + [len(TITLES[key][0]) + 1])
@@ -221,7 +221,7 @@ def _titles(result: Frame, view: "View", widths: "Dict[str, int]") -> None:
 
 
 def cell_words(row: "Row", key: str) -> str:
-    """What stands in that column."""
+    """The text of that column."""
     if key == "component":
         if not row.component:
             return program(row.command)
@@ -232,7 +232,7 @@ def cell_words(row: "Row", key: str) -> str:
 
 
 def program(command: str) -> str:
-    """The first word without its folder."""
+    """The first word without its directory."""
     first = command.split(" ")[0]
     return first.rpartition("/")[2] or first
 
@@ -279,7 +279,7 @@ def _removed(result: Frame, removals: "Sequence[Removal]", lines: int) -> None:
 
 
 def _describe(result: Frame, row: "Row", lines: int) -> None:
-    """All that the table has no room for, of the selected heap."""
+    """Facts about the selected heap that do not fit into the table."""
     end = len(result.lines) + lines
     style = STATE_STYLES.get(row.state, "class:unknown")
     result.wrapped(f"{row.name} {row.state}: {row.reason}", style, min(lines, 2))
@@ -303,7 +303,7 @@ KEYS = (
 
 
 def filter_line(result: Frame, view: "View") -> None:
-    """What is filtered by, if anything."""
+    """The present filter, if any."""
     if view.words and view.mode != views.FILTER:
         result.zone(0, result.width, ("key", "esc"))
         shows = f"  shows {len(view.rows)} of {len(view.state.rows)}; Esc: all"
@@ -311,12 +311,12 @@ def filter_line(result: Frame, view: "View") -> None:
 
 
 def arrow(result: Frame, view: "View") -> str:
-    """Which way it is sorted, behind the title that it is sorted by."""
+    """The sort direction, shown behind a title."""
     return result.glyphs.down if view.backwards else result.glyphs.up
 
 
 def title_line(result: Frame, titles: "Sequence[Tuple[str, int, str, bool]]") -> None:
-    """(words, width, what a click sorts by or "", whether it stands to the right) of each column."""
+    """(text, width, sort key of a click or "", whether right-aligned) of each column."""
     pieces, column = [], 0
     for words, width, sort, right in titles:
         if sort:
@@ -327,7 +327,7 @@ def title_line(result: Frame, titles: "Sequence[Tuple[str, int, str, bool]]") ->
 
 
 def listing(result: Frame, view: "View", cells: "Callable[[Any], Line]", none: str, end: int) -> None:
-    """The rows that there is room for above line `end`, the selected one marked; `none` if there are none."""
+    """The rows that fit above line `end`, the selected one marked; `none` if there are no rows."""
     first, rows = view.window(max(1, end - len(result.lines)))
     for number, row in enumerate(rows, first):
         result.zone(0, result.width, ("row", str(number)))
@@ -339,7 +339,7 @@ def listing(result: Frame, view: "View", cells: "Callable[[Any], Line]", none: s
 
 
 def about_row(result: Frame, view: "View", lines: int, describe: "Callable[[Frame, Any, int], None]") -> None:
-    """So many lines: what was said last, or else what `describe` puts of the selected row."""
+    """So many lines: the last message, or else what `describe` says about the selected row."""
     if not lines:
         return
     end = len(result.lines) + lines
@@ -351,7 +351,7 @@ def about_row(result: Frame, view: "View", lines: int, describe: "Callable[[Fram
 
 
 def bottom(result: Frame, view: "View", keys: "Sequence[Tuple[str, str, str]]") -> None:
-    """What the keys do; while a filter is typed, that, and what ends it."""
+    """The key hints or, while a filter is typed, the filter."""
     if view.mode == views.FILTER:
         key_hints(
             result,

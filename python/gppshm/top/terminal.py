@@ -1,6 +1,6 @@
-"""A full screen: prompt_toolkit draws the lines, reads the keys and the mouse, follows the terminal's size.
+"""A full screen: prompt_toolkit draws lines, reads keys and mouse, and follows the terminal's size.
 
-The only module that imports it.  Whatever looks or removes does so in threads of its own; nothing here waits.
+The only module that imports it.  Scans and removals run in threads of their own; nothing here waits for them.
 """
 
 import asyncio
@@ -50,14 +50,14 @@ PLAIN_STYLE = {key: words for key, words in STYLE.items() if "ansi" not in words
 PLAIN_STYLE.update(alarm="bold reverse", orphan="bold", attached="bold", warn="bold", key="bold")
 
 REDRAW = 5.0
-"""Seconds after which the screen is drawn anew though nothing has come: the scanner may be stuck."""
+"""Seconds after which the screen is redrawn without news: the scanner may be stuck."""
 SHORTEST_FRAME = 0.05
-"""Seconds between frames, however much comes."""
+"""Seconds between frames, at least."""
 WHEEL = 3
 
 
 class Board(UIControl):
-    """The one control: the whole screen, and the mouse on it."""
+    """The only control: the whole screen, and the mouse on it."""
 
     def __init__(self, terminal: "Terminal") -> None:
         self._terminal = terminal
@@ -87,7 +87,7 @@ class Board(UIControl):
 
 
 class Terminal:
-    """The application, and the keys that every display has; all else is for others to say."""
+    """The application, and the keys that all displays share; subclasses do the rest."""
 
     def __init__(self, view: views.View) -> None:
         self.view = view
@@ -104,37 +104,37 @@ class Terminal:
             min_redraw_interval=SHORTEST_FRAME,
             refresh_interval=REDRAW,
         )
-        # A lone Esc shall not wait for what might follow it.
+        # Do not wait for a sequence after a single Esc.
         self._application.ttimeoutlen = 0.05
         self._application.timeoutlen = 0.05
 
     # -- to be overridden -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the threads that look."""
+        """Start the scanning threads."""
         raise NotImplementedError
 
     def stop(self) -> None:
         raise NotImplementedError
 
     def frame(self, width: int, height: int) -> canvas.Frame:
-        """The picture."""
+        """The lines of the screen."""
         raise NotImplementedError
 
     def inspect(self, name: "Optional[str]") -> None:
-        """The row of that name is opened; None: it is closed again."""
+        """Open the row of that name; None: close it."""
 
     def confirm(self) -> None:
-        """What was asked for is wanted."""
+        """The user has confirmed the question."""
 
     # -- the application ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """There is something new; from any thread."""
+        """Draw again; from any thread."""
         self._application.invalidate()
 
     def run(self) -> None:
-        """Until it is quit, by a key or a signal."""
+        """Run until a key or a signal ends it."""
         self.start()
         try:
             self._application.run(pre_run=self._handle_signals)
@@ -164,7 +164,7 @@ class Terminal:
         return self._frame.lines
 
     def guarded(self, act: "Callable[[], None]") -> None:
-        """What a key or a click does; a fault in it is shown."""
+        """Run the action of a key or click; show its errors."""
         try:
             act()
         except Exception as error:
@@ -191,7 +191,7 @@ class Terminal:
         bindings.add(Keys.ControlL)(lambda event: event.app.renderer.clear())
         bindings.add(Keys.ControlZ)(lambda event: event.app.suspend_to_background())
         bindings.add(Keys.Any)(self._letter)
-        # What is pasted is no answer to a question.
+        # Pasted text is no answer to a question.
         bindings.add(Keys.BracketedPaste)(self._pasted)
         return bindings
 
@@ -207,7 +207,7 @@ class Terminal:
             self.view.filter(self.view.words + shown(event.data.split("\n")[0]))
 
     def press(self, key: str) -> None:
-        """What a key does, by its letter or its name."""
+        """Run the action of a key, given by its letter or name."""
         view = self.view
         if key in ("up", "down", "pageup", "pagedown", "home", "end"):
             page = max(1, self._application.output.get_size().rows - 10)
@@ -284,7 +284,7 @@ class Terminal:
 
 
 def has_colours() -> bool:
-    """Whether the terminal has eight at least, by its description, and nobody has asked for none."""
+    """Whether the terminal has at least eight colours, by its description, and NO_COLOR is not set."""
     if os.environ.get("NO_COLOR"):
         return False
     try:
@@ -297,17 +297,17 @@ def has_colours() -> bool:
 
 
 def _fault(error: Exception) -> str:
-    return shown(f"a fault of the display itself: {type(error).__name__}: {error}")
+    return shown(f"internal error of the display: {type(error).__name__}: {error}")
 
 
 def show(display: Terminal) -> int:
-    """The display, until it is quit; the exit status."""
+    """Run the display; returns the exit status."""
     try:
         display.run()
     except (EOFError, KeyboardInterrupt):
         pass
     except OSError as error:
-        # The terminal has gone; what cannot be written to it any more is nobody's loss.
+        # The terminal has gone; nothing can be written to it.
         _abandon(sys.stdout.fileno())
         return 0 if isinstance(error, BrokenPipeError) or error.errno == 5 else 1
     return 0

@@ -1,6 +1,6 @@
-"""How the state is looked at: the order, the filter, what is selected, which part of the screen is open.
+"""The view of the state: order, filter, selection, and the open panel.
 
-Knows no terminal: keys and clicks are turned into calls of these methods by `terminal`.
+Knows no terminal: `terminal` turns keys and clicks into calls of these methods.
 """
 
 from gppshm import creator, shmfs
@@ -35,7 +35,7 @@ def _haystack(row: "Row") -> str:
 
 
 def matching(rows: "Sequence[Any]", words: str, haystack: "Callable[[Any], str]" = _haystack) -> "List[Any]":
-    """Those in which every one of the words stands somewhere, in whatever case."""
+    """Rows that contain every one of the words, in any case."""
     wanted = words.lower().split()
     if not wanted:
         return list(rows)
@@ -48,21 +48,19 @@ def ordered(
     backwards: bool = False,
     sorts: "Dict[str, Callable[[Any], Any]]" = _SORTS,
 ) -> "List[Any]":
-    """By one of `sorts`; by name where that is the same."""
+    """Sorted by one of `sorts`, then by name."""
     of = sorts[key]
     return sorted(rows, key=lambda row: (of(row), shmfs.pid_of_name(row.file), row.file), reverse=backwards)
 
 
 class View:
-    """What the person at the display has chosen.
+    """The user's choices at the display.
 
-    state     a state.State, or another that has `rows`, each with a name `file`; None before the first look
-    rows      what is listed, in its order
-    selected  the name of a heap: it stays selected wherever it goes
-    first     number of the row, or line, at the top
-    message   the answer to what was done last, and whether it is bad news
-    to_clean  with CONFIRM: what goes when it is confirmed
-    sorts, haystack  of the class: what rows can be sorted by, and the text that a filter looks through
+    state     a state.State, or another object with `rows`, each with a name `file`; None before the first
+    scan rows      the listed rows, in order selected  the name of a heap; it stays selected when the order
+    changes first     number of the row, or line, at the top message   the result of the last action, and
+    whether it is an error to_clean  with CONFIRM: what a confirmation removes sorts, haystack  of the class:
+    the sort keys of rows, and the text that a filter searches
     """
 
     sorts: "Dict[str, Callable[[Any], Any]]" = _SORTS
@@ -98,18 +96,18 @@ class View:
         rows = self.state.rows if self.state is not None else []
         self.rows = ordered(matching(rows, self.words, self.haystack), self.sort, self.backwards, self.sorts)
         found = [number for number, row in enumerate(self.rows) if self._chosen and row.file == self.selected]
-        # Where the selected one has gone, its neighbour; before anything was chosen, whatever is at the top.
+        # If the selected row is gone, select its neighbour; without a selection, the first row.
         self._at = found[0] if found else max(0, min(self._at, len(self.rows) - 1))
         self.selected = self.rows[self._at].file if self.rows else ""
 
     @property
     def at(self) -> int:
-        """The number of the selected row."""
+        """The index of the selected row."""
         return self._at
 
     @property
     def row(self) -> "Any":
-        """The selected one."""
+        """The selected row."""
         return self.rows[self._at] if self.rows else None
 
     def inspected_row(self) -> "Any":
@@ -131,7 +129,7 @@ class View:
             self._chosen = self._at > 0
 
     def window(self, height: int) -> "Tuple[int, List[Any]]":
-        """The rows that `height` lines show, the selected one among them, and the number of the first."""
+        """The rows visible in `height` lines, including the selected one, and the number of the first."""
         self.first = max(self._at - height + 1, min(self.first, self._at, max(0, len(self.rows) - height)))
         return self.first, self.rows[self.first : self.first + height]
 
@@ -143,7 +141,7 @@ class View:
     # -- choosing --------------------------------------------------------------------------------------------
 
     def sort_by(self, key: str) -> None:
-        """By that; the other way round if it is sorted so already."""
+        """Sort by this key, or reverse the order if it is the present one."""
         self.backwards = not self.backwards if key == self.sort else False
         self.sort = key
         self._arrange()
@@ -165,10 +163,10 @@ class View:
         self._before, self.mode, self.scroll = self.mode, mode, 0
 
     def ask(self, rows: "Sequence[Row]") -> None:
-        """Ask whether these shall go."""
+        """Ask for confirmation to remove these."""
         self.to_clean = ordered(rows, "name")
         self.open(CONFIRM)
 
     def close(self) -> None:
-        """Back to where it was opened from."""
+        """Back to the view before."""
         self.mode, self._before, self.scroll = self._before if self.mode == CONFIRM else TABLE, TABLE, 0

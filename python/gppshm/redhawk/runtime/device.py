@@ -1,7 +1,4 @@
-"""A CF::Device without its servant: states, and the end.
-
-Capacity is not in it: a device has allocation of its own.
-"""
+"""A CF::Device without its servant: states and the end.  Allocation is left to the subclass."""
 
 import threading
 
@@ -20,11 +17,11 @@ LEAVING = 1.0
 
 
 class Device(Resource):
-    """What a device has of CF::Device; the class of a servant is also a CF__POA.Device.
+    """The CF::Device part of a device; the class of a servant also derives from CF__POA.Device.
 
-    version  of REDHAWK, where that is known: of whom its changes of state are told
-    tell     does what it is given, in that order and soon: what others may keep waiting
-    leave    unregisters the device, from whom it was registered with
+    version  REDHAWK's version, if known; it decides the form of state change events
+    tell     runs functions in order and soon; they may block
+    leave    unregisters the device
     """
 
     def __init__(self, *arguments: "Any") -> None:
@@ -43,11 +40,11 @@ class Device(Resource):
         self._operational_state = CF.Device.ENABLED
 
     def watch_states(self, orb: "Any", ior: "Any", domain: "Any") -> None:
-        """Tell the domain of changes of state from now on: by the channel of `ior`, or the domain's."""
+        """Report state changes to the domain from now on, on the channel `ior`, or on the domain's own."""
         self._watchers.connect(orb, ior, domain)
 
     def releaseObject(self) -> None:
-        """Leave, and be no object any more; a further call waits until that is done."""
+        """Unregister and deactivate; a concurrent call waits until that is done."""
         with self._states:
             first, self._is_leaving = not self._is_leaving, True
         if not first:
@@ -107,7 +104,7 @@ class Device(Resource):
         return self._admin_state
 
     def _set_adminState(self, state: "Any") -> None:
-        """From locked to unlocked, or back; all else is ignored, as in REDHAWK."""
+        """From locked to unlocked or back; anything else is ignored, as in REDHAWK."""
         if {self._admin_state, state} == {CF.Device.LOCKED, CF.Device.UNLOCKED}:
             self.set_admin_state(state)
 

@@ -1,4 +1,4 @@
-"""Who wants to hear of a device's properties at intervals: CF::PropertyEmitter's listeners."""
+"""Listeners of CF::PropertyEmitter, which receive property changes at intervals."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ class _Listener:
 
 
 class Listeners:
-    """Reports what has changed, in a thread that there is while anybody listens.
+    """Reports changes, in a thread that exists while there are listeners.
 
     identifier  of the device; `item` gives a property by its id
     """
@@ -61,7 +61,7 @@ class Listeners:
 
         except CORBA.Exception as error:
             raise ValueError(f"it does not answer: {named(error)}") from None
-        # What is no number is the least.
+        # NaN counts as the minimum.
         added = _Listener(send, ids, min(MOST, max(LEAST, interval)))
         added.told = {id_: _comparable(item) for id_, item in self._items(ids).items()}
         with self._changed:
@@ -72,7 +72,7 @@ class Listeners:
             self._changed.notify_all()
 
     def remove(self, identifier: str) -> None:
-        """KeyError."""
+        """KeyError if it is unknown."""
         with self._changed:
             del self._listeners[identifier]
             self._changed.notify_all()
@@ -128,7 +128,7 @@ class Listeners:
 
 
 def _comparable(value: "Any") -> object:
-    """Equal for equal values.  As bytes they are not: what pads these may be anything (omniORB 4.2)."""
+    """Equal for equal values.  Encoded bytes are not, as their padding is arbitrary (omniORB 4.2)."""
     if isinstance(value, CORBA.Any):
         return str(value.typecode().kind()), _comparable(value.value())
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
-"""A logging configuration as REDHAWK gives it, log4j's properties, made into loggers of Python's.
+"""Turns a log4j configuration, as REDHAWK gives it, into Python loggers.
 
-Appenders to the console and to files; of others it is said that there are none here.
+Appenders to the console and to files are supported; others are reported as unsupported.
 """
 
 import logging
@@ -43,7 +43,7 @@ SIZES = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 
 class Console(logging.Handler):
-    """Hands lines to `write`, as bytes."""
+    """Passes lines to `write`, as bytes."""
 
     def __init__(self, write: "Callable[[bytes], None]") -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Console(logging.Handler):
 
 
 class Pattern(logging.Formatter):
-    """log4j's PatternLayout: %d{...} %p %c{n} %m %n %L %F %M %t %r, with widths; any other is empty."""
+    """log4j's PatternLayout: %d{...} %p %c{n} %m %n %L %F %M %t %r, with widths; others are empty."""
 
     _CONVERSION = re.compile(r"%(-?)(\d*)(?:\.(\d+))?([a-zA-Z%])(?:\{([^}]*)\})?")
     _DATE = re.compile(r"'([^']*)'|([a-zA-Z])\2*")
@@ -134,10 +134,10 @@ class Pattern(logging.Formatter):
 
 
 class Loggers:
-    """The loggers of one device, which nobody else's are among.
+    """The loggers of one device, separate from all others.
 
     base   named as the device
-    write  takes lines for the console; may not wait
+    write  receives lines for the console; must not block
     """
 
     def __init__(self, label: str, write: "Callable[[bytes], None]") -> None:
@@ -149,7 +149,7 @@ class Loggers:
         self.base = self._tree.getLogger(label)
 
     def child(self, kind: str, name: str) -> logging.Logger:
-        """DEVICE.kind.name, as REDHAWK's are called: user, system and ports are its kinds."""
+        """The logger DEVICE.kind.name, as in REDHAWK; kinds are user, system and ports."""
         whole = f"{self.base.name}.{kind}.{name}"
         if whole not in self._names:
             self._names.append(whole)
@@ -169,7 +169,7 @@ class Loggers:
         return self._tree.root
 
     def apply(self, text: str) -> "List[str]":
-        """Log as this says, from now on; a sentence for each thing that it has and that is not there."""
+        """Apply a configuration; returns a sentence for each unsupported part."""
         with self._applying:
             return self._apply(_values(text))
 
@@ -205,7 +205,7 @@ class Loggers:
         return faults
 
     def _appender(self, name: str, values: "Dict[str, str]", faults: "List[str]") -> logging.Handler:
-        """One that drops everything if it cannot be had."""
+        """The appender, or one that drops everything if it cannot be made."""
         prefix = f"log4j.appender.{name}"
         kind = values.get(prefix, "").rpartition(".")[2]
         options = {
@@ -237,7 +237,7 @@ def _file(options: "Dict[str, str]") -> logging.Handler:
 
 
 def _path(options: "Dict[str, str]") -> str:
-    """ValueError if it is there and no file: a FIFO would hold up whoever logs."""
+    """ValueError if it exists and is no regular file: a FIFO would block the logging thread."""
     path = options.get("file", "")
     if not path:
         raise ValueError("it has no file")
@@ -270,7 +270,7 @@ _FILES = {"FileAppender": _file, "RollingFileAppender": _rolling, "DailyRollingF
 
 
 def _values(text: str) -> "Dict[str, str]":
-    """Of a text of properties: `key = value` or `key: value`, `#` or `!` for comments, `\\` to go on."""
+    """Parses properties: `key = value` or `key: value`, comments with `#` or `!`, `\\` continues a line."""
     found = {}
     for line in re.sub(r"\\\r?\n[ \t]*", "", text).splitlines():
         match = re.match(r"\s*([^#!\s=:][^\s=:]*)\s*[=:\s]\s*(.*)", line)

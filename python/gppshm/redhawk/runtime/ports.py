@@ -1,7 +1,7 @@
-"""What a device says on event channels: messages, and changes of its properties.
+"""The device's event ports: messages and property changes.
 
-A port keeps no lock while it calls others: a channel that hangs holds up who sends, for the ORB's time limit,
-and nobody else.  Who sends to a channel that cannot be reached loses the message; the connection stays.
+A port holds no lock during calls.  A channel that hangs blocks only the sender, for the ORB's time limit.  If
+a channel cannot be reached the message is lost; the connection stays.
 """
 
 import threading
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def consumer_of(channel: "Any") -> "Any":
-    """What can be pushed into on an event channel; None if it has nothing of that kind, or is no channel."""
-    # A reference that says of itself that it is a channel is narrowed without a call.
+    """The push consumer of an event channel; None if it has none, or is no channel."""
+    # A reference with the type id of a channel is narrowed without a call.
     channel = channel and channel._narrow(CosEventChannelAdmin.EventChannel)
     admin = channel and channel.for_suppliers()
     consumer = admin and admin.obtain_push_consumer()
@@ -37,7 +37,7 @@ def consumer_of(channel: "Any") -> "Any":
 
 
 class _Port:
-    """A uses port that pushes into every event channel that it was connected to."""
+    """A uses port that pushes into every connected event channel."""
 
     def __init__(self, log: "logging.Logger") -> None:
         self._log = log
@@ -46,7 +46,7 @@ class _Port:
         self._unreachable: Dict[str, Any] = {}
 
     def connectPort(self, connection: "Any", connectionId: str) -> None:
-        """In the place of another connection of that id.  InvalidPort if nothing can be pushed there."""
+        """Replaces a connection of the same id.  InvalidPort if the object is no channel."""
         try:
             consumer = consumer_of(connection)
         except CORBA.Exception as error:
@@ -61,7 +61,7 @@ class _Port:
             self._unreachable.pop(connectionId, None)
 
     def disconnectPort(self, connectionId: str) -> None:
-        """Also from a channel that is dead; nothing if there is no such connection."""
+        """Works for dead channels, too; does nothing without such a connection."""
         with self._changed:
             _, consumer = self._connections.pop(connectionId, (None, None))
         if consumer is not None:
@@ -103,7 +103,7 @@ class MessagePort(_Port, ExtendedCF__POA.QueryablePort):  # type: ignore[misc]
 
 
 class PropertyEventPort(_Port, CF__POA.Port):  # type: ignore[misc]
-    """Tells what properties have become."""
+    """Sends new values of properties."""
 
     def __init__(self, log: "logging.Logger", identifier: str, label: str) -> None:
         _Port.__init__(self, log)
@@ -116,7 +116,7 @@ class PropertyEventPort(_Port, CF__POA.Port):  # type: ignore[misc]
 
 
 class Watchers:
-    """The domain's channel for changes of state, if it can be reached."""
+    """The domain's channel for state changes, if it can be reached."""
 
     NAME = "IDM_Channel"
 
@@ -126,7 +126,7 @@ class Watchers:
         self._leave: Callable[[], None] = lambda: None
 
     def connect(self, orb: "Any", ior: "Any", domain: "Any") -> None:
-        """By the channel's IOR; without one `domain` is asked for it, and told at the end."""
+        """Connect by the channel's IOR; without one `domain` is asked for it, and informed at the end."""
         try:
             channel = orb.string_to_object(ior) if ior else self._registered(domain)
             self._consumer = consumer_of(channel)

@@ -1,7 +1,7 @@
-"""What a class declares as a property or a port, and what becomes of its values over CORBA.
+"""Declarations of properties and ports in a class, and the conversion of their values over CORBA.
 
-A declaration is shared by all instances of its class and holds nothing of any of them.  A value that comes
-over CORBA is taken if its type can hold it unchanged, and else refused with a reason.
+A declaration is shared by all instances of its class and holds no value.  A value from CORBA is accepted if
+the property's type can hold it unchanged, and otherwise refused with a reason.
 """
 
 import math
@@ -46,7 +46,7 @@ def now() -> "Any":
 
 
 class Refused(ValueError):
-    """A value that a property does not take: why."""
+    """A value that a property does not accept, and why."""
 
 
 def limits(type_: str) -> "Tuple[int, int]":
@@ -58,7 +58,7 @@ def limits(type_: str) -> "Tuple[int, int]":
 
 
 def converted(type_: str, value: "Any") -> "Any":
-    """Python's value as one of that type.  Refused if it cannot hold it unchanged."""
+    """A Python value in one of these types.  Refused if that would change it."""
     if value is None:
         raise Refused("it has no value")
     if type_ == "utctime":
@@ -103,9 +103,9 @@ def _shown(value: "Any") -> str:
 
 
 class Declared:
-    """What all properties have; `action`, `mode` and the kinds as in a PRF.
+    """What all properties have in common; `action`, `mode` and the kinds are those of a PRF.
 
-    As an attribute of an instance it is the value; None as long as nobody has set it.
+    As an attribute of an instance it is the value, None until it is set.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Declared:
 
     @property
     def is_initialized(self) -> bool:
-        """By initializeProperties; also one that is readonly, as its PRF may give it a value."""
+        """Whether initializeProperties sets it; also true if readonly, as its PRF may give it a value."""
         return "property" in self.kinds
 
     @property
@@ -142,7 +142,7 @@ class Declared:
 
     @property
     def is_told(self) -> bool:
-        """Whether its changes are events."""
+        """Whether changes are sent as events."""
         return "event" in self.kinds
 
     def _has(self, *kinds: str) -> bool:
@@ -160,14 +160,14 @@ class Declared:
         return vars(owner).get(self.id_)
 
     def set(self, owner: "Any", value: "Any") -> None:
-        """Not checked: for the program itself."""
+        """Set by the program itself, unchecked."""
         vars(owner)[self.id_] = value
 
     def initial(self) -> "Any":
         return self.defvalue
 
     def from_any(self, data: "Any") -> "Any":
-        """Refused if it cannot be this property's value."""
+        """Refused if it is no possible value of this property."""
         raise NotImplementedError
 
     def to_any(self, value: "Any") -> "Any":
@@ -176,7 +176,7 @@ class Declared:
 
 
 class simple_property(Declared):
-    """One value, or one member of a struct; an `optional` member need not be there."""
+    """One value, or one member of a struct; an `optional` member may be missing."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class structseq_property(Declared):
 
 
 class usesport:
-    """A uses port; as an attribute of an instance its servant, or None."""
+    """A uses port; as an attribute of an instance it is the servant, or None."""
 
     def __init__(self, name: str, repid: str, type_: str, description: str = "") -> None:
         self.name = name
@@ -274,12 +274,12 @@ class usesport:
 
 
 def members(structdef: "Any") -> "List[simple_property]":
-    """What a struct's class declares, in that order."""
+    """The members that a struct's class declares, in order."""
     return [member for member in vars(structdef).values() if isinstance(member, simple_property)]
 
 
 def struct_to_any(value: "Any") -> "Any":
-    """A CF::Properties of all members but optional ones that nobody has set."""
+    """A CF::Properties of all members except optional ones without a value."""
     fields = []
     for member in members(type(value)):
         held = member.get(value)
@@ -289,7 +289,7 @@ def struct_to_any(value: "Any") -> "Any":
 
 
 def struct_from_any(structdef: "Any", data: "Any") -> "Any":
-    """A new instance.  Refused if a member is missing, or is wrong; what is no member is passed over."""
+    """A new instance.  Refused if a member is missing or wrong; unknown members are ignored."""
     if not data.typecode().equivalent(CF._tc_Properties):
         raise Refused("a struct (CF::Properties) is expected")
     given: Dict[str, Any] = {item.id: item.value for item in data.value()}
@@ -307,7 +307,7 @@ def struct_from_any(structdef: "Any", data: "Any") -> "Any":
 
 
 def same(one: "Any", other: "Any") -> bool:
-    """Whether two values of a property are equal; structs are by their members."""
+    """Whether two values of a property are equal; structs are compared by their members."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(same(*pair) for pair in zip(one, other))
     declared = members(type(one))

@@ -1,4 +1,4 @@
-"""A CF::Resource without its servant: life, properties, ports and loggers, as CORBA calls them."""
+"""A CF::Resource without its servant: life cycle, properties, ports and loggers, as called over CORBA."""
 
 import threading
 import uuid
@@ -17,9 +17,9 @@ _LEVELS = {getattr(CF.LogLevels, name): number for name, number in log4j.LEVELS.
 
 
 class Logging:
-    """CF::Logging, of the device's own loggers.  Records are not kept: none can be retrieved.
+    """CF::Logging for the device's own loggers.  Records are not kept, so none can be retrieved.
 
-    read_config(uri)  the text of a configuration, its macros replaced; sources.Unusable
+    read_config(uri)  returns a configuration's text with its macros replaced; raises sources.Unusable
     """
 
     def __init__(self, loggers: log4j.Loggers, read_config: "Callable[[str], str]") -> None:
@@ -29,7 +29,7 @@ class Logging:
         self._resource_log = loggers.child("system", "Resource")
 
     def configure_logging(self, uri: str, debug_level: str) -> None:
-        """As a DeviceManager says it; what of that cannot be used is logged."""
+        """Apply a DeviceManager's logging configuration; unusable parts are logged."""
         self._loggers.apply(self._config)
         if uri:
             self.setLogConfigURL(uri)
@@ -42,7 +42,7 @@ class Logging:
         return _to_corba(self._loggers.base.getEffectiveLevel())
 
     def _set_log_level(self, level: int) -> None:
-        """Of the device; what is no level changes nothing."""
+        """Set the device's level; an invalid level changes nothing."""
         if level in _LEVELS:
             self._loggers.base.setLevel(_LEVELS[level])
 
@@ -99,16 +99,16 @@ class Logging:
 
 
 def _to_corba(level: int) -> int:
-    """The nearest one that is not more than that."""
+    """The nearest CORBA level that is not higher."""
     known = [number for number in _LEVELS.values() if number <= level]
     return next(corba for corba, number in _LEVELS.items() if number == max(known, default=1))
 
 
 class Resource(Logging):
-    """Properties are the class's declarations; these methods are found by a property's name:
+    """Properties are the class's declarations.  These methods are found by a property's name:
 
-    query_prop_<name>()          its value, or its any, in the place of the one that is kept
-    validate_prop_<name>(value)  False, or an exception with a sentence of why, to refuse a value
+    query_prop_<name>()          its value, or its any, instead of the stored one
+    validate_prop_<name>(value)  False, or an exception with a reason, to refuse a value
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Resource(Logging):
         self._profile = profile
         self._started = False
         self._property_log = loggers.child("system", "PropertySet")
-        # Of who sets something: a callback may configure its own device.
+        # Reentrant: a callback may configure its own device.
         self._access = threading.RLock()
         self._once = threading.Lock()
         self._is_initialized = self._has_initial_values = False
@@ -143,7 +143,7 @@ class Resource(Logging):
         """To be overridden: called once, when the properties have their initial values."""
 
     def initialize(self) -> None:
-        """Once; a further call does nothing."""
+        """A second call does nothing."""
         with self._once:
             if self._is_initialized:
                 return
@@ -168,7 +168,7 @@ class Resource(Logging):
             try:
                 poa.deactivate_object(poa.servant_to_id(servant))
             except CORBA.Exception:
-                pass  # a port that nobody has asked for; or the ORB has ended
+                pass  # a port that was never activated, or the ORB has ended
 
     def runTest(self, testid: int, testValues: "Any") -> "Any":
         raise CF.TestableObject.UnknownTest()
@@ -202,7 +202,7 @@ class Resource(Logging):
     # -- CF::PropertySet, CF::PropertyEmitter --------------------------------------------------------
 
     def query(self, configProperties: "Sequence[Any]") -> "List[Any]":
-        """What cannot be told at the moment is a null any, and logged."""
+        """Values that are not available are null anys, and logged."""
         if not configProperties:
             ids = [id_ for id_, declared in self.declared.items() if declared.is_queryable]
             return [self.item(id_) for id_ in ids]
@@ -216,7 +216,7 @@ class Resource(Logging):
         return identifier == "QUERY_TIMESTAMP" or (declared is not None and declared.is_queryable)
 
     def item(self, identifier: str) -> "Any":
-        """A property's CF::DataType now."""
+        """The present CF::DataType of a property."""
         if identifier == "QUERY_TIMESTAMP":
             return CF.DataType(identifier, CORBA.Any(CF._tc_UTCTime, now()))
         declared = self.declared[identifier]
@@ -229,11 +229,11 @@ class Resource(Logging):
             return CF.DataType(identifier, NULL)
 
     def configure(self, configProperties: "Sequence[Any]") -> None:
-        """Each for itself, and heard of by who listens; who refuses one says why."""
+        """Sets each property by itself and informs listeners; refusals have reasons."""
         self._set_each(configProperties, lambda declared: declared.is_configurable, self._configure)
 
     def initializeProperties(self, initialProperties: "Sequence[Any]") -> None:
-        """Likewise, before `initialize`, and once."""
+        """The same, once, before `initialize`."""
         with self._access:
             if self._has_initial_values:
                 raise CF.PropertyEmitter.AlreadyInitialized()
@@ -241,7 +241,7 @@ class Resource(Logging):
         self._set_each(initialProperties, lambda declared: declared.is_initialized, self._take)
 
     def addPropertyChangeListener(self, id_: str, callback: "Callable[[str, Any, Any], None]") -> None:
-        """callback(id, old, new) after each configure; if it raises, the new value is refused."""
+        """callback(id, old, new) runs after each configure; if it raises, the new value is refused."""
         self._change_listeners[id_] = callback
 
     def _set_each(
@@ -272,7 +272,7 @@ class Resource(Logging):
             raise CF.PropertySet.InvalidConfiguration(plain("; ".join(reasons)), bad)
 
     def _take(self, declared: Declared, data: "Any") -> "Any":
-        """Keep a value; the one before."""
+        """Store a value; returns the old one."""
         value = declared.from_any(data)
         validate = getattr(self, "validate_prop_" + declared.name, None)
         if validate is not None and not validate(value):
@@ -295,7 +295,7 @@ class Resource(Logging):
             self.tell_property(declared.id_)
 
     def tell_property(self, identifier: str) -> None:
-        """To be overridden: tell that a property of kind event has changed."""
+        """To be overridden: report that a property of kind event has changed."""
 
     def registerPropertyListener(self, obj: "Any", prop_ids: "Sequence[str]", interval: float) -> str:
         ids = list(prop_ids) or [id_ for id_, declared in self.declared.items() if declared.is_queryable]

@@ -1,4 +1,4 @@
-"""Where a logging configuration comes from: LOGGING_CONFIG_URI, its text, and REDHAWK's macros in that."""
+"""Reads a logging configuration: LOGGING_CONFIG_URI, its text, and REDHAWK's macros in it."""
 
 import os
 import socket
@@ -17,11 +17,11 @@ MOST = 1 << 20
 
 
 class Unusable(Exception):
-    """Why there is no configuration to be had there."""
+    """Why there is no configuration."""
 
 
 def read(uri: str, orb: "Any", manager: "Any", version: str) -> str:
-    """What a URI leads to: file:, str:, or sca:, in the file system that it names or the manager's."""
+    """The text at a URI: file:, str:, or sca: in the given file system or the manager's."""
     parts = urllib.parse.urlsplit(uri)
     try:
         if parts.scheme == "str":
@@ -46,7 +46,7 @@ def read(uri: str, orb: "Any", manager: "Any", version: str) -> str:
 
 
 def _local(path: str) -> str:
-    # A FIFO in its place would hold up the start.
+    # A FIFO would block the start.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise Unusable("it is no regular file")
@@ -54,7 +54,7 @@ def _local(path: str) -> str:
 
 
 def expanded(text: str, place: "Dict[str, str]") -> str:
-    """With REDHAWK's macros replaced; `place` is what a DeviceManager gives a device."""
+    """The text with REDHAWK's macros replaced; `place` is what a DeviceManager gives a device."""
     domain, _, manager = place.get("DOM_PATH", "").strip("/").partition("/")
     values = {
         "DOMAIN.NAME": domain,

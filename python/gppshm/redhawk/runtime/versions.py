@@ -1,4 +1,4 @@
-"""What differs between REDHAWK 2.x and 3.0, as measured on 2.3.2 and 3.0.1."""
+"""The differences between REDHAWK 2.x and 3.0, as measured on 2.3.2 and 3.0.1."""
 
 from gppshm.redhawk.corba import CF, CORBA, StandardEvent, of_redhawk_2
 from gppshm.redhawk.runtime.properties import NULL
@@ -11,7 +11,7 @@ CHUNK = 65536
 
 
 def of_domain(domain: "Any") -> str:
-    """REDHAWK's version as its DomainManager says it, 2.3.2; "" if it has none, or there is none.
+    """REDHAWK's version from its DomainManager, such as 2.3.2; "" if there is none.
 
     CORBA.SystemException if it cannot be asked.
     """
@@ -25,14 +25,14 @@ def of_domain(domain: "Any") -> str:
 
 
 def is_2(version: str) -> bool:
-    """Whether that is REDHAWK 2.x, or older."""
+    """Whether the version is 2.x or older."""
     return version.partition(".")[0] in ("1", "2")
 
 
 def state_change(version: str, device: str, category: str, old: "Any", new: "Any") -> "Any":
     """The event that a device's state (`category`) has changed.
 
-    2.x numbers the states otherwise: its Python listeners fail at a number that they do not have.
+    2.x numbers the states differently; its Python listeners fail on unknown numbers.
     """
     types = of_redhawk_2() if is_2(version) else StandardEvent
     states = [getattr(types, state._n) for state in (old, new)]
@@ -41,7 +41,7 @@ def state_change(version: str, device: str, category: str, old: "Any", new: "Any
 
 
 def content(version: str, files: "Any", path: str, most: int) -> bytes:
-    """Of a file in a CF::FileSystem, at most so many bytes; the sizes of 2.x are shorter on the wire."""
+    """At most so many bytes of a file in a CF::FileSystem; the sizes of 2.x are shorter on the wire."""
     types = of_redhawk_2() if is_2(version) else CF
     file = files.open(path, True)._unchecked_narrow(types.File)
     try:
