@@ -1,6 +1,7 @@
 """The device in a node with 1,000 heaps: queries, allocation, start, memory, and its cleaning beside.
 
     bench/device.py [HEAPS [DEATHS]]
+    bench/device.py idle [HEAPS [PROCESSES]]   only what it costs when nothing happens and nobody asks
 
 The node's DCD has the device; its GPP has no plugin. Small processes are SIGKILLed, in turns without clients
 and while four of them query everything ten times a second each. Exit status 1 if a target is missed. Needs
@@ -17,7 +18,7 @@ import tempfile
 import time
 
 from figures import Targets, milliseconds, percentile
-from nursery import NOBODY, ROOT, Nursery, beside, family, memory, resident
+from nursery import NOBODY, ROOT, Crowd, Nursery, beside, family, memory, processor_seconds, resident
 
 import client  # isort: skip
 import installing  # isort: skip
@@ -27,6 +28,7 @@ NAME, NODE, LABEL = "GppShmPlugin", "GppShmDeviceNode", "GppShmPlugin_1"
 QUERY_MS, CALL_MS, START_S, MEGABYTES = 60.0, 2.0, 2.0, 70.0
 CLIENTS, HERTZ, RATIO = 4, 10.0, 1.3
 DEATHS, TURN, SETTLED = 200, 20, 0.05
+IDLE_PERCENT, IDLE_SECONDS, IDLE_HEAPS = 0.1, 120, 200
 
 
 def install(sdrroot, root):
@@ -122,9 +124,49 @@ def measure_deaths(targets, nursery, device, count):
         targets.below("ratio of %s" % what, ratio, RATIO)
 
 
+@contextlib.contextmanager
+def device_among(nursery, folder):
+    """The domain and the device, in a node of its own, watching the nursery's heaps."""
+    sdrroot = os.path.join(folder, "sdr")
+    install(sdrroot, nursery.root)
+    with client.Domain(sdrroot, folder, stdout=subprocess.DEVNULL) as domain:
+        domain.start_node(NODE)
+        yield domain, domain.device(LABEL)
+
+
+def watches_all(device, heaps):
+    return client.query(device, "shm::cleanup_status")["watched"] == heaps
+
+
+def measure_idle(targets, folder, heaps, processes):
+    with Nursery(NOBODY) as nursery, Crowd(processes), device_among(nursery, folder) as (domain, device):
+        pid = pid_of(domain)
+        nursery.create(heaps)
+        client.wait_for(lambda: watches_all(device, heaps), 60)
+        client.query(device, "shm::heaps")
+        time.sleep(15)
+        print("the idle device, %d heaps, %d processes on the host" % (heaps, len(pids_of_host())))
+        before, began = processor_seconds(family(pid)), time.monotonic()
+        time.sleep(IDLE_SECONDS)
+        used = processor_seconds(family(pid)) - before
+        targets.below("share of a core", 100 * used / (time.monotonic() - began), IDLE_PERCENT, " %")
+
+
+def pids_of_host():
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
 def main(arguments):
     if arguments[:1] == ["ask"]:
         ask(arguments[1])
+    if arguments[:1] == ["idle"]:
+        folder, targets = tempfile.mkdtemp(prefix="gppshm-bench-"), Targets()
+        numbers = [int(word) for word in arguments[1:]] + [IDLE_HEAPS, 0][len(arguments) - 1 :]
+        try:
+            measure_idle(targets, folder, *numbers)
+        finally:
+            shutil.rmtree(folder)
+        return targets.end()
     heaps = int(arguments[0]) if arguments else 1000
     count = int(arguments[1]) if arguments[1:] else DEATHS
     folder = tempfile.mkdtemp(prefix="gppshm-bench-")
@@ -141,8 +183,8 @@ def main(arguments):
                 pid = pid_of(domain)
                 base = resident(pid)
                 nursery.create(heaps)
-                client.wait_for(lambda: client.query(device, "shm::cleanup_status")["watched"] == heaps, 60)
-                client.wait_for(lambda: len(client.query(device, "shm::heaps")) == heaps, 60)
+                client.wait_for(lambda: watches_all(device, heaps), 60)
+                client.wait_for(lambda: client.query(device, "shm::overview")["heap_count"] == heaps, 60)
                 print("the device in a node, %d living heaps" % heaps)
                 targets.below("from the node's start to registered", start, START_S, " s")
                 measure_calls(targets, device)

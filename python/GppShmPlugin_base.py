@@ -160,6 +160,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         other_mb = _member("double", units="MB")
         reserved_mb = _member("double", units="MB")
         capacity_mb = _member("double", units="MB")
+        age = _member("double", units="s")
 
     shm_overview = struct_property(
         id_="shm::overview",
@@ -186,6 +187,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         given_back = _member("ulonglong", units="B")
         given_back_later = _member("ulonglong", units="B")
         in_use = _member("ulonglong", units="B")
+        age = _member("double", units="s")
 
     shm_usage = struct_property(
         id_="shm::usage",
@@ -213,6 +215,7 @@ class GppShmPlugin_base(CF__POA.Device, Device):  # type: ignore[misc]
         command = _member("string")
         component = _member("string")
         application = _member("string")
+        age = _member("double", units="s")
 
     shm_heaps = structseq_property(
         id_="shm::heaps",

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import threading
+import time
 
 from gppshm import creator, held, observer, observing, processes, procfs
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from gppshm import shmfs
 
-SOON, TELLING = observer.SOON, observer.TELLING
+SOON, TELLING, NAMES = observer.SOON, observer.TELLING, observer.NAMES
 
 
 class Asker:
@@ -41,6 +42,13 @@ class Asker:
         Arguments and result must be plain (see marshal).  Raises OSError if the function raised one, if it
         did not return within `seconds`, or if no observer can be started.
         """
+        answer = self.ask(function, arguments, kind)
+        if not answer.wait(seconds):
+            raise OSError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+        return answer.value()
+
+    def ask(self, function: str, arguments: "Sequence[Any]", kind: str) -> "_Answer":
+        """The same, without a wait."""
         answer = _Answer()
         question = ("gppshm.asking", "answer", [function, list(arguments)])
         with self._lock:
@@ -53,14 +61,7 @@ class Asker:
             os.write(self._write, b"\0")
         except BlockingIOError:
             pass
-        if not answer.wait(seconds):
-            raise OSError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
-        if answer.told is None:
-            raise OSError(errno.EIO, answer.failure)
-        good, told = answer.told
-        if not good:
-            raise OSError(*told)
-        return told
+        return answer
 
     def _run(self) -> None:
         while True:
@@ -106,9 +107,69 @@ class _Answer:
     def wait(self, seconds: float) -> bool:
         return self._come.wait(seconds)
 
+    @property
+    def come(self) -> bool:
+        return self._come.is_set()
+
+    def value(self) -> "Any":
+        """What was returned, once it has come.  OSError."""
+        if self.told is None:
+            raise OSError(errno.EIO, self.failure)
+        good, told = self.told
+        if not good:
+            raise OSError(*told)
+        return told
+
 
 shared = Asker()
 """The Asker of this process."""
+
+PATIENCE = 0.5
+"""Seconds that a new name may be waited for."""
+NAME_AGAIN = 60.0
+"""Seconds until a name that could not be had is asked for again."""
+
+
+class Names:
+    """Names of users and groups, or their numbers while a directory service has not told.  For any threads.
+
+    It is asked once, in the background, however often a name is wanted.
+    """
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._known: Dict[Tuple[str, int], str] = {}
+        self._asked: Dict[Tuple[str, int], Tuple[_Answer, float]] = {}
+
+    def user(self, uid: int, patience: float = PATIENCE) -> str:
+        """The name of a user.  While others are waited for already, it is not waited for."""
+        return self._name("user_name", uid, patience)
+
+    def group(self, gid: int, patience: float = PATIENCE) -> str:
+        """The name of a group, likewise."""
+        return self._name("group_name", gid, patience)
+
+    def _name(self, function: str, number: int, patience: float) -> str:
+        key = function, number
+        if key in self._known:
+            return self._known[key]
+        answer, moment = self._asked.get(key, (None, 0.0))
+        if answer is None or (answer.come and time.monotonic() - moment > NAME_AGAIN):
+            waited = any(not other.come for other, _ in list(self._asked.values()))
+            answer = self._asker.ask("gppshm.processes:" + function, [number], NAMES)
+            self._asked[key] = answer, time.monotonic()
+            answer.wait(0.0 if waited else patience)
+        try:
+            if answer.come:
+                self._known[key] = str(answer.value())
+                self._asked.pop(key, None)
+        except OSError:
+            pass  # asked again later
+        return self._known.get(key, str(number))
+
+
+names = Names(shared)
+"""Those that this process knows."""
 
 LOOKS = 5.0
 """Seconds for an inspection of processes."""

@@ -3,6 +3,9 @@
 So CORBA calls never hold the interpreter lock that an unlink needs.  This module has both ends: the process,
 and `Engine`, which starts it and mirrors its state.  The process ends with its parent, after a last sweep.
 If its parent hangs, it continues and drops reports that cannot be sent.
+
+Of the programs of one node one can lead (see relay).  An engine that follows it has no process of its own,
+and mirrors the leader's state.  It starts a process as soon as the leader is gone or has none itself.
 """
 
 import copy
@@ -17,7 +20,7 @@ import time
 if __name__ == "__main__":  # started by its file's name, isolated: see observer
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from gppshm import events, observer, observing, processes, watch
+from gppshm import events, observer, observing, processes, relay, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +38,10 @@ MOST = 16 << 20
 """Bytes kept for a parent that does not read; later messages are dropped."""
 LAST_SWEEP = 2.0
 """Seconds for the last sweep and the last messages."""
+FIRST_WORD = 1.0
+"""Seconds that the start waits for a leader that was found: one that lives says at once that it leads."""
+SEARCHES = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""Seconds between looks for a leader; then the last of them."""
 
 _EVENT = tuple(name for name in events.Event.__slots__ if name != "kind")
 _COUNTS = (
@@ -52,6 +59,7 @@ _COUNTS = (
 )
 _LEVELS = ("returning", "in_use")
 """The Counts that are present values, not sums; they start at 0 in a new process."""
+_PASSED_ON = ("event", "heaps", "returns", "state")
 _KINDS = {str(kind): kind for kind in events.KINDS}
 
 
@@ -129,8 +137,8 @@ class _Process:
                 self._finishing = True
 
     def _on_event(self, event: events.Event) -> None:
-        self._put(("event", str(event.kind), [getattr(event, name) for name in _EVENT]))
-        self._tell_counts()
+        self._tell_counts()  # first: who hears of the event may look at the counts at once
+        self._put(_event_message(event))
         if event.attached:
             self._returns_told = -1  # the peers are known only now
 
@@ -155,9 +163,7 @@ class _Process:
 
     def _tell_counts(self) -> None:
         assert self._watcher is not None
-        counts = self._watcher.counts
-        values = [getattr(counts, name) for name in _COUNTS + _LEVELS]
-        self._put(("counts", values, list(counts.latencies.counts), counts.latencies.seconds))
+        self._put(_counts_message(self._watcher.counts))
 
     def _put(self, message: "Any") -> None:
         if not self._ended and self._wire.pending < MOST:
@@ -171,6 +177,15 @@ class _Process:
             self._wire.flush()
         except OSError:
             self._ended = True
+
+
+def _event_message(event: events.Event) -> "Tuple[Any, ...]":
+    return "event", str(event.kind), [getattr(event, name) for name in _EVENT]
+
+
+def _counts_message(counts: events.Counts) -> "Tuple[Any, ...]":
+    values = [getattr(counts, name) for name in _COUNTS + _LEVELS]
+    return "counts", values, list(counts.latencies.counts), counts.latencies.seconds
 
 
 def main() -> None:
@@ -201,7 +216,11 @@ class Engine:
 
     on_event  called with each Event, by `step`
     on_fault  called with a sentence about an error, by `step`
-    counts    counts of the process, plus those of earlier ones
+    on_leader  called by `step` when there is another leader, or none, or its orders have changed
+    standing  returns the events that a new follower needs
+    node      name of the node in which it can lead or, if it `follows`, follow (see relay.node)
+    counts    counts of the process, plus those of earlier ones and of leaders
+    leader    label of the leader that it follows, and its orders in words; two "" without a leader
     OSError if the directory cannot be watched or the process cannot be started.  `step` is for one thread;
     everything else may be called from any thread.
     """
@@ -214,9 +233,14 @@ class Engine:
         parent: int = 0,
         on_fault: "Callable[[str], None]" = lambda sentence: None,
         proc_root: str = "/proc",
+        node: str = "",
+        follows: bool = False,
+        on_leader: "Callable[[], None]" = lambda: None,
+        standing: "Callable[[], List[events.Event]]" = list,
     ) -> None:
         self.root = root
         self.counts = events.Counts()
+        self.leader = ("", "")
         self.pid = 0
         self.pidfds = 0
         self._on_event = on_event
@@ -235,8 +259,25 @@ class Engine:
         self._wake: Tuple[int, ...] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._to_send: List[Any] = []
         self._sock: Optional[socket.socket] = None
+        self._node = node
+        self._follows = follows and bool(node)
+        self._on_leader = on_leader
+        self._standing = standing
+        self._leading: Tuple[str, str] = ("", "")
+        self._led: Tuple[str, str] = ("", "")
+        self._leads: Optional[relay.Leader] = None
+        self._candidate: Optional[Tuple[str, observing.Wire]] = None
+        self._searches = 0
+        self._next_search = 0.0
+        self._leader_name = ""
+        self._raw: Tuple[Any, ...] = ()
+        self._offset: Tuple[Any, ...] = ()
+        self._offsets: Dict[str, Tuple[Any, ...]] = {}
         try:
-            self._start()
+            if self._follows:
+                self._await_leader()
+            if not self.leader[0]:
+                self._start()
         except BaseException:
             self.close()
             raise
@@ -248,12 +289,19 @@ class Engine:
         return [name for name, heap in list(self._heaps.items()) if heap[0]]
 
     def offspring(self) -> "List[str]":
-        """As Watcher.offspring."""
+        """As Watcher.offspring; none while there is a leader, who knows only those of its own parent."""
+        if self.leader[0]:
+            return []
         return [name for name, heap in list(self._heaps.items()) if heap[0] and heap[6]]
 
+    def living_creator(self, name: str, file_id: "Tuple[int, int]") -> int:
+        """The pid of the heap's creator, if it was seen alive and is not known to have died; else 0."""
+        heap = self._heaps.get(name)
+        return int(heap[2]) if heap is not None and heap[0] and tuple(heap[1]) == file_id else 0
+
     def is_unsettled(self) -> bool:
-        """As Watcher.is_unsettled."""
-        return self._unsettled
+        """As Watcher.is_unsettled; what is left to a leader is not."""
+        return self._unsettled and not self.leader[0]
 
     def troubles(self) -> "List[str]":
         """As Watcher.troubles."""
@@ -277,6 +325,11 @@ class Engine:
         self._orders = scope, rescan, dry_run, remove_fifos, reclaim
         self._send(("orders", *self._orders))
 
+    def lead(self, who: str, orders: str) -> None:
+        """Pass everything on to the programs of the node, as `who`, by these orders in words; "": no more."""
+        self._leading = (who, orders) if self._node else ("", "")
+        self._send(None)
+
     def finish(self) -> None:
         """Ask the process to end after a last sweep; `step` then returns False soon."""
         self._finishing = True
@@ -293,27 +346,29 @@ class Engine:
         """Wait for messages and handle them; False when the process has finished."""
         if self._done:
             return False
-        poll = select.poll()
-        poll.register(self._wake[0], select.POLLIN)
-        timeout = None
-        if self._sock is None:
-            timeout = max(0.0, self._next_start - time.monotonic()) * 1000
-        else:
-            poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._wire.waiting else 0))
-        poll.poll(timeout)
+        self._wait()
         try:
             os.read(self._wake[0], 4096)
         except BlockingIOError:
             pass
+        if self._led != self._leading:
+            self._lead()
         if self._sock is None:
             if time.monotonic() >= self._next_start and not self._finishing:
                 self._start_again()
             elif self._finishing:
                 self._done = True
             return not self._done
+        if self.leader[0]:
+            self._to_send.clear()
+            self._done = self._finishing
+        elif self._follows and not self._leading[0] and not self._finishing:
+            self._look_for_leader()
         try:
             while self._to_send:
-                self._wire.put(self._to_send.pop(0))
+                message = self._to_send.pop(0)
+                if message is not None:
+                    self._wire.put(message)
             self._wire.flush()
             messages = self._wire.read()
         except OSError:
@@ -322,7 +377,29 @@ class Engine:
             self._take(message)
         if messages is None:
             self._lost()
+        elif self._leads is not None:
+            for wire in self._leads.accept():
+                self._leads.greet(wire, self._greeting())
+            self._leads.step()
         return not self._done
+
+    def _wait(self) -> None:
+        """Until something happens, or is due."""
+        poll = select.poll()
+        poll.register(self._wake[0], select.POLLIN)
+        until = None
+        if self._sock is None:
+            until = self._next_start
+        else:
+            poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._wire.waiting else 0))
+            if self._leads is not None:
+                for sock, mask in self._leads.sockets():
+                    poll.register(sock, mask)
+            if self._candidate is not None:
+                poll.register(self._candidate[1].sock, select.POLLIN)
+            elif self._follows and not self.leader[0] and not self._leading[0]:
+                until = self._next_search
+        poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000)
 
     def close(self) -> None:
         """Close the connection; the process ends by itself, after a last sweep."""
@@ -330,6 +407,10 @@ class Engine:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+        if self._leads is not None:
+            self._leads.close()
+            self._leads = None
+        self._forget_candidate()
         _reap(self.pid, tries=50 if ended else 1)
         wake, self._wake = self._wake, ()
         for fd in wake:
@@ -353,6 +434,7 @@ class Engine:
         finally:
             theirs.close()
         self._started = time.monotonic()
+        self._raw = self._offset = ()
         self._sock = ours
         self._wire = observing.Wire(ours)
         paths = [path for path in sys.path if path]
@@ -388,6 +470,11 @@ class Engine:
         assert self._sock is not None
         self._sock.close()
         self._sock = None
+        if self._leads is not None:
+            self._leads.dismiss()  # they clean, until there is a new process here
+        if self.leader[0]:
+            self._leave()
+            return
         _reap(self.pid, signal.SIGKILL)
         if self._finishing:
             self._done = True
@@ -411,13 +498,21 @@ class Engine:
 
     def _take(self, message: "Any") -> None:
         what = message[0]
+        if self._leads is not None and what in _PASSED_ON:
+            self._leads.put(message)
         if what == "event":
             event = events.Event(_KINDS[message[1]], "")
             for name, value in zip(_EVENT, message[2]):
                 setattr(event, name, value)
             self._on_event(event)
         elif what == "counts":
+            self._raw = message[1:]
             self._count(*message[1:])
+            if self._leads is not None:
+                self._leads.put(_counts_message(self.counts))
+        elif what == "leader":
+            self.leader = message[1:]
+            self._on_leader()
         elif what == "heaps":
             for name, record in message[1]:
                 if record is None:
@@ -433,9 +528,132 @@ class Engine:
         elif what == "ended":
             self._done = self._finishing
 
+    # -- leading and following -----------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        """Begin to lead, or end it, or tell of other orders."""
+        self._led = self._leading
+        if not self._led[0]:
+            if self._leads is not None:
+                self._leads.close()
+                self._leads = None
+            self._searches, self._next_search = 0, time.monotonic() + SEARCHES[-1]
+            return
+        self._forget_candidate()
+        if self.leader[0]:
+            assert self._sock is not None
+            self._sock.close()
+            self._sock = None
+            self._leave()
+        if self._leads is None:
+            try:
+                self._leads = relay.Leader(self._node)
+            except OSError as error:
+                self._on_fault(f"other programs of the node cannot be told who cleans: {error.strerror}")
+                return
+        self._leads.put(("leader", *self._led))
+
+    def _greeting(self) -> "List[Tuple[Any, ...]]":
+        """All that a new follower has to know."""
+        return [
+            ("leader", *self._led),
+            _counts_message(self.counts),
+            ("heaps", list(self._heaps.items())),
+            ("returns", self._returns),
+            ("state", self._unsettled, self._troubles, self.pidfds),
+            *[_event_message(event) for event in self._standing()],
+        ]
+
+    def _await_leader(self) -> None:
+        """Follow a leader from the start on, if there is one that says so at once."""
+        end = time.monotonic() + FIRST_WORD
+        self._look_for_leader()
+        while self._candidate is not None and time.monotonic() < end:
+            poll = select.poll()
+            poll.register(self._candidate[1].sock, select.POLLIN)
+            poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            self._look_for_leader()
+
+    def _look_for_leader(self) -> None:
+        """Follow a leader as soon as one has said that it leads: one that hangs is none."""
+        now = time.monotonic()
+        if self._candidate is None:
+            if now < self._next_search:
+                return
+            self._next_search = now + SEARCHES[min(self._searches, len(SEARCHES) - 1)]
+            self._searches += 1
+            found = relay.find(self._node)
+            if found is None:
+                return
+            self._candidate = found[0], observing.Wire(found[1])
+        name, wire = self._candidate
+        messages = wire.read()
+        if messages is None:
+            self._forget_candidate()
+        elif messages and messages[0][0] == "leader":
+            self._candidate = None
+            self._dismiss()
+            self._begin(name, wire)
+            for message in messages:
+                self._take(message)
+
+    def _forget_candidate(self) -> None:
+        if self._candidate is not None:
+            self._candidate[1].sock.close()
+            self._candidate = None
+
+    def _dismiss(self) -> None:
+        """Have our own process end without another removal, and take its last words."""
+        if self._sock is None:
+            return
+        self._to_send.clear()
+        scope, rescan = self._orders[:2]
+        end = time.monotonic() + LAST_SWEEP
+        try:
+            self._wire.put(("orders", scope, rescan, True, False, False))
+            self._wire.put(("finish",))
+            while time.monotonic() < end:
+                poll = select.poll()
+                poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._wire.waiting else 0))
+                poll.poll(max(0.0, end - time.monotonic()) * 1000)
+                self._wire.flush()
+                messages = self._wire.read()
+                if messages is None:
+                    break
+                for message in messages:
+                    if message[:2] != ("event", str(events.WOULD_REMOVE)):
+                        self._take(message)
+        except OSError:
+            pass
+        self._sock.close()
+        self._sock = None
+        _reap(self.pid, signal.SIGKILL)
+
+    def _begin(self, name: str, wire: observing.Wire) -> None:
+        self._sock, self._wire, self.pid = wire.sock, wire, 0
+        self._leader_name, self._raw = name, ()
+        self._offset = self._offsets.get(name, ())
+        self._before = copy.deepcopy(self.counts)
+        self._heaps, self._returns = {}, []
+
+    def _leave(self) -> None:
+        """The leader is gone, or is not followed any more: clean, at once."""
+        if self._raw:
+            self._offsets = {self._leader_name: self._raw}
+        self.leader = ("", "")
+        self._before = copy.deepcopy(self.counts)
+        self._heaps, self._returns = {}, []
+        self._next_start = self._searches = 0
+        self._next_search = time.monotonic() + SEARCHES[0]
+        self._on_leader()
+
     def _count(self, values: "List[Any]", latencies: "List[int]", seconds: float) -> None:
         """Add its counts to those of earlier processes."""
         before, now = self._before, self.counts
+        if self._offset:  # what this leader had counted when it was followed before is in `before`
+            values = [value - old for value, old in zip(values, self._offset[0])]
+            latencies = [count - old for count, old in zip(latencies, self._offset[1])]
+            seconds -= self._offset[2]
         for name, value in zip(_COUNTS + _LEVELS, values):
             setattr(now, name, value if name in _LEVELS else getattr(before, name) + value)
         now.longest_step = max(before.longest_step, values[_COUNTS.index("longest_step")])
@@ -445,6 +663,8 @@ class Engine:
 
 def _reap(pid: int, number: int = 0, tries: int = 50) -> None:
     """Collect the exit status if the process has ended, or end it."""
+    if not pid:
+        return
     if number:
         try:
             os.kill(pid, number)

@@ -93,6 +93,18 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def group_name(gid: int) -> str:
+    """The name of a group, likewise."""
+    import grp
+
+    if not procfs.may_read(procfs.group_key(gid)):
+        return str(gid)
+    try:
+        return grp.getgrgid(gid).gr_name
+    except (KeyError, OSError):
+        return str(gid)
+
+
 def _psutil() -> "Any":
     sitepackages.enable()
     try:

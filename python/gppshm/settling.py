@@ -45,6 +45,8 @@ FIRST_SIGHT = 0.02
 """Seconds after the creation of a file at which it is looked at: its creator writes the header first."""
 SLOW_EXIT = 1.0
 """Seconds that a creator may take to exit after it unlinked its heap, before it is told as another's deed."""
+DOUBTED = 10
+"""At every so many-th rescan it is doubted that a creator still maps its heap: to look costs 0.1 ms each."""
 EXITING = len(schedule.EXITS) + len(RETRIES)
 """So many tries follow an event on a heap whose creator, watched by no pidfd, has not ended yet."""
 LARGE = 4 << 20
@@ -449,7 +451,10 @@ class Settling:
 
     def _still_alive(self, name: str, heap: Known) -> bool:
         """A writer has let go of the heap of a living creator: which it may be itself, just ending."""
-        heap.told, heap.doubtful = "", True
+        heap.told = ""
+        # At a rescan nobody has let go of anything; only that no event need tell of an exec speaks for doubt.
+        if heap.trigger != "rescan" or self.counts.rescans % DOUBTED == 0:
+            heap.doubtful = True
         if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < EXITING:
             self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
             heap.attempts += 1

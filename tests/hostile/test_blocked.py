@@ -221,3 +221,62 @@ def test_the_end_does_not_wait_for_a_users_name(spawn, shm_root, directory_servi
         assert end["removed"] == 1
         assert [said["user"] for said in watching.said if said["event"] == "removed"] == ["4321"]
         all_end(helpers, "name")
+
+
+ASKS = """
+import time
+from gppshm import asking, events
+from gppshm.redhawk import journal, metrics
+event = events.Event(events.FAILED, "it stays", "heap-12")
+orphan = journal.Orphan(event)
+orphan.uid = 4321
+state = metrics.State(1 << 30, 1 << 29, [orphan])
+board = metrics.Metrics({})
+asking.shared.call("gppshm.processes:available", [], 20.0)  # nobody waits for the observer's start
+print("ready", flush=True)
+for line in sys.stdin:
+    began = time.monotonic()
+    reason = {each.name: each.reason for each in board.read(state)}[metrics.ORPHANED]
+    quick = time.monotonic() - began < 2
+    print(reason.split("of user ")[1].split(",")[0], "quick" if quick else "slow", flush=True)
+"""
+
+
+def test_a_metric_shows_a_users_number_while_nobody_tells_the_name(spawn, directory_service):
+    process = spawn.python(ASKS, prefix=directory_service.prefix)
+
+    def shown():
+        process.tell("again")
+        return process.read_line()
+
+    assert [shown() for _ in range(3)] == ["4321 quick"] * 3
+    directory_service.tell("redhawker:x:4321:4321::/:/bin/sh")
+    wait_for(lambda: shown() == "redhawker quick")
+
+
+SHOWS = """
+import threading, time
+from gppshm.redhawk import cleaning, figures
+work = cleaning.Cleaning(sys.argv[1], cleaning.Orders(enabled=False), os.getpid())
+shown = figures.Figures(work, lambda: 0)
+work.start(), shown.start()
+print("ready", flush=True)
+for line in sys.stdin:
+    began = time.monotonic()
+    rows = [row for row in shown.heaps()[0] if row.name == line.strip()]
+    quick = time.monotonic() - began < 3
+    print(rows[0].user if rows else None, "quick" if quick else "slow", flush=True)
+"""
+
+
+def test_a_query_shows_a_users_number_while_nobody_tells_the_name(spawn, shm_root, directory_service):
+    owner = spawn.python(OF_ANOTHER_USER, shm_root)
+    process = spawn.python(SHOWS, shm_root, prefix=directory_service.prefix)
+
+    def shown():
+        process.tell(owner.name)
+        return process.read_line()
+
+    assert [shown() for _ in range(3)] == ["4321 quick"] * 3
+    directory_service.tell("redhawker:x:4321:4321::/:/bin/sh")
+    wait_for(lambda: shown() == "redhawker quick")

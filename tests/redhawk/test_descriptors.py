@@ -324,7 +324,7 @@ def test_everything_is_described_and_every_quantity_has_its_unit():
             assert units in ("MB", "B", "s", "ms", "%"), simple.get("id")
             assert (units == "ms") == name.endswith("_ms")
             assert (units == "%") == name.endswith("_percent")
-            assert (units == "s") == (name.endswith("time") or name == "rescan")
+            assert (units == "s") == (name.endswith("time") or name in ("rescan", "age"))
         else:
             assert units is None, simple.get("id")
 

@@ -41,6 +41,7 @@ HEAP = {
     "command": STRINGS,
     "component": STRINGS,
     "application": STRINGS,
+    "age": CORBA.TC_double,
 }
 
 
@@ -185,6 +186,8 @@ def test_who_looks_at_the_overview_sees_how_things_are(device, spawn, shm_root):
     assert seen["summary"].endswith("; 0 removed")
     device.configure("shm::cleanup", cleanup())
     wait_for(lambda: device.query("shm::overview")["heap_count"] == 1)
+    # That a heap is gone is shown before it is told.
+    wait_for(lambda: device.query("shm::cleanup_status")["removed"] == 2)
     status = device.query("shm::cleanup_status")
     last = f"; 2 removed, the last {status['last_heap']} at {status['last_time_iso']}"
     assert device.query("shm::overview")["summary"].endswith(last)
@@ -205,8 +208,11 @@ def test_a_reply_is_bounded_however_many_heaps_there_are(device, shm_root):
     device.configure("shm::cleanup", cleanup(enabled=False))
     for number in range(2500):
         heapwriter.create(os.path.join(shm_root, f"heap-{4000000 + number}"), 4000000 + number, [(4096, ())])
+    # The first may have been removed before the order came to whoever cleans.
+    there = len(os.listdir(shm_root))
+    assert there > 2000
     # Who asks without rest takes the time from who looks.
-    wait_for(lambda: time.sleep(0.5) or device.query("shm::overview")["heap_count"] == 2500, 60)
+    wait_for(lambda: time.sleep(0.5) or device.query("shm::overview")["heap_count"] == there, 60)
     assert len(device.query("shm::heaps")) == 300
     assert {item.id for item in device.ref.query([])} >= {"shm::heaps", "shm::usage"}
 

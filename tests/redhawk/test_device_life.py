@@ -415,7 +415,7 @@ REFUSED_STARTS = [
 
 
 def cleans_nothing_and_says_why(device, shm_root, why):
-    (line,) = [line for line in device.told().splitlines() if " ERROR " in line]
+    (line,) = wait_for(lambda: [line for line in device.told().splitlines() if " ERROR " in line])
     assert why in line and "nothing is cleaned" in line
     wait_for(lambda: device.query("shm::heaps"))
     assert not device.query("shm::cleanup")["enabled"]

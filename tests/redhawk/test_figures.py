@@ -1,5 +1,6 @@
 """What the device shows: right, fresh, and never waited for long."""
 
+import json
 import os
 import sys
 import time
@@ -7,8 +8,8 @@ import time
 import pytest
 
 from gppshm import roles
-from gppshm.redhawk import cleaning, figures
-from spawning import descriptors, wait_for
+from gppshm.redhawk import cleaning, figures, overview
+from spawning import descriptors, needs_root, wait_for
 
 MB = 1048576
 
@@ -42,11 +43,15 @@ class Shown:
         orders.setdefault("enabled", False)
         self.cleaning = cleaning.Cleaning(root, cleaning.Orders(**orders), os.getpid())
         self.figures = figures.Figures(self.cleaning, lambda: 5 * MB, self.measured.append)
+        self.cleaning.journal.listeners.append(self.figures.wake)
         self.cleaning.start()
         self.figures.start()
 
+    def heaps(self):
+        return self.figures.heaps()[0]
+
     def heap(self, name):
-        return next((heap for heap in self.figures.heaps() if heap.name == name), None)
+        return next((heap for heap in self.heaps() if heap.name == name), None)
 
     def state(self, name):
         """The state of a heap; None while it is not shown."""
@@ -94,7 +99,7 @@ def test_an_unreadable_and_a_half_made_heap_are_shown_too(shm_root, shown):
     open(os.path.join(shm_root, "heap-4000000"), "wb").close()
     open(os.path.join(shm_root, "not-a-heap"), "wb").close()
     display = shown()
-    heaps = wait_for(display.figures.heaps)
+    heaps = wait_for(display.heaps)
     assert [(heap.name, heap.creator, heap.state) for heap in heaps] == [
         ("heap-4000000", 4000000, "orphaned")
     ]
@@ -118,10 +123,89 @@ def test_memory_that_is_unlinked_and_still_held_is_shown(spawn, shm_root, shown)
     size = os.stat(os.path.join(shm_root, owner.name)).st_blocks * 512
     owner.kill()
     # Other folders of the same file system may hold more.
-    wait_for(lambda: display.figures.heaps() == [] and display.figures.usage().held >= size)
+    wait_for(lambda: display.heaps() == [] and display.figures.usage().held >= size)
     held = display.figures.usage().held
     peer.kill()
-    wait_for(lambda: display.figures.heaps() == [] and display.figures.usage().held <= held - size)
+    wait_for(lambda: display.heaps() == [] and display.figures.usage().held <= held - size)
+
+
+def test_memory_that_becomes_held_is_looked_for_though_nobody_asks(spawn, shm_root, shown):
+    display = shown(enabled=True, reclaim=False)
+    owner = spawn.owner(shm_root, "--size=50000000")
+    wait_for(lambda: owner.name in display.cleaning.living())
+    spawn.peer(shm_root, owner)
+    scan = wait_for(lambda: display.figures._scanned.took and display.figures._scanned)
+    owner.kill()
+    wait_for(lambda: display.figures._scanned is not scan)
+    wait_for(lambda: display.measured[-1].held > 50000000)
+
+
+def test_an_idle_device_scans_nothing(spawn, shm_root, shown, monkeypatch):
+    monkeypatch.setattr(figures, "TICK", 0.1)
+    spawn.owner(shm_root)
+    display = shown()
+    wait_for(display.heaps)
+
+    def at_rest():
+        scan = display.figures._scanned
+        time.sleep(1.0)
+        return display.figures._scanned is scan and scan
+
+    scan, measured = wait_for(at_rest, 30), len(display.measured)
+    wait_for(lambda: len(display.measured) >= measured + 5)
+    assert display.figures._scanned is scan
+    wait_for(lambda: display.heaps() and display.figures._scanned is not scan)
+
+
+@needs_root
+def test_where_all_that_is_used_has_a_name_nothing_is_held_and_that_is_of_now(private_tmpfs):
+    code = """
+import json, time
+from gppshm.redhawk import cleaning, figures
+root, MB = sys.argv[1], 1048576
+work = cleaning.Cleaning(root, cleaning.Orders(enabled=False), os.getpid())
+shown = figures.Figures(work, lambda: 0)
+work.start(), shown.start()
+def until(fact):
+    end = time.monotonic() + 20
+    while not fact() and time.monotonic() < end:
+        time.sleep(0.05)
+fd = os.open(root + "/file", os.O_RDWR | os.O_CREAT)
+os.posix_fallocate(fd, 0, 4 * MB)
+until(lambda: shown._scanned.took and shown.age() > 0)
+usage = shown.usage()
+found = [usage.age, usage.held // MB, usage.other // MB]
+os.unlink(root + "/file")
+time.sleep(0.1)
+found.append(shown.usage().age > 0)
+until(lambda: shown.refresh() or shown.usage().held == 4 * MB)
+found += [shown.usage().held // MB, shown.usage().other // MB]
+os.close(fd)
+time.sleep(0.1)
+found.append(shown.usage().held)
+print(json.dumps(found))
+"""
+    done = private_tmpfs(code, options="size=16m,mode=1777")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0.0, 0, 4, True, 4, 0, 0]
+
+
+def test_what_is_used_is_heaps_held_and_other_whatever_happens_meanwhile(spawn, shm_root, shown):
+    display = shown(enabled=True)
+    owners = []
+    for number in range(60):
+        owners.append(spawn.owner(shm_root, "--size=3000000"))
+        if number % 3 == 2:
+            spawn.peer(shm_root, owners[-1])
+            owners[-1].kill()
+        usage = display.figures.usage()
+        assert usage.heaps + usage.held + usage.other == usage.used
+        assert min(usage.heaps, usage.held, usage.other) >= 0
+        shown_ = overview.Overview(
+            display.figures.census, usage, 0, display.cleaning.journal, display.cleaning.orders, "", 0.0
+        )
+        used = shown_.total_mb - shown_.free_mb
+        assert shown_.heaps_mb + shown_.held_mb + shown_.other_mb <= used + 1e-6
 
 
 def test_a_flood_of_changes_is_measured_twice_a_second_at_most(shm_root, shown):
@@ -163,7 +247,7 @@ def test_what_goes_wrong_each_time_is_logged_once(shm_root, shown, monkeypatch):
         lines.append("tried")
         raise OSError("no descriptor")
 
-    monkeypatch.setattr(display.figures, "_look", fail)
+    monkeypatch.setattr(display.figures, "_scan", fail)
     for number in range(1, 4):
         display.figures._wanted = True
         display.figures.wake()

@@ -15,7 +15,7 @@ from client import CF, STANDIN
 from nodes import domain, filled, sdr  # noqa: F401
 from places import HEAPWRITER
 from plugins import NAME, client
-from spawning import lives, python_command, wait_for
+from spawning import lives, python_command, stays, wait_for
 from watching import gone
 
 from gppshm.redhawk.corba import CORBA, CosNaming  # isort: skip
@@ -101,6 +101,28 @@ def test_beside_the_gpp_it_is_the_plugin_itself(domain, shm_root):
     wait_for(lambda: client.query(device, "shm::threshold")["free"] == "12 MB")
     client.configure(device, "shm::threshold", {"free": "34 MB"})
     wait_for(lambda: gpp.metric("shm_free")["metric_threshold_value"] == "34 MB", 3)
+
+
+def test_what_the_device_is_told_not_to_clean_the_metrics_say(domain):
+    running = domain(BESIDE)
+    device, gpp = running.device("GPP_1_shm"), running.gpp()
+    client.configure(device, "shm::cleanup", {"enabled": False, "scope": "host", "rescan": 30.0})
+    wait_for(lambda: gpp.metric("shm_removed")["metric_reason"].endswith("; cleaning is off"))
+
+
+def test_the_plugin_of_a_second_gpp_of_the_node_follows_the_device_beside_the_first(domain, shm_root):
+    running = domain(BESIDE)
+    device = running.device("GPP_1_shm")
+    client.configure(device, "shm::cleanup", {"enabled": False, "scope": "host", "rescan": 30.0})
+    again = start_plugin_again(running)
+    wait_for(lambda: "the device GPP_1_shm of this node cleans: cleaning is off" in running.told())
+    pid = component(running, shm_root)
+    wait_for(lambda: client.query(device, "shm::cleanup_status")["watched"] >= 1)
+    os.kill(pid, signal.SIGKILL)
+    stays(lambda: os.path.exists(os.path.join(shm_root, f"heap-{pid}")), 0.5)
+    os.kill(running.gpp().plugin(NAME)["pid"], signal.SIGKILL)
+    gone(shm_root, f"heap-{pid}")
+    assert again.poll() is None
 
 
 def test_its_id_is_the_same_at_each_start_of_the_same_gpp(domain, sdr, tmp_path):

@@ -189,6 +189,7 @@ def test_an_orphan_counts_until_it_is_gone_replaced_or_alive(shm_root):
     assert sum(each.bytes for each in kept.orphans([])) == 3 * 8192
     os.unlink(os.path.join(shm_root, "heap-11"))
     assert [each.name for each in kept.orphans(["heap-12"])] == ["heap-13"]
+    assert [each.name for each in kept.orphans([])] == ["heap-12", "heap-13"]  # it has died again
     os.rename(os.path.join(shm_root, "heap-12"), os.path.join(shm_root, "heap-13"))
     assert kept.orphans([]) == []
 

@@ -2,14 +2,14 @@
 
 import threading
 
-from gppshm import engine, watch
+from gppshm import engine, events, relay, watch
 from gppshm.redhawk import logs
 from gppshm.redhawk.journal import Journal
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Tuple
+    from typing import Any, Callable, List, Tuple
 
 _log = logs.logger("GppShmPlugin.watch")
 
@@ -48,6 +48,15 @@ class Orders:
         """In the form that a watcher takes."""
         return self.scope, self.rescan, self.dry_run or not self.enabled, self.fifos, self.reclaim
 
+    @property
+    def limits(self) -> str:
+        """What is not cleaned, in words; "" if everything is."""
+        if not self.enabled:
+            return "cleaning is off"
+        if self.dry_run:
+            return "dry run: nothing is removed"
+        return "only heaps of child processes are removed" if self.scope == watch.CHILDREN else ""
+
 
 class Cleaning(threading.Thread):
     """Watches `root` until `finish`, and handles events in this thread.  OSError if it cannot be watched.
@@ -55,6 +64,7 @@ class Cleaning(threading.Thread):
     parent   pid whose descendants `watch.CHILDREN` selects
     refusal  why nothing is cleaned, whatever the orders are; "" if they count
     on_end   called when it has ended
+    manager  IOR of the DeviceManager for whose programs it can `lead` or, if it `follows`, follow
     failure  why it ended unexpectedly; else ""
     watcher  the engine; its state can be read from any thread
     """
@@ -66,6 +76,8 @@ class Cleaning(threading.Thread):
         parent: int,
         on_end: "Callable[[], None]" = lambda: None,
         refusal: str = "",
+        manager: str = "",
+        follows: bool = False,
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.root = root
@@ -74,7 +86,20 @@ class Cleaning(threading.Thread):
         self.journal = Journal(root)
         self._take(orders)
         self._on_end = on_end
-        self.watcher = engine.Engine(root, self.journal.on_event, orders.words, parent, self._on_fault)
+        self._label = self._followed = ""
+        self.watcher: Any = None  # a leader may say something before it is there
+        self.watcher = engine.Engine(
+            root,
+            self._on_event,
+            orders.words,
+            parent,
+            self._on_fault,
+            node=relay.node(manager, root) if manager else "",
+            follows=follows,
+            on_leader=self._on_leader,
+            standing=self.journal.standing,
+        )
+        self._on_leader()
 
     def run(self) -> None:
         try:
@@ -85,8 +110,40 @@ class Cleaning(threading.Thread):
             self.watcher.close()
         self._on_end()
 
+    def _on_event(self, event: events.Event) -> None:
+        # A leader logs it, too.
+        self.journal.on_event(event, log=not self.leader)
+
     def _on_fault(self, sentence: str) -> None:
         _log.error("%s", plain(sentence))
+
+    def _on_leader(self) -> None:
+        if self.watcher is None:
+            return
+        leader, limits = self.watcher.leader
+        if leader:
+            _log.info("the device %s of this node cleans: %s", plain(leader), plain(limits or "everything"))
+        elif self._followed:
+            _log.info("the device %s does not clean any more: cleaning here again", plain(self._followed))
+        self._followed = leader
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self.journal.listeners):
+            listener()
+
+    @property
+    def leader(self) -> str:
+        """The label of the device that cleans instead; "" if this does."""
+        return self.watcher.leader[0] if self.watcher is not None else ""
+
+    @property
+    def limits(self) -> str:
+        """What is not cleaned, and by whose orders; "" if everything is."""
+        leader, limits = self.watcher.leader
+        if not leader:
+            return self.orders.limits
+        return limits and f"{limits}, by the orders of the device {leader}"
 
     def living(self) -> "List[str]":
         """The names of heaps whose creator lives."""
@@ -96,6 +153,13 @@ class Cleaning(threading.Thread):
         """Apply new orders."""
         self._take(orders)
         self.watcher.change(*orders.words)
+        self.watcher.lead(self._label, orders.limits)
+        self._tell()
+
+    def lead(self, label: str) -> None:
+        """Clean for all programs of the DeviceManager, as the device of that label; "": for itself again."""
+        self._label = label
+        self.watcher.lead(label, self.orders.limits)
 
     def _take(self, orders: Orders) -> None:
         orders.enabled = orders.enabled and not self.refusal

@@ -10,7 +10,7 @@ import time
 import uuid
 
 from gppshm import capacity, claims, events, memory
-from gppshm.redhawk import figures, logs, metrics, overview, settable, thresholds
+from gppshm.redhawk import figures, logs, metrics, overview, settable, shown, thresholds
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA
 from gppshm.redhawk.runtime.properties import TYPES
@@ -32,8 +32,6 @@ HEADROOM = "5%"
 """Of the file system: never granted, unless the property says otherwise."""
 LAST_WORDS = 0.05
 """Seconds for what has to be told when the device is released."""
-ONE_QUERY = 0.1
-"""Seconds in which properties may be asked for by the same query: they share a look at the heaps."""
 BACKLOG = 500
 """Messages and events that may wait for slow consumers; what comes then is dropped."""
 
@@ -139,15 +137,13 @@ class Device(GppShmPlugin_base):
         self._host = socket.gethostname()
         self._alarm = thresholds.Alarm(below=True)
         self._low = False
-        self._told: Optional[figures.Usage] = None
+        self._told: Optional[shown.Usage] = None
         self._told_capacity = -1
-        self._heaps_asked = 0.0
+        self._heap_fields: Tuple[List[shown.HeapFigure], List[Any]] = ([], [])
         self._removals_seen = work.journal.gone
         self._has_start_values = False
         # Until the first look, which may be asked for its capacity.
-        self.figures = figures.Figures(
-            work, self._reserved, self._measured, lambda heaps: _structs(self.Heap, heaps)
-        )
+        self.figures = figures.Figures(work, self._reserved, self._measured)
         self.ledger = capacity.Ledger(
             self.figures.room,
             self._headroom_bytes,
@@ -168,6 +164,7 @@ class Device(GppShmPlugin_base):
     def constructor(self) -> None:
         """Called once, when the properties have their initial values."""
         self._obey(self.shm_cleanup)
+        self._work.lead(plain(self._label))
         self._heed(self.shm_threshold)
         self.teller.start()
         self.figures.start()
@@ -195,6 +192,7 @@ class Device(GppShmPlugin_base):
         try:
             GppShmPlugin_base.releaseObject(self)
         finally:
+            self._work.lead("")
             self.figures.stop()
             self.teller.end()
             if self.teller.is_alive():
@@ -211,9 +209,8 @@ class Device(GppShmPlugin_base):
         return plain(self._host)
 
     def query_prop_shm_overview(self) -> "Any":
-        if time.monotonic() - self._heaps_asked > ONE_QUERY:
-            self.figures.heaps()  # looks anew where that takes little time
         try:
+            _, age = self.figures.heaps()
             usage = self.figures.usage()
         except OSError:
             return self.shm_overview
@@ -224,11 +221,13 @@ class Device(GppShmPlugin_base):
             self._work.journal,
             self._work.orders,
             self.refusal,
+            age,
         )
         return self.Overview(**vars(found))
 
     def query_prop_shm_usage(self) -> "Any":
         try:
+            self.figures.refresh()
             usage = self.figures.usage()
             usage.limit = self.ledger.room().limit
             return _usage(usage)
@@ -236,8 +235,16 @@ class Device(GppShmPlugin_base):
             return self.shm_usage
 
     def query_prop_shm_heaps(self) -> "Any":
-        self._heaps_asked = time.monotonic()
-        return self.figures.heaps()
+        known, fields = self._heap_fields
+        try:
+            heaps, age = self.figures.heaps()
+        except OSError:
+            heaps, age = known, self.figures.age()
+        if known is not heaps:
+            fields = _fields(self.Heap, heaps, ("age",))
+            self._heap_fields = heaps, fields
+        last = [CF.DataType("shm::heaps::age", CORBA.Any(CORBA.TC_double, age))]
+        return _sequence([each + last for each in fields])
 
     def query_prop_shm_cleanup(self) -> "Any":
         return _cleanup(self._work.orders)
@@ -496,7 +503,7 @@ class Device(GppShmPlugin_base):
             self.teller.tell(lambda: self._send(self.HeapRemoved(), _Removal(event)))
         self.figures.wake()
 
-    def _measured(self, usage: figures.Usage) -> None:
+    def _measured(self, usage: shown.Usage) -> None:
         """In the figures' thread."""
         threshold = self._board.threshold(metrics.FREE)
         low = self._alarm.judge(usage.free, threshold.limit(usage.total), usage.total)
@@ -509,18 +516,23 @@ class Device(GppShmPlugin_base):
         available = room.available // capacity.MB
         if available != self._told_capacity:
             self._told_capacity = self.shm_capacity = available
-            self.tell_property(CAPACITY)
+            self._tell_value(CAPACITY, available)
         if usage.differs(self._told):
             if self._told is None:
-                self.tell_property(HOST_NAME)
+                self._tell_value(HOST_NAME, self.shm_host_name)
             self._told = usage
             self.shm_usage = _usage(usage)
-            self.tell_property("shm::usage")
+            self._tell_value("shm::usage", self.shm_usage)
         self._update_usage_state()
         self.on_tick()
 
     def tell_property(self, identifier: str) -> None:
         item = self.item(identifier)
+        self.teller.tell(lambda: self.port_propEvent.send(item))
+
+    def _tell_value(self, identifier: str, value: "Any") -> None:
+        """The same of a value that has been measured: to query it would be to measure again."""
+        item = CF.DataType(identifier, self.declared[identifier].to_any(value))
         self.teller.tell(lambda: self.port_propEvent.send(item))
 
     def _send(self, message: "Any", source: object) -> None:
@@ -558,7 +570,7 @@ class _Removal:
 class _Crossing:
     """The threshold was crossed: `low`, or not any more."""
 
-    def __init__(self, usage: figures.Usage, low: bool, threshold: str) -> None:
+    def __init__(self, usage: shown.Usage, low: bool, threshold: str) -> None:
         free, total = megabytes(usage.free), megabytes(usage.total)
         self.low, self.free, self.total, self.threshold = low, usage.free, usage.total, threshold
         self.reason = f"{free} of {total} of shared memory are free, "
@@ -569,7 +581,14 @@ class _Crossing:
 
 def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
     """A structsequence's any, of items that have the struct's members but are no such structs."""
-    members = [(name, member.id_, TYPES[member.type_]) for name, member in struct.declared()]
+    return _sequence(_fields(struct, items))
+
+
+def _fields(struct: "Any", items: "Sequence[object]", but: "Sequence[str]" = ()) -> "List[Any]":
+    """The members of each item, without those named `but`."""
+    members = [
+        (name, member.id_, TYPES[member.type_]) for name, member in struct.declared() if name not in but
+    ]
     sequence = []
     for item in items:
         fields = []
@@ -578,8 +597,12 @@ def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
             if typecode is CORBA.TC_string:
                 value = plain(value)
             fields.append(CF.DataType(identifier, CORBA.Any(typecode, value)))
-        sequence.append(CORBA.Any(CF._tc_Properties, fields))
-    return CORBA.Any(CORBA._tc_AnySeq, sequence)
+        sequence.append(fields)
+    return sequence
+
+
+def _sequence(items: "Sequence[Any]") -> "Any":
+    return CORBA.Any(CORBA._tc_AnySeq, [CORBA.Any(CF._tc_Properties, fields) for fields in items])
 
 
 def _there_is(room: capacity.Room, host: str) -> str:
@@ -590,7 +613,7 @@ def _there_is(room: capacity.Room, host: str) -> str:
     return words + ")"
 
 
-def _usage(usage: figures.Usage) -> "Any":
+def _usage(usage: shown.Usage) -> "Any":
     value = GppShmPlugin_base.Usage(path=plain(usage.path), limit=plain(usage.limit))
     for name, member in value.declared():
         if name not in ("path", "limit"):

@@ -1,21 +1,22 @@
-"""What the device shows of the shared memory, looked at in a thread of its own.
+"""What the device shows of the shared memory.
 
-A look at a thousand heaps may take a quarter of a second.  A query of the device must not: it gets the last.
+A scan reads every heap and asks who holds it: among thousands of processes that takes a second.  It is made
+in a thread of its own, when somebody asks, or when memory may have become unlinked and held; an idle device
+makes none.  A query waits for it where that takes no longer than `PATIENCE`.  Else it shows the last one,
+says how old that is, and corrects it by what can be seen at once: which files there are, their sizes, and
+what the engine knows of their creators.
 """
 
 import errno
-import functools
-import grp
 import os
-import pwd
 import select
 import threading
 import time
 
-from gppshm import asking, capacity, creator, kernel, procfs, shmfs, snapshot
-from gppshm.redhawk import logs, metrics, overview
+from gppshm import asking, creator, kernel, shmfs, snapshot
+from gppshm.redhawk import logs, overview
 from gppshm.redhawk.cleaning import Cleaning
-from gppshm.roles import role
+from gppshm.redhawk.shown import HeapFigure, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,135 +25,87 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.figures")
 
 TICK = 11.0
-"""Seconds between looks at most; no divisor of the usual rescan: two looks at once hinder each other."""
+"""Seconds between measurements at least."""
 INTERVAL = 0.5
 """Seconds between measurements at most as often, however much changes."""
-PATIENCE = 0.02
-"""Seconds that a query waits for a new look; where the last took longer it does not wait at all."""
+FRESH = 0.1
+"""Seconds; what is younger is shown as being of now."""
+PATIENCE = 0.1
+"""Seconds that a query waits for a scan; where the last took longer it does not wait at all."""
+STALE = 30.0
+"""Seconds; where the last scan is older, a query waits for a new one for SECOND_PATIENCE."""
+SECOND_PATIENCE = 1.0
 SHARE = 5
-"""A look is not followed by another on account of queries before so many times its duration."""
-STALE = 3 * TICK
-"""Seconds; an older look is not shown while a new one can be waited for."""
+"""A scan is not followed by another on account of queries before so many times its duration."""
+UNASKED = 20
+"""The same on account of events."""
+SAME = 0.02
+"""Seconds for which a listing of the directory counts as being of now."""
+READING = 0.05
+"""Seconds that a query spends on reading heaps that no scan has seen."""
+FILES = 20000
+"""A directory with more files than this is not added up: held memory is then always looked for."""
 
-MOST = (1 << 64) - 1
-"""What a CORBA ulonglong can hold."""
+NOT_YET = creator.Verdict(creator.UNKNOWN, "it is new: its creator has not been looked at yet")
 
 
-class HeapFigure:
-    """One heap, as it was; sizes in bytes.
+class Listing:
+    """The files of the directory at one moment.
 
-    state     creator.State, or "unreadable", and the sentence of `reason`
-    attached  how many processes hold it, its living creator left out
-    component, application  of the creator, "" where its command line does not tell (see roles)
+    files    status of each that is no directory
+    visible  bytes that they take, with those in folders below; -1 if they are too many to be added up
     """
 
-    __slots__ = (
-        "application",
-        "attached",
-        "command",
-        "component",
-        "creator",
-        "file_size",
-        "group",
-        "heap_size",
-        "mode",
-        "name",
-        "reason",
-        "refcount",
-        "state",
-        "superblocks",
-        "used",
-        "user",
-    )
+    __slots__ = ("files", "moment", "visible")
 
-    def __init__(self, entry: snapshot.Entry, attached: int, command: str, words: "Sequence[str]") -> None:
-        seen, heap, verdict = entry.sighting, entry.heap, entry.verdict
-        header = seen.header
-        self.name = seen.name
-        self.creator = header.creator if header is not None else _as_long(seen.name_pid)
-        self.state = str(verdict.state) if verdict is not None else overview.UNREADABLE
-        self.reason = verdict.reason if verdict is not None else seen.error
-        self.file_size = seen.status.st_size
-        # Sums of what the heap itself says, which may be anything.
-        self.heap_size = min(heap.heap_size, MOST) if heap is not None else 0
-        self.used = min(heap.heap_used, MOST) if heap is not None else 0
-        self.superblocks = heap.superblock_count if heap is not None else 0
-        self.refcount = header.refcount if header is not None else 0
-        self.attached = attached
-        self.user = _user(seen.status.st_uid)
-        self.group = _group(seen.status.st_gid)
-        self.mode = f"{seen.status.st_mode & 0o777:o}"
-        self.command = command
-        self.component, self.application = role(words)
+    def __init__(self, directory: shmfs.ShmDirectory) -> None:
+        self.moment = time.monotonic()
+        self.files: Dict[str, os.stat_result] = {}
+        folders = []
+        names = directory.names()
+        for name in names:
+            try:
+                status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            except OSError:
+                continue
+            if status.st_mode & 0o170000 == 0o040000:
+                folders.append(os.path.join(directory.root, name))
+            else:
+                self.files[name] = status
+        each = {status.st_ino: status.st_blocks * 512 for status in self.files.values()}
+        below = _below(folders, each, FILES - len(names))
+        self.visible = sum(each.values()) if below else -1
 
 
-class Usage:
-    """The file system, in bytes.  What is used is `heaps`, `held` and `other`, and nothing else.
+def _below(folders: "List[str]", found: "Dict[int, int]", left: int) -> bool:
+    """Add the bytes of all files in these folders, by inode; whether they were not more than `left`."""
+    while folders and left >= 0:
+        try:
+            entries = list(os.scandir(folders.pop()))
+        except OSError:
+            continue
+        left -= len(entries)
+        for entry in entries if left >= 0 else ():
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                found[status.st_ino] = status.st_blocks * 512
+    return left >= 0
 
-    heaps     of files that are heaps
-    held      unlinked, but still mapped or open
-    other     all else that is used: other files, and what cannot be seen
-    reserved  granted to waveforms by all devices of this host, used by them or not
-    limit     what leaves the least to be granted (capacity.Room), where that is known
-    inodes, free_inodes  how many files there can be (0: no limit), and how many more
-    given_back, given_back_later, in_use  of removed heaps that processes are attached to; see events.Counts
-    """
 
-    __slots__ = (
-        "free",
-        "free_inodes",
-        "given_back",
-        "given_back_later",
-        "heaps",
-        "held",
-        "in_use",
-        "inodes",
-        "limit",
-        "other",
-        "path",
-        "reserved",
-        "total",
-    )
+class _Scan:
+    """What a scan found; `rows` and `others` (files that are no heaps) are corrected by later listings."""
 
-    def __init__(self, path: str, room: shmfs.Usage, heaps: int, held: int, reserved: int) -> None:
-        self.path = path
-        self.total = room.size
-        self.free = room.free
-        self.inodes, self.free_inodes = room.inodes, room.free_inodes
-        self.limit = ""
-        self.heaps = heaps
-        self.held = held
-        self.other = max(0, self.used - heaps - held)
-        self.reserved = reserved
-        self.given_back = self.given_back_later = self.in_use = 0
-
-    @property
-    def used(self) -> int:
-        return self.total - self.free
-
-    @property
-    def free_percent(self) -> float:
-        """0 where the file system has no size."""
-        return 100.0 * self.free / self.total if self.total else 0.0
-
-    def differs(self, other: "Optional[Usage]") -> bool:
-        """Whether somebody who looks at it would see a difference: of a MB or more, of another limit."""
-        if other is None or self.limit != other.limit or self.inodes != other.inodes:
-            return True
-        return any(
-            abs(getattr(self, name) - getattr(other, name)) >= capacity.MB
-            for name in (
-                "total",
-                "free",
-                "heaps",
-                "held",
-                "other",
-                "reserved",
-                "given_back",
-                "given_back_later",
-                "in_use",
-            )
-        )
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.took = 0.0
+        self.held = 0
+        self.rows: Dict[str, HeapFigure] = {}
+        self.others: Dict[str, shmfs.Identity] = {}
 
 
 ROWS = 300
@@ -163,8 +116,7 @@ class Figures(threading.Thread):
     """Looks at the heaps, and measures the file system when it may have changed.
 
     on_measure  called with the Usage after each measurement
-    on_look     called with the worst ROWS heaps after each look, here; what it returns `heaps` gives
-    census      of all heaps of the same look
+    census      of all heaps of the last query
     OSError if the directory cannot be opened.
     """
 
@@ -173,27 +125,26 @@ class Figures(threading.Thread):
         cleaning: Cleaning,
         reserved: "Callable[[], int]",
         on_measure: "Callable[[Usage], None]" = lambda usage: None,
-        on_look: "Callable[[List[HeapFigure]], object]" = lambda heaps: heaps,
     ) -> None:
         super().__init__(name="figures", daemon=True)
         self._cleaning = cleaning
         self._reserved = reserved
         self._on_measure = on_measure
-        self._on_look = on_look
         self._directory = shmfs.ShmDirectory(cleaning.root)
-        self._gauge = metrics.Gauge(self._directory, cleaning.journal)
-        self._heap_bytes: Dict[str, int] = {}
-        self._held = 0
-        self._shown: object = on_look([])
         self.census = overview.Census()
-        self._looked = -STALE
-        self._took = 0.0
-        self._wanted = False
+        self._scanned = _Scan(time.monotonic() - STALE)
+        self._shown: Tuple[object, object, List[HeapFigure]] = (None, None, [])
+        self._listing: Optional[Listing] = None
+        self._held_up = cleaning.journal.held_up
+        self._wanted = True
+        self._last_measured = 0.0
         self._changed = threading.Condition()
         self._stopped = False
         self._told = ""
         self._open = True
         self._descriptors = threading.Lock()
+        # For what a query reads itself; `wake` never waits for it.
+        self._reading = threading.RLock()
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._calm, self._poll = select.poll(), select.poll()
         for poll in (self._calm, self._poll):
@@ -206,10 +157,58 @@ class Figures(threading.Thread):
         except OSError:
             pass  # TICK has to do
 
+    # -- what a query gets -----------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Have a scan made if the last is not fresh, and wait for it where that takes little time."""
+        with self._changed:
+            now = time.monotonic()
+            last = self._scanned
+            age = now - last.began
+            if age < FRESH or age < SHARE * last.took or self._stopped:
+                return
+            patience = SECOND_PATIENCE if age > STALE else PATIENCE if last.took < PATIENCE else 0.0
+            self._wanted = True
+            self.wake()
+            if patience:
+                self._changed.wait_for(lambda: self._scanned.began >= now or self._stopped, patience)
+
+    def age(self) -> float:
+        """Seconds since the last scan began; 0 if it is fresh."""
+        return _shown_age(time.monotonic() - self._scanned.began)
+
+    def heaps(self) -> "Tuple[List[HeapFigure], float]":
+        """The worst ROWS heaps, and seconds since they were looked at; the same list if nothing has changed.
+
+        Which there are, and their sizes, is of now.  OSError.
+        """
+        self.refresh()
+        with self._reading:
+            scan = self._scanned
+            listing = self._list()
+            if self._shown[:2] != (scan, listing):
+                rows = overview.worst_first(self._rows(scan, listing))
+                self.census = overview.Census(rows)
+                rows = rows[:ROWS]
+                if [_key(row) for row in rows] == [_key(row) for row in self._shown[2]]:
+                    rows = self._shown[2] if self._shown[0] is scan else rows
+                self._shown = scan, listing, rows
+            return self._shown[2], _shown_age(time.monotonic() - scan.began)
+
     def usage(self) -> Usage:
-        """Measured now; what the heaps and the unlinked files take, at the last look."""
-        heaps = sum(self._heap_bytes.values())
-        usage = Usage(self._cleaning.root, self.room(), heaps, self._held, self._reserved())
+        """Measured now; what is held, at the last scan."""
+        with self._reading:
+            scan, listing, room = self._scanned, self._list(), self.room()
+            heaps = sum(
+                status.st_blocks * 512
+                for name, status in listing.files.items()
+                if name in scan.rows or shmfs.pid_of_name(name)
+            )
+        held, age = scan.held, _shown_age(time.monotonic() - scan.began)
+        if room.size and listing.visible >= 0:
+            hidden = max(0, room.size - room.free - listing.visible)
+            held, age = min(held, hidden), age if hidden else 0.0
+        usage = Usage(self._cleaning.root, room, heaps, held, self._reserved(), age)
         counts = self._cleaning.watcher.counts
         usage.given_back, usage.given_back_later = counts.given_back, counts.given_back_later
         usage.in_use = counts.in_use
@@ -218,25 +217,93 @@ class Figures(threading.Thread):
     def room(self) -> shmfs.Usage:
         """Size and free space now; thread-safe.  OSError too if it has been stopped."""
         with self._descriptors:
-            if not self._open:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._must_be_open()
             self._directory.follow()
             return self._directory.usage()
 
-    def heaps(self) -> object:
-        """What `on_look` made of the last look; of a new one where that takes little time."""
-        with self._changed:
-            now = time.monotonic()
-            patience = PATIENCE if self._took < PATIENCE else 0.0
-            if now - self._looked > STALE:
-                patience = 1.0
-            elif now - self._looked < SHARE * self._took:
-                return self._shown
-            self._wanted = True
-            self.wake()
-            if patience:
-                self._changed.wait_for(lambda: self._looked >= now or self._stopped, patience)
-            return self._shown
+    def _must_be_open(self) -> None:
+        if not self._open:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def _list(self) -> Listing:
+        with self._reading:
+            self._must_be_open()
+            if self._listing is None or time.monotonic() - self._listing.moment > SAME:
+                self._listing = Listing(self._directory)
+            return self._listing
+
+    # -- corrections -----------------------------------------------------------------------------------------
+
+    def _rows(self, scan: _Scan, listing: Listing) -> "List[HeapFigure]":
+        """All heaps that there are: as the scan found them, or read now."""
+        for name in [name for name in scan.rows if name not in listing.files]:
+            del scan.rows[name]
+        new = []
+        for name, status in listing.files.items():
+            file_id = status.st_dev, status.st_ino
+            row = scan.rows.get(name)
+            if row is not None and row.file_id == file_id:
+                row.file_size = status.st_size
+            elif scan.others.get(name) != shmfs.identity_of(status):
+                new.append(name)
+        if new:
+            self._read_new(scan, new)
+        orphans = {orphan.name: orphan for orphan in self._cleaning.journal.orphans(self._cleaning.living())}
+        for row in scan.rows.values():
+            orphan = orphans.get(row.name)
+            if orphan is not None and orphan.file_id == row.file_id:
+                row.state = str(creator.ATTACHED if orphan.attached else creator.ORPHANED)
+                row.reason, row.attached = orphan.reason, len(orphan.attached)
+            elif row.state != creator.ALIVE:
+                verdict = self._known_verdict(row.name, row.file_id)
+                if verdict.state is creator.ALIVE:
+                    row.state, row.reason = str(verdict.state), verdict.reason
+        return list(scan.rows.values())
+
+    def _read_new(self, scan: _Scan, names: "List[str]") -> None:
+        """Add rows of files that the scan did not see, without a look at any process."""
+        end = time.monotonic() + READING
+        while names and time.monotonic() < end:
+            chunk, names = names[:50], names[50:]
+            shot = snapshot.take(self._directory, chunk, brief=True, judge=self._known_verdicts)
+            for entry in shot.entries:
+                self._add(scan, entry, 0, 0.0)
+        for name in names:
+            if shmfs.pid_of_name(name):
+                try:
+                    status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
+                except OSError:
+                    continue
+                entry = snapshot.Entry(shmfs.Sighting(name, shmfs.HEAP, status))
+                entry.verdict = self._known_verdict(name, entry.sighting.file_id)
+                self._add(scan, entry, 0, 0.0)
+
+    def _known_verdicts(self, seen: "List[shmfs.Sighting]") -> "List[creator.Verdict]":
+        return [self._known_verdict(each.name, each.file_id) for each in seen]
+
+    def _known_verdict(self, name: str, file_id: "Tuple[int, int]") -> creator.Verdict:
+        """What the engine knows without another look."""
+        pid = self._cleaning.watcher.living_creator(name, file_id)
+        if not pid:
+            return NOT_YET
+        return creator.Verdict(creator.ALIVE, f"its creator, process {pid}, lives", creator.PIDS, pid)
+
+    def _add(self, scan: _Scan, entry: snapshot.Entry, attached: int, patience: float) -> None:
+        """Note a file: a row, if it is a heap.
+
+        patience  seconds that names of users may be waited for
+        """
+        seen = entry.sighting
+        if entry.verdict is None and not (seen.kind is shmfs.UNREADABLE and seen.name_pid):
+            if not seen.name_pid:  # else its creator may just be writing the header, by a mapping
+                scan.others[seen.name] = seen.identity
+            return
+        who = self._cleaning.watcher.description(seen.name, seen.file_id)
+        user = asking.names.user(seen.status.st_uid, patience)
+        group = asking.names.group(seen.status.st_gid, patience)
+        scan.rows[seen.name] = HeapFigure(entry, attached, who.command, who.words, user, group)
+
+    # -- the thread ------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Something may have changed; from any thread, quick, raises nothing."""
@@ -261,7 +328,7 @@ class Figures(threading.Thread):
             self._close()
 
     def _close(self) -> None:
-        with self._descriptors:
+        with self._reading, self._descriptors:
             if self._open:
                 self._open = False
                 self._directory.close()
@@ -271,28 +338,32 @@ class Figures(threading.Thread):
                 os.close(self._write)
 
     def _run(self) -> None:
-        next_look = next_measurement = 0.0
+        next_measurement = 0.0
         changed = True
         while not self._stopped:
             now = time.monotonic()
             try:
-                if self._wanted or now >= next_look:
-                    next_look = now + TICK
+                if self._wanted or now >= self._unasked():
                     self._wanted, changed = False, True
-                    self._look()
-                if changed and now >= next_measurement:
-                    next_measurement = now + INTERVAL
+                    self._scan()
+                    next_measurement = min(next_measurement, now + INTERVAL)
+                if now >= next_measurement and (changed or now >= self._last_measured + TICK):
+                    next_measurement, self._last_measured = now + INTERVAL, now
                     changed = False
-                    self._heap_bytes = self._measure_heaps()
                     self._on_measure(self.usage())
                 self._told = ""
             except Exception as error:  # out of descriptors, perhaps: what was seen last stays
                 if self._told != str(error):
                     self._told = str(error)
                     _log.warning("the heaps could not be looked at: %s", error)
-            changed = (
-                self._wait(min(next_look, next_measurement) if changed else next_look, changed) or changed
-            )
+            until = next_measurement if changed else self._last_measured + TICK
+            changed = self._wait(min(until, self._unasked()), changed) or changed
+
+    def _unasked(self) -> float:
+        """When (monotonic) to scan although nobody asks: a removal has left memory with its holders."""
+        if self._held_up == self._cleaning.journal.held_up:
+            return float("inf")
+        return self._scanned.began + max(INTERVAL, UNASKED * self._scanned.took)
 
     def _wait(self, until: float, changed: bool) -> bool:
         """Sleep until then (monotonic), or `wake`, or a change if none is known yet; whether one came."""
@@ -305,70 +376,43 @@ class Figures(threading.Thread):
                 pass
         return bool(ready)
 
-    def _measure_heaps(self) -> "Dict[str, int]":
-        """What each heap takes now: those named so, and those that the last look found."""
-        found = {}
-        for name in self._directory.names():
-            if name in self._heap_bytes or shmfs.pid_of_name(name):
-                try:
-                    status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
-                except OSError:
-                    continue
-                found[name] = status.st_blocks * 512
-        return found
+    def _scan(self) -> None:
+        held_up = self._cleaning.journal.held_up
+        scan = _Scan(time.monotonic())
+        with self._reading:
+            room, listing = self.room(), self._list()
+        # What has a name accounts for all that is used: nothing is held.
+        hidden = not room.size or listing.visible < room.size - room.free
+        mapping: Dict[Tuple[int, int], List[int]] = {}
+        if hidden:
+            survey = asking.survey(self._cleaning.root)
+            scan.held = sum(file.size for file in survey.unlinked)
+            for file_id, holders in survey.holders.items():
+                mapping[file_id] = [holder.pid for holder in holders if holder.mapped]
 
-    def _look(self) -> None:
-        started = time.monotonic()
-        holders: Dict[Tuple[int, int], List[int]] = {}
-
-        def judge(seen: "List[shmfs.Sighting]") -> "List[creator.Verdict]":
-            verdicts, mapping = asking.judge_and_map(seen)
-            holders.update(mapping)
+        def judge(seen: "List[shmfs.Sighting]") -> "Sequence[creator.Verdict]":
+            if hidden:
+                return asking.judge(seen)
+            verdicts, found = asking.judge_and_map(seen)
+            mapping.update(found)
             return verdicts
 
         shot = snapshot.take(self._directory, brief=True, judge=judge)
-        entries = [entry for entry in shot.entries if _is_heap(entry)]
-        found = overview.worst_first([self._figure(entry, holders) for entry in entries])
-        shown = self._on_look(found[:ROWS])
-        self._heap_bytes = {entry.sighting.name: entry.sighting.status.st_blocks * 512 for entry in entries}
-        state = self._gauge.measure(self._cleaning.living(), True)
-        self._held = sum(file.bytes for file in state.held)
-        with self._changed:
-            self._shown, self._looked, self.census = shown, started, overview.Census(found)
-            self._took = time.monotonic() - started
+        for entry in shot.entries:
+            living = entry.verdict.creator if entry.verdict is not None else 0
+            attached = [pid for pid in mapping.get(entry.sighting.file_id, ()) if pid != living]
+            if entry.verdict is not None and entry.verdict.attached:
+                attached = list(entry.verdict.attached)
+            self._add(scan, entry, len(attached), asking.PATIENCE)
+        with self._reading, self._changed:
+            scan.took = time.monotonic() - scan.began
+            self._scanned, self._held_up = scan, held_up
             self._changed.notify_all()
 
-    def _figure(self, entry: snapshot.Entry, holders: "Dict[Tuple[int, int], List[int]]") -> HeapFigure:
-        seen = entry.sighting
-        who = self._cleaning.watcher.description(seen.name, seen.file_id)
-        living = entry.verdict.creator if entry.verdict is not None else 0
-        attached = [pid for pid in holders.get(seen.file_id, ()) if pid != living]
-        if entry.verdict is not None and entry.verdict.attached:
-            attached = list(entry.verdict.attached)
-        return HeapFigure(entry, len(attached), who.command, who.words)
+
+def _shown_age(age: float) -> float:
+    return 0.0 if age < FRESH else round(age, 1)
 
 
-def _is_heap(entry: snapshot.Entry) -> bool:
-    seen = entry.sighting
-    return entry.verdict is not None or (seen.kind is shmfs.UNREADABLE and bool(seen.name_pid))
-
-
-def _as_long(pid: int) -> int:
-    """A name may hold any number; what is no pid is none."""
-    return pid if pid <= procfs.PID_MAX else 0
-
-
-@functools.lru_cache(1024)
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-@functools.lru_cache(1024)
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
+def _key(row: HeapFigure) -> "Tuple[str, Tuple[int, int], str, str, int, int]":
+    return row.name, row.file_id, row.state, row.reason, row.file_size, row.attached

@@ -69,9 +69,10 @@ class _Line:
 class Orphan:
     """A heap of a dead process that still exists, and why."""
 
-    __slots__ = ("attached", "bytes", "file_id", "name", "reason", "uid")
+    __slots__ = ("attached", "bytes", "event", "file_id", "name", "reason", "uid")
 
     def __init__(self, event: events.Event) -> None:
+        self.event = event
         self.name = event.name
         self.file_id = (event.device, event.inode)
         self.reason = event.reason
@@ -110,11 +111,11 @@ class Journal:
         self._sparing = sparing.Sparing()
         self.listeners: List[Callable[[], None]] = []
 
-    def on_event(self, event: events.Event) -> None:
+    def on_event(self, event: events.Event, log: bool = True) -> None:
         note: Optional[str] = ""
         if event.kind in events.OF_WHAT_STAYS:
             note = self._sparing.note((event.kind, event.uid))
-        if note is not None and (event.kind is not events.WOULD_REMOVE or not self.quiet):
+        if log and note is not None and (event.kind is not events.WOULD_REMOVE or not self.quiet):
             level = _LEVELS.get(event.kind, logging.INFO)
             _log.log(level, "%s", _Line(event, note), extra={logs.SPARED: True})
         if event.kind is events.REMOVED:
@@ -143,6 +144,10 @@ class Journal:
         for listener in self.listeners:
             listener()
 
+    def standing(self) -> "List[events.Event]":
+        """Those that told of orphans that may be there still."""
+        return [orphan.event for orphan in list(self._orphans.values())]
+
     @property
     def gone(self) -> int:
         return self.removed + self.cleaned
@@ -162,11 +167,13 @@ class Journal:
                 status = os.stat(os.path.join(self.root, name), follow_symlinks=False)
             except OSError:
                 status = None
-            if status is None or (status.st_dev, status.st_ino) != orphan.file_id or name in living:
+            if status is None or (status.st_dev, status.st_ino) != orphan.file_id:
                 # There may be a new heap of this name.
                 if self._orphans.get(name) is orphan:
                     self._orphans.pop(name, None)
                 continue
+            if name in living:
+                continue  # it was created anew, or its creator's death was told a moment before `living` is
             orphan.bytes, orphan.uid = status.st_blocks * 512, status.st_uid
             found.append(orphan)
         return sorted(found, key=lambda orphan: (-orphan.bytes, orphan.name))

@@ -55,7 +55,14 @@ def main(arguments: "List[str]") -> int:
     sys.setswitchinterval(watch.SWITCH_INTERVAL)
     try:
         # Nothing is removed before the device has its properties.
-        work = Cleaning(chosen.root, Orders(enabled=False), line.parent, line.wake, chosen.refusal)
+        work = Cleaning(
+            chosen.root,
+            Orders(enabled=False),
+            line.parent,
+            line.wake,
+            chosen.refusal,
+            parameters["DEVICE_MGR_IOR"],
+        )
         work.start()
     except OSError as error:
         return lifeline.refuse(f"{plain(chosen.root)} cannot be watched: {error.strerror}", 1)

@@ -6,9 +6,8 @@ import resource
 import select
 import signal
 import socket
-import struct
 
-from gppshm import kernel
+from gppshm import kernel, relay
 from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
@@ -115,11 +114,9 @@ def _listener(name: str) -> "Tuple[int, int]":
         caller.setblocking(False)
         try:
             caller.connect(name)
-            peer = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            return relay.peer(caller)
         except OSError:
             return 0, -1
-    pid, uid, _ = struct.unpack("iII", peer)
-    return pid, uid
 
 
 class Lifeline:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pwd
 import time
 
 from gppshm import asking, shmfs
@@ -14,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-    from gppshm.engine import Engine
+    from gppshm.redhawk.cleaning import Cleaning
 
 FREE = "shm_free"
 ORPHANED = "shm_orphaned"
@@ -65,16 +64,20 @@ class State:
 
     cleaned, cleaned_bytes  heaps of the dead that others removed
     refusal                 why nothing is cleaned; "" if it is
+    cleaner                 the device that removes instead of the plugin; "" if none does
+    limits                  what is not cleaned, and by whose orders; "" if everything is
     returns                 as Watcher.returns; given_back, given_back_later: see events.Counts
     """
 
     __slots__ = (
         "cleaned",
         "cleaned_bytes",
+        "cleaner",
         "free",
         "given_back",
         "given_back_later",
         "held",
+        "limits",
         "orphans",
         "refusal",
         "removed",
@@ -100,6 +103,7 @@ class State:
         self.removed_bytes = removed_bytes
         self.cleaned = self.cleaned_bytes = 0
         self.given_back = self.given_back_later = 0
+        self.cleaner = self.limits = ""
         self.returns: Sequence[Tuple[Any, ...]] = ()
         self.refusal = ""
 
@@ -112,10 +116,10 @@ class Gauge:
         directory: shmfs.ShmDirectory,
         journal: Journal,
         proc_root: str = "/proc",
-        engine: "Optional[Engine]" = None,
+        work: "Optional[Cleaning]" = None,
     ) -> None:
         self._directory = directory
-        self._engine = engine
+        self._work = work
         self._journal = journal
         self._proc_root = proc_root
         self._held: List[Holding] = []
@@ -130,21 +134,16 @@ class Gauge:
         if thorough or self._held_up != self._journal.held_up:
             self._held_up = self._journal.held_up
             self._held = self._find_held(usage)
-        journal = self._journal
-        state = State(
-            usage.size,
-            usage.free,
-            journal.orphans(living),
-            self._held,
-            journal.removed,
-            journal.removed_bytes,
-        )
-        state.cleaned, state.cleaned_bytes = journal.cleaned, journal.cleaned_bytes
-        state.refusal = journal.refusal
-        if self._engine is not None:
-            counts = self._engine.counts
+        state = State(usage.size, usage.free, self._journal.orphans(living), self._held)
+        state.refusal = self._journal.refusal
+        if self._work is not None:
+            # Of whoever cleans: the plugin's own engine, or a device's.
+            counts = self._work.watcher.counts
+            state.removed, state.removed_bytes = counts.removed, counts.bytes
+            state.cleaned, state.cleaned_bytes = counts.cleaned, counts.cleaned_bytes
             state.given_back, state.given_back_later = counts.given_back, counts.given_back_later
-            state.returns = self._engine.returns()
+            state.returns = self._work.watcher.returns()
+            state.cleaner, state.limits = self._work.leader, self._work.limits
         return state
 
     def _find_held(self, usage: shmfs.Usage) -> "List[Holding]":
@@ -273,10 +272,14 @@ class Metrics:
 def _removed(state: State) -> Reading:
     total = megabytes(state.removed_bytes)
     reason = f"{_heaps(state.removed)} of dead processes removed since the plugin started, {total} in all"
-    if state.refusal:
+    if state.refusal and not state.cleaner:
         reason = f"NOTHING IS CLEANED: {state.refusal}"
     if state.cleaned:
         reason += f"; others removed {state.cleaned}, {megabytes(state.cleaned_bytes)} in all"
+    if state.limits:
+        reason += f"; {plain(state.limits, 200)}"
+    elif state.cleaner:
+        reason += f"; the device {plain(state.cleaner, 80)} removes them"
     return Reading(REMOVED, False, reason, thresholds.OFF.text, str(state.removed))
 
 
@@ -310,9 +313,8 @@ def _listed(words: "List[str]") -> str:
 
 
 def _orphan_words(orphan: Orphan) -> str:
-    text = (
-        f"{plain(orphan.name, 80)} ({megabytes(orphan.bytes)}) of user {_user(orphan.uid)}, {orphan.reason}"
-    )
+    user = plain(asking.names.user(orphan.uid), 40)
+    text = f"{plain(orphan.name, 80)} ({megabytes(orphan.bytes)}) of user {user}, {orphan.reason}"
     if orphan.attached:
         text += f", held by {_people(orphan.attached)}"
     return text
@@ -327,10 +329,3 @@ def _people(holders: "Sequence[Tuple[int, str]]") -> str:
     shown = ", ".join(f"process {pid} ({plain(command, 60)})" for pid, command in holders[:3])
     more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
     return (shown or "a process that cannot be seen") + more
-
-
-def _user(uid: int) -> str:
-    try:
-        return plain(pwd.getpwuid(uid).pw_name, 40)
-    except KeyError:
-        return str(uid)

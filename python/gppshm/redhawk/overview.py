@@ -3,6 +3,7 @@
 import time
 
 from gppshm import capacity, creator
+from gppshm.redhawk.shown import STATES, UNREADABLE
 from gppshm.redhawk.text import megabytes, plain
 
 TYPE_CHECKING = False
@@ -10,12 +11,11 @@ if TYPE_CHECKING:
     from typing import Dict, List, Sequence
 
     from gppshm.redhawk.cleaning import Orders
-    from gppshm.redhawk.figures import HeapFigure, Usage
     from gppshm.redhawk.journal import Journal
+    from gppshm.redhawk.shown import HeapFigure, Usage
 
-UNREADABLE = "unreadable"
-STATES = (str(creator.ORPHANED), str(creator.ATTACHED), UNREADABLE, str(creator.UNKNOWN), str(creator.ALIVE))
-"""Those that somebody may have to do something about come first."""
+OLD = 5.0
+"""Seconds from which on the summary says how old it is."""
 
 _RANK = {state: rank for rank, state in enumerate(STATES)}
 
@@ -39,7 +39,10 @@ class Census:
 
 
 class Overview:
-    """The members of shm::overview."""
+    """The members of shm::overview.
+
+    age  seconds since the heaps were looked at
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Overview:
         journal: "Journal",
         orders: "Orders",
         refusal: str,
+        age: float,
     ) -> None:
         states = census.states
         self.heap_count = census.count
@@ -59,13 +63,19 @@ class Overview:
         self.unreadable = states[UNREADABLE]
         self.total_mb = _mb(usage.total)
         self.free_mb = _mb(usage.free)
-        self.heaps_mb = _mb(usage.heaps)
         self.orphaned_mb = _mb(census.orphaned_size)
-        self.held_mb = _mb(usage.held)
-        self.other_mb = _mb(usage.other)
+        # Together never more than is used, as it is shown.
+        self.heaps_mb = _mb_at_most(usage.heaps)
+        self.held_mb = _mb_at_most(usage.held)
+        used = self.total_mb - self.free_mb if usage.total else 0.0
+        self.other_mb = round(max(0.0, used - self.heaps_mb - self.held_mb), 1)
+        self.age = max(age, usage.age)
         self.reserved_mb = _mb(usage.reserved)
         self.capacity_mb = _mb(available)
-        self.summary = plain("; ".join(_phrases(census, usage, available, journal, orders, refusal)))
+        phrases = _phrases(census, usage, available, journal, orders, refusal)
+        if self.age >= OLD:
+            phrases.append(f"seen {self.age:g} s ago")
+        self.summary = plain("; ".join(phrases))
 
 
 def _phrases(
@@ -74,10 +84,8 @@ def _phrases(
     found = []
     if refusal:
         found.append(f"NOTHING IS CLEANED: {refusal}")
-    elif not orders.enabled:
-        found.append("cleaning is off")
-    elif orders.dry_run:
-        found.append("dry run: nothing is removed")
+    elif orders.limits:
+        found.append(orders.limits)
     found.append(f"{megabytes(usage.free)} of {megabytes(usage.total)} are free")
     counted = [f"{number} {state}" for state, number in census.states.items() if number]
     found.append(f"{census.count} heaps" + (f" ({', '.join(counted)})" if counted else ""))
@@ -100,6 +108,10 @@ def _phrases(
 
 def _mb(size: int) -> float:
     return round(size / capacity.MB, 1)
+
+
+def _mb_at_most(size: int) -> float:
+    return size * 10 // capacity.MB / 10
 
 
 def seconds(moment: float) -> float:

@@ -18,6 +18,7 @@ from gppshm import processes, shmfs, watch
 from gppshm.redhawk import beside, exporting, lifeline, logs, metrics, reporter, settings
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.text import plain
+from gppshm.roles import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def _serve(
 ) -> int:
     gpp = beside.parent_words(line.parent)
     orders = Orders(True, chosen.scope, chosen.rescan, chosen.remove_fifos, chosen.dry_run, chosen.reclaim)
-    work = Cleaning(chosen.root, orders, line.parent, line.wake, chosen.refusal)
+    manager = named(gpp, ("DEVICE_MGR_IOR",)).get("DEVICE_MGR_IOR", "")
+    work = Cleaning(chosen.root, orders, line.parent, line.wake, chosen.refusal, manager, follows=True)
     work.start()
 
     def make_link(on_threshold: "Callable[[str, str], None]") -> "Link":
@@ -109,7 +111,7 @@ def _serve(
     board = metrics.Metrics(chosen.thresholds)
     telling = reporter.Reporter(
         make_link,
-        metrics.Gauge(shmfs.ShmDirectory(chosen.root), work.journal, engine=work.watcher),
+        metrics.Gauge(shmfs.ShmDirectory(chosen.root), work.journal, work=work),
         board,
         work.living,
         line.wake,

@@ -11,9 +11,8 @@ from gppshm.redhawk.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import logging
     from typing import Any, Callable, Dict, List, Optional
-
-    from gppshm.redhawk.runtime.resource import Resource
 
 LEAST = 0.1
 """Seconds between two reports to a listener."""
@@ -33,10 +32,15 @@ class _Listener:
 
 
 class Listeners:
-    """Reports changes, in a thread that exists while there are listeners."""
+    """Reports changes, in a thread that exists while there are listeners.
 
-    def __init__(self, resource: "Resource") -> None:
-        self._resource = resource
+    identifier  of the device; `item` gives a property by its id
+    """
+
+    def __init__(self, identifier: str, item: "Callable[[str], Any]", log: "logging.Logger") -> None:
+        self._identifier = identifier
+        self._item = item
+        self._log = log
         self._listeners: Dict[str, _Listener] = {}
         self._changed = threading.Condition()
         self._thread: Optional[threading.Thread] = None
@@ -79,7 +83,7 @@ class Listeners:
             self._changed.notify_all()
 
     def _items(self, ids: "List[str]") -> "Dict[str, Any]":
-        return {id_: self._resource.item(id_) for id_ in ids}
+        return {id_: self._item(id_) for id_ in ids}
 
     def _run(self) -> None:
         while True:
@@ -104,7 +108,7 @@ class Listeners:
         event = CF.PropertyChangeListener.PropertyChangeEvent(
             str(uuid.uuid4()),
             identifier,
-            self._resource._get_identifier(),
+            self._identifier,
             [items[id_] for id_ in news],
             now(),
         )
@@ -114,7 +118,7 @@ class Listeners:
         except CORBA.Exception as error:
             listener.failures += 1
             if listener.failures >= PATIENCE:
-                self._resource._property_log.warning(
+                self._log.warning(
                     "a listener (%s) is forgotten, as it cannot be reached: %s",
                     plain(identifier),
                     named(error),

@@ -130,7 +130,7 @@ class Resource(Logging):
         self._once = threading.Lock()
         self._is_initialized = self._has_initial_values = False
         self._change_listeners: Dict[str, Callable[[str, Any, Any], None]] = {}
-        self._listeners = listening.Listeners(self)
+        self._listeners = listening.Listeners(identifier, self.item, self._property_log)
         kinds = [getattr(type(self), name) for name in dir(type(self))]
         self.declared = {each.id_: each for each in kinds if isinstance(each, Declared)}
         self._ports = {each.name: each for each in kinds if isinstance(each, usesport)}

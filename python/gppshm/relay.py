@@ -1,0 +1,175 @@
+"""One engine for the programs of a node: who leads passes on what its engine tells, the others follow.
+
+A leader listens on an abstract socket.  The kernel gives that name back when the leader has ended, however it
+ended, so a connection proves that it lives.  A part of the name is random: nobody can take it in advance.
+/proc/net/unix lists the names, and the kernel tells whose a socket is: only the own user's and root's count.
+
+Limit: this holds within one network namespace.
+"""
+
+import os
+import select
+import socket
+import struct
+
+from gppshm import observing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, List, Optional, Sequence, Tuple
+
+PREFIX = "GppShmPlugin-cleans-"
+MOST = 4 << 20
+"""So many bytes wait for a follower that does not read; then it is let go."""
+ACCEPTED = 64
+"""So many connections are accepted at once."""
+
+_LISTENS = 0x10000
+"""__SO_ACCEPTCON, in the flags of /proc/net/unix (linux/net.h)."""
+
+
+def node(manager: str, root: str) -> str:
+    """The name under which the programs of one DeviceManager that clean one directory find each other.
+
+    manager  the DeviceManager's IOR.  OSError if the directory is not there.
+    """
+    import hashlib
+
+    status = os.stat(root)
+    words = f"{manager} {status.st_dev} {status.st_ino}"
+    return hashlib.sha256(words.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def peer(sock: socket.socket) -> "Tuple[int, int]":
+    """Pid and user of the process at the other end, as they were when it connected or began to listen."""
+    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
+
+
+def is_trusted(sock: socket.socket) -> bool:
+    """Whether the other end is the own user's, or root's."""
+    return peer(sock)[1] in (os.geteuid(), 0)
+
+
+def find(node: str) -> "Optional[Tuple[str, socket.socket]]":
+    """The name of a leader of that node, and a connection to it; None if there is none.  Never waits."""
+    for name in leaders(node):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            sock.connect("\0" + name)
+            if is_trusted(sock):
+                return name, sock
+        except OSError:
+            pass  # it has ended, or others fill its queue
+        sock.close()
+    return None
+
+
+def leaders(node: str) -> "Iterator[str]":
+    """The names of all who listen as leaders of that node, whoever they are."""
+    wanted = f"@{PREFIX}{node}-".encode()
+    try:
+        with open("/proc/net/unix", "rb") as stream:
+            lines = stream.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # Num RefCount Protocol Flags Type St Inode Path
+        fields = line.split(None, 7)
+        if len(fields) < 8 or not fields[7].startswith(wanted):
+            continue
+        try:
+            listens = int(fields[3], 16) & _LISTENS
+        except ValueError:
+            continue  # a stranger's name may hold a newline
+        if listens:
+            yield os.fsdecode(fields[7][1:])
+
+
+class Leader:
+    """The end of who leads.  For one thread.  OSError if there can be no such socket."""
+
+    def __init__(self, node: str) -> None:
+        self._wires: List[observing.Wire] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(f"\0{PREFIX}{node}-{os.urandom(8).hex()}")
+            self._listener.listen(ACCEPTED)
+            self._listener.setblocking(False)
+        except BaseException:
+            self._listener.close()
+            raise
+
+    def sockets(self) -> "List[Tuple[socket.socket, int]]":
+        """What to poll, and for what."""
+        found = [(self._listener, select.POLLIN)]
+        for wire in self._wires:
+            found.append((wire.sock, select.POLLIN | (select.POLLOUT if wire.waiting else 0)))
+        return found
+
+    def accept(self) -> "List[observing.Wire]":
+        """New followers; strangers are turned away."""
+        found = []
+        for _ in range(ACCEPTED):
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                break
+            try:
+                trusted = is_trusted(sock)
+            except OSError:
+                trusted = False
+            if trusted:
+                found.append(observing.Wire(sock))
+            else:
+                sock.close()
+        self._wires += found
+        return found
+
+    def step(self) -> None:
+        """Write what waits, and note who has left."""
+        for wire in list(self._wires):
+            try:
+                if wire.sock.recv(4096):
+                    continue  # a follower has nothing to say
+            except BlockingIOError:
+                self._put(wire, ())
+                continue
+            except OSError:
+                pass
+            self._drop(wire)
+
+    def put(self, *messages: "Any") -> None:
+        """Tell all followers."""
+        for wire in list(self._wires):
+            self._put(wire, messages)
+
+    def greet(self, wire: observing.Wire, messages: "Sequence[Any]") -> None:
+        """Tell one of them."""
+        self._put(wire, messages)
+
+    def dismiss(self) -> None:
+        """Let all followers go."""
+        while self._wires:
+            self._drop(self._wires[0])
+
+    def close(self) -> None:
+        self.dismiss()
+        self._listener.close()
+
+    def _put(self, wire: observing.Wire, messages: "Sequence[Any]") -> None:
+        try:
+            for message in messages:
+                wire.put(message)
+            wire.flush()
+            if wire.pending <= MOST:
+                return
+        except OSError:
+            pass
+        self._drop(wire)
+
+    def _drop(self, wire: observing.Wire) -> None:
+        if wire in self._wires:
+            self._wires.remove(wire)
+            wire.sock.close()
