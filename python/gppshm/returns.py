@@ -225,6 +225,7 @@ class Returns:
         heap.event.not_given_back = heap.work.error
         if not heap.work.error:
             heap.event.in_use = heap.event.left = 0
+        heap.work.reclaim = None  # it refers to the heap: a cycle, which would wait for the garbage collector
         self._heaps.remove(heap)
         self._count()
         self._tell(heap, True)

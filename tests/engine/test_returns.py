@@ -1,5 +1,6 @@
 """Promises of gppshm.returns: what the watcher gives back of the dead while peers are attached."""
 
+import gc
 import os
 import signal
 import time
@@ -108,6 +109,23 @@ def test_the_descriptor_is_let_go_of_when_the_last_peer_exits(spawn, shm_root, w
     assert time.monotonic() - ended < 0.5  # no look was due; bench/reclaim.py holds it to 10 ms
     assert left(shm_root, event) == 0
     assert watched.watcher.counts.in_use == 0
+
+
+def test_a_heap_that_is_let_go_of_waits_for_no_garbage_collector(spawn, shm_root, watched):
+    owner, (peer,) = heap(spawn, shm_root, watched, "--superblocks=2", "--used=100000")
+
+    def kept():
+        return [each for each in gc.get_objects() if type(each) is returns._Heap]
+
+    gc.collect()
+    gc.disable()
+    try:
+        owner.kill()
+        wait_for(kept)
+        peer.kill()
+        wait_for(lambda: not kept())
+    finally:
+        gc.enable()
 
 
 def test_a_last_exit_that_was_missed_is_found_at_the_next_rescan(spawn, shm_root, by_hand):
