@@ -1,4 +1,4 @@
-"""Cleaning for the plugin and for the device, which may be one process; it runs in a process of its own."""
+"""Cleaning for plugin and device, which may share a process.  The engine runs in a process of its own."""
 
 import threading
 
@@ -15,12 +15,12 @@ _log = logs.logger("GppShmPlugin.watch")
 
 
 class Orders:
-    """What is to be cleaned, and how.
+    """What to clean, and how.
 
-    enabled  False: heaps are watched, but none is removed
+    enabled  False: heaps are watched, but not removed
     scope    watch.HOST or watch.CHILDREN
     rescan   seconds between rescans
-    fifos    also remove dead processes' FIFOs in /tmp
+    fifos    also remove FIFOs of dead processes in /tmp
     dry_run  only report what would be removed
     reclaim  give back free memory of removed heaps with attached peers
     """
@@ -45,12 +45,12 @@ class Orders:
 
     @property
     def words(self) -> "Tuple[str, float, bool, bool, bool]":
-        """In the form that a watcher takes."""
+        """As arguments of Engine.change."""
         return self.scope, self.rescan, self.dry_run or not self.enabled, self.fifos, self.reclaim
 
     @property
     def limits(self) -> str:
-        """What is not cleaned, in words; "" if everything is."""
+        """What is not cleaned, in words; "" if everything is cleaned."""
         if not self.enabled:
             return "cleaning is off"
         if self.dry_run:
@@ -59,14 +59,15 @@ class Orders:
 
 
 class Cleaning(threading.Thread):
-    """Watches `root` until `finish`, and handles events in this thread.  OSError if it cannot be watched.
+    """Watches `root` until `finish`, and handles events in this thread.
 
     parent   pid whose descendants `watch.CHILDREN` selects
-    refusal  why nothing is cleaned, whatever the orders are; "" if they count
-    on_end   called when it has ended
+    refusal  why nothing is cleaned, whatever the orders; "" if the orders apply
+    on_end   called at the end of the thread
     manager  IOR of the DeviceManager for whose programs it can `lead` or, if it `follows`, follow
     failure  why it ended unexpectedly; else ""
     watcher  the engine; its state can be read from any thread
+    Raises OSError if `root` cannot be watched.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Cleaning(threading.Thread):
         self._take(orders)
         self._on_end = on_end
         self._label = self._followed = ""
-        self.watcher: Any = None  # a leader may say something before it is there
+        self.watcher: Any = None  # a leader's message may come before it is set
         self.watcher = engine.Engine(
             root,
             self._on_event,
@@ -111,7 +112,7 @@ class Cleaning(threading.Thread):
         self._on_end()
 
     def _on_event(self, event: events.Event) -> None:
-        # A leader logs it, too.
+        # The leader logs it already.
         self.journal.on_event(event, log=not self.leader)
 
     def _on_fault(self, sentence: str) -> None:
@@ -134,19 +135,19 @@ class Cleaning(threading.Thread):
 
     @property
     def leader(self) -> str:
-        """The label of the device that cleans instead; "" if this does."""
+        """The label of the device that cleans for this one; "" if this one cleans."""
         return self.watcher.leader[0] if self.watcher is not None else ""
 
     @property
     def limits(self) -> str:
-        """What is not cleaned, and by whose orders; "" if everything is."""
+        """What is not cleaned, and by whose orders; "" if everything is cleaned."""
         leader, limits = self.watcher.leader
         if not leader:
             return self.orders.limits
         return limits and f"{limits}, by the orders of the device {leader}"
 
     def living(self) -> "List[str]":
-        """The names of heaps whose creator lives."""
+        """Names of the heaps whose creator lives."""
         return self.watcher.living()
 
     def obey(self, orders: Orders) -> None:
@@ -157,7 +158,7 @@ class Cleaning(threading.Thread):
         self._tell()
 
     def lead(self, label: str) -> None:
-        """Clean for all programs of the DeviceManager, as the device of that label; "": for itself again."""
+        """Clean for all programs of the DeviceManager, as the device with this label; "": only for itself."""
         self._label = label
         self.watcher.lead(label, self.orders.limits)
 
@@ -167,6 +168,6 @@ class Cleaning(threading.Thread):
         self.journal.quiet, self.journal.refusal = not orders.enabled, self.refusal
 
     def finish(self, seconds: float) -> None:
-        """End after a last sweep, within so many seconds."""
+        """End after a last sweep, within `seconds`."""
         self.watcher.finish()
         self.join(seconds)

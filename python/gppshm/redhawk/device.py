@@ -1,6 +1,6 @@
 """The REDHAWK device: shared memory as properties, and as capacity that waveforms reserve.
 
-Only the thread that tells others waits for them.
+Events and messages are sent by a thread of their own (`Teller`); no other thread waits for a receiver.
 """
 
 import queue
@@ -29,11 +29,11 @@ _log = logs.logger("GppShmPlugin.device")
 CAPACITY = "shm::capacity"
 HOST_NAME = "shm::host_name"
 HEADROOM = "5%"
-"""Of the file system: never granted, unless the property says otherwise."""
+"""Part of the file system that is never granted; default of the property."""
 LAST_WORDS = 0.05
-"""Seconds for what has to be told when the device is released."""
+"""Seconds for the last messages when the device is released."""
 BACKLOG = 500
-"""Messages and events that may wait for slow consumers; what comes then is dropped."""
+"""Messages and events that may wait for slow consumers; further ones are dropped."""
 
 _INTEGERS = (
     CORBA.tk_octet,
@@ -47,7 +47,7 @@ _INTEGERS = (
 
 
 class Teller(threading.Thread):
-    """Does what others may keep waiting, one thing after the other; what there is no room for is dropped."""
+    """Runs tasks that may block on other processes, one after the other; drops those beyond BACKLOG."""
 
     def __init__(self) -> None:
         super().__init__(name="tell", daemon=True)
@@ -55,14 +55,14 @@ class Teller(threading.Thread):
         self._ended = False
 
     def tell(self, task: "Callable[[], None]") -> None:
-        """From any thread; never waits."""
+        """Queue a task.  Callable from any thread; never waits."""
         try:
             self._tasks.put_nowait(task)
         except queue.Full:
             pass
 
     def end(self) -> None:
-        """End when all has been told, or after what is being told if so much waits that no more may."""
+        """End the thread after all queued tasks; if the queue is full, after the running one."""
         try:
             self._tasks.put_nowait(None)
         except queue.Full:
@@ -80,11 +80,11 @@ class Teller(threading.Thread):
 
 
 class Request:
-    """What one allocation asks for.
+    """The content of one allocation.
 
     megabytes  0 if it names no capacity
-    host       True if it names this host
-    elsewhere  True if it names another one
+    host       whether it names this host
+    elsewhere  whether it names another host
     """
 
     __slots__ = ("elsewhere", "host", "megabytes")
@@ -101,16 +101,16 @@ class Request:
 class Device(GppShmPlugin_base):
     """The servant.
 
-    work        does the cleaning, from `initialize` on by the orders of `shm::cleanup`
-    orders      the first of these, if nobody says otherwise
-    board       the thresholds, which a plugin in the same process shares
-    on_release  called when the device has been released
-    on_tick     called after each measurement, in a thread that may not wait: every few seconds at least
+    work        does the cleaning; from `initialize` on by the orders in `shm::cleanup`
+    orders      the initial orders
+    board       the thresholds, shared with a plugin in the same process
+    on_release  called after the device was released
+    on_tick     called after each measurement, every few seconds at least; must not wait
     leaving     its release has begun
-    launched    by a manager or a sandbox, which then give it start values
-    in_node     by a manager
-    refusal     why it neither cleans nor allocates: a start value was refused; "" if none was
-    The rest is what the runtime's Resource wants.
+    launched    it was launched by a DeviceManager or a sandbox, which gives it start values
+    in_node     it was launched by a DeviceManager
+    refusal     why it neither cleans nor allocates, after a refused start value; else ""
+    The other arguments are those of the runtime's Resource.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class Device(GppShmPlugin_base):
         self._host = socket.gethostname()
         self._alarm = thresholds.Alarm(below=True)
         self._low = False
-        self._told: Optional[shown.Usage] = None
-        self._told_capacity = -1
+        self._sent_usage: Optional[shown.Usage] = None
+        self._sent_capacity = -1
         self._heap_fields: Tuple[List[shown.HeapFigure], List[Any]] = ([], [])
         self._removals_seen = work.journal.gone
         self._has_start_values = False
-        # Until the first look, which may be asked for its capacity.
+        # It may be asked for its capacity before the first scan.
         self.figures = figures.Figures(work, self._reserved, self._measured)
         self.ledger = capacity.Ledger(
             self.figures.room,
@@ -162,28 +162,28 @@ class Device(GppShmPlugin_base):
     # -- CF::LifeCycle and CF::Resource ------------------------------------------------------------------
 
     def constructor(self) -> None:
-        """Called once, when the properties have their initial values."""
+        """Called once, after the properties got their initial values."""
         self._obey(self.shm_cleanup)
         self._work.lead(plain(self._label))
         self._heed(self.shm_threshold)
         self.teller.start()
         self.figures.start()
-        self._work.journal.listeners.append(self._something_happened)
+        self._work.journal.listeners.append(self._on_event)
         self._board.listeners.append(self.figures.wake)
 
     def initialize(self) -> None:
         if self._work.refusal and not self._is_initialized:
             self._refuse_to_work(self._work.refusal, "GppShmPlugin.ini is put right")
         elif self.launched and not self._is_initialized and not self._has_start_values:
-            # As the Python sandbox does (3.0.1) when it cannot convert one that its user gave.
+            # The Python sandbox (3.0.1) does this when it cannot convert a start value of its user.
             self._refuse_to_work("no start values came: whoever launched the device says why")
         GppShmPlugin_base.initialize(self)
 
     def releaseObject(self) -> None:
-        """Leave the DeviceManager; what was granted is gone with the device."""
+        """Leave the DeviceManager.  All grants end with the device."""
         self.leaving = True
         listening = (
-            (self._work.journal.listeners, self._something_happened),
+            (self._work.journal.listeners, self._on_event),
             (self._board.listeners, self.figures.wake),
         )
         for listeners, listener in listening:
@@ -279,10 +279,10 @@ class Device(GppShmPlugin_base):
         return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
 
     def initializeProperties(self, properties: "Sequence[Any]") -> None:
-        """Start values.  Where one is refused nothing is cleaned until `shm::cleanup` is configured.
+        """Set start values.  After a refused one nothing is cleaned until `shm::cleanup` is configured.
 
-        A sandbox gets InvalidConfiguration with the reason, shows it and goes on.  A DeviceManager would drop
-        the device and keep the reason to itself: it gets a device that is DISABLED.
+        A sandbox gets InvalidConfiguration with the reason, shows it and continues.  A DeviceManager would
+        drop the device and not show the reason, so there the device becomes DISABLED instead.
         """
         declared = self.declared
         wanted = [item for item in properties if not self._is_measured(declared.get(item.id))]
@@ -303,7 +303,7 @@ class Device(GppShmPlugin_base):
         _log.error("%s; nothing is cleaned or allocated until %s", why, until)
 
     def _is_measured(self, declared: "Any") -> bool:
-        """Its value is asked for at each query: one that others give it would never be seen."""
+        """Whether its value is measured at each query, so that a configured value would never be seen."""
         return (
             declared is not None
             and declared.mode == "readonly"
@@ -311,7 +311,7 @@ class Device(GppShmPlugin_base):
         )
 
     def configure(self, properties: "Sequence[Any]") -> None:
-        """All of it, or InvalidConfiguration with the reason, and nothing is changed."""
+        """Set all properties, or raise InvalidConfiguration with the reason and change nothing."""
         refused = settable.refusals(properties, self.declared)
         if self._work.refusal:
             refused += [(item, self._work.refusal) for item in properties if item.id == "shm::cleanup"]
@@ -357,14 +357,14 @@ class Device(GppShmPlugin_base):
     # -- capacity ------------------------------------------------------------------------------------
 
     def allocateCapacity(self, capacities: "Sequence[Any]") -> bool:
-        """SCA's way: whole, or an exception that says why.  Given back on the same terms.
+        """The SCA's call: grant everything, or raise with the reason.  Deallocated by the same properties.
 
-        False is for another host's name: a domain asks every device, and says nothing of those.
+        Returns False for another host's name: a domain asks every device, and does not log a False.
         """
         return bool(self._grant(capacities, True))
 
     def allocate(self, capacities: "Sequence[Any]") -> "List[Any]":
-        """REDHAWK 3.0's way: given back by the id; likewise, and nothing for another host's name."""
+        """REDHAWK 3.0's call: deallocated by id.  Returns an empty list for another host's name."""
         key = self._grant(capacities, False)
         return [CF.Device.Allocation(self._this(), [], [], capacities, key)] if key else []
 
@@ -404,7 +404,7 @@ class Device(GppShmPlugin_base):
         return CF.Device.ACTIVE if self.ledger.grants() else CF.Device.IDLE
 
     def _grant(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
-        """The key of what was granted; "" if it is meant for another host.  What is refused is logged."""
+        """The key of the grant; "" if it is for another host.  Logs and raises a refusal."""
         try:
             return self._granted_key(capacities, by_terms)
         except (CF.Device.InvalidCapacity, CF.Device.InsufficientCapacity, CF.Device.InvalidState) as refusal:
@@ -435,7 +435,7 @@ class Device(GppShmPlugin_base):
         return key
 
     def _request(self, capacities: "Sequence[Any]") -> Request:
-        """InvalidCapacity, with what is wrong, if it makes no sense."""
+        """Parse an allocation.  Raises InvalidCapacity with the reason."""
         request = Request()
         seen = set()
         for item in capacities:
@@ -468,7 +468,7 @@ class Device(GppShmPlugin_base):
         return request
 
     def _must_be(self, *states: "Any") -> None:
-        """InvalidState unless the device is enabled and its administrative state is one of these."""
+        """Raise InvalidState unless the device is enabled and its administrative state is one of these."""
         if self._operational_state != CF.Device.ENABLED or self._admin_state not in states:
             raise CF.Device.InvalidState(
                 f"{plain(self._label)} is {self._operational_state} and {self._admin_state};"
@@ -476,7 +476,7 @@ class Device(GppShmPlugin_base):
             )
 
     def _granted(self) -> None:
-        """Grants have changed: others hear of it soon."""
+        """After a change of grants: update usage state and figures."""
         self._update_usage_state()
         self.figures.wake()
 
@@ -492,10 +492,10 @@ class Device(GppShmPlugin_base):
     def _headroom_bytes(self, size: int) -> int:
         return self._headroom.limit(size) or 0
 
-    # -- what is told --------------------------------------------------------------------------------
+    # -- events and messages -------------------------------------------------------------------------
 
-    def _something_happened(self) -> None:
-        """In the watcher's thread."""
+    def _on_event(self) -> None:
+        """Called in the watcher's thread."""
         journal = self._work.journal
         if journal.gone != self._removals_seen:
             self._removals_seen = journal.gone
@@ -504,7 +504,7 @@ class Device(GppShmPlugin_base):
         self.figures.wake()
 
     def _measured(self, usage: shown.Usage) -> None:
-        """In the figures' thread."""
+        """Called in the thread of Figures."""
         threshold = self._board.threshold(metrics.FREE)
         low = self._alarm.judge(usage.free, threshold.limit(usage.total), usage.total)
         if low != self._low:
@@ -514,15 +514,15 @@ class Device(GppShmPlugin_base):
         room = self.ledger.room()
         usage.limit = room.limit
         available = room.available // capacity.MB
-        if available != self._told_capacity:
-            self._told_capacity = self.shm_capacity = available
-            self._tell_value(CAPACITY, available)
-        if usage.differs(self._told):
-            if self._told is None:
-                self._tell_value(HOST_NAME, self.shm_host_name)
-            self._told = usage
+        if available != self._sent_capacity:
+            self._sent_capacity = self.shm_capacity = available
+            self._send_value(CAPACITY, available)
+        if usage.differs(self._sent_usage):
+            if self._sent_usage is None:
+                self._send_value(HOST_NAME, self.shm_host_name)
+            self._sent_usage = usage
             self.shm_usage = _usage(usage)
-            self._tell_value("shm::usage", self.shm_usage)
+            self._send_value("shm::usage", self.shm_usage)
         self._update_usage_state()
         self.on_tick()
 
@@ -530,8 +530,8 @@ class Device(GppShmPlugin_base):
         item = self.item(identifier)
         self.teller.tell(lambda: self.port_propEvent.send(item))
 
-    def _tell_value(self, identifier: str, value: "Any") -> None:
-        """The same of a value that has been measured: to query it would be to measure again."""
+    def _send_value(self, identifier: str, value: "Any") -> None:
+        """As `tell_property`, with a value just measured; a query would measure again."""
         item = CF.DataType(identifier, self.declared[identifier].to_any(value))
         self.teller.tell(lambda: self.port_propEvent.send(item))
 
@@ -542,7 +542,7 @@ class Device(GppShmPlugin_base):
 
 
 class _Removal:
-    """A removal as it goes to others: every string plain, every number in its range."""
+    """A removal as it is sent: plain strings, and numbers within CORBA's ranges."""
 
     def __init__(self, event: events.Event) -> None:
         self.name = plain(event.name)
@@ -568,7 +568,7 @@ class _Removal:
 
 
 class _Crossing:
-    """The threshold was crossed: `low`, or not any more."""
+    """A crossing of the threshold; `low`: free memory is below it now."""
 
     def __init__(self, usage: shown.Usage, low: bool, threshold: str) -> None:
         free, total = megabytes(usage.free), megabytes(usage.total)
@@ -580,12 +580,12 @@ class _Crossing:
 
 
 def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
-    """A structsequence's any, of items that have the struct's members but are no such structs."""
+    """The any of a structsequence, from items that have the struct's members as attributes."""
     return _sequence(_fields(struct, items))
 
 
 def _fields(struct: "Any", items: "Sequence[object]", but: "Sequence[str]" = ()) -> "List[Any]":
-    """The members of each item, without those named `but`."""
+    """The members of each item, except those named in `but`."""
     members = [
         (name, member.id_, TYPES[member.type_]) for name, member in struct.declared() if name not in but
     ]
@@ -606,7 +606,7 @@ def _sequence(items: "Sequence[Any]") -> "Any":
 
 
 def _there_is(room: capacity.Room, host: str) -> str:
-    """How much can be allocated, and what leaves no more."""
+    """How much can be allocated, and what limits it, in words."""
     words = f"{room.available // capacity.MB} MB can be allocated on {host} (limit: {plain(room.limit, 200)}"
     if room.others:
         words += f"; other devices of this host have granted {room.others // capacity.MB} MB"
@@ -634,10 +634,10 @@ def _cleanup(orders: Orders) -> "Any":
 
 
 def _milliseconds(seconds: float) -> float:
-    """To the microsecond: some displays show every digit of a double."""
+    """Milliseconds, rounded to microseconds: some displays show every digit of a double."""
     return round(seconds * 1000.0, 3)
 
 
 def _long(number: int) -> int:
-    """A name may hold any number: what is no CORBA long is 0."""
+    """The number, or 0 if it is no CORBA long: the number in a name may be anything."""
     return number if -(1 << 31) <= number < 1 << 31 else 0

@@ -1,10 +1,9 @@
-"""What the device shows of the shared memory.
+"""The figures that the device shows: heaps, and memory of the file system.
 
-A scan reads every heap and asks who holds it: among thousands of processes that takes a second.  It is made
-in a thread of its own, when somebody asks, or when memory may have become unlinked and held; an idle device
-makes none.  A query waits for it where that takes no longer than `PATIENCE`.  Else it shows the last one,
-says how old that is, and corrects it by what can be seen at once: which files there are, their sizes, and
-what the engine knows of their creators.
+A scan reads every heap and finds its holders; with thousands of processes it takes a second.  A thread makes
+it, on a query, or when unlinked memory may have become held.  An idle device makes none.  A query waits for
+the scan if it takes less than `PATIENCE`.  Otherwise it gets the last scan with its age, corrected by what
+can be read at once: which files exist, their sizes, and what the engine knows of their creators.
 """
 
 import errno
@@ -25,26 +24,26 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.figures")
 
 TICK = 11.0
-"""Seconds between measurements at least."""
+"""Seconds between measurements at most."""
 INTERVAL = 0.5
-"""Seconds between measurements at most as often, however much changes."""
+"""Seconds between measurements at least, however much changes."""
 FRESH = 0.1
-"""Seconds; what is younger is shown as being of now."""
+"""Seconds; a scan up to this age is shown with age 0."""
 PATIENCE = 0.1
-"""Seconds that a query waits for a scan; where the last took longer it does not wait at all."""
+"""Seconds that a query waits for a scan; it does not wait if the last scan took longer."""
 STALE = 30.0
-"""Seconds; where the last scan is older, a query waits for a new one for SECOND_PATIENCE."""
+"""Seconds; if the last scan is older, a query waits SECOND_PATIENCE for a new one."""
 SECOND_PATIENCE = 1.0
 SHARE = 5
-"""A scan is not followed by another on account of queries before so many times its duration."""
+"""Queries cause the next scan only after this many times the duration of the last."""
 UNASKED = 20
-"""The same on account of events."""
+"""The same for events."""
 SAME = 0.02
-"""Seconds for which a listing of the directory counts as being of now."""
+"""Seconds for which a listing of the directory is used again."""
 READING = 0.05
-"""Seconds that a query spends on reading heaps that no scan has seen."""
+"""Seconds that a query may spend reading heaps that the last scan did not see."""
 FILES = 20000
-"""A directory with more files than this is not added up: held memory is then always looked for."""
+"""The files of a directory with more are not added up; every scan then searches for held memory."""
 
 NOT_YET = creator.Verdict(creator.UNKNOWN, "it is new: its creator has not been looked at yet")
 
@@ -52,8 +51,8 @@ NOT_YET = creator.Verdict(creator.UNKNOWN, "it is new: its creator has not been 
 class Listing:
     """The files of the directory at one moment.
 
-    files    status of each that is no directory
-    visible  bytes that they take, with those in folders below; -1 if they are too many to be added up
+    files    name -> status, without folders
+    visible  bytes of all files, those in folders included; -1 if there are more than FILES
     """
 
     __slots__ = ("files", "moment", "visible")
@@ -78,7 +77,7 @@ class Listing:
 
 
 def _below(folders: "List[str]", found: "Dict[int, int]", left: int) -> bool:
-    """Add the bytes of all files in these folders, by inode; whether they were not more than `left`."""
+    """Add to `found` inode -> bytes of all files below these folders; False if there are more than `left`."""
     while folders and left >= 0:
         try:
             entries = list(os.scandir(folders.pop()))
@@ -98,7 +97,7 @@ def _below(folders: "List[str]", found: "Dict[int, int]", left: int) -> bool:
 
 
 class _Scan:
-    """What a scan found; `rows` and `others` (files that are no heaps) are corrected by later listings."""
+    """The result of a scan.  Later listings correct `rows` and `others` (files that are no heaps)."""
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -109,15 +108,15 @@ class _Scan:
 
 
 ROWS = 300
-"""So many heaps are shown one by one, the worst first: a reply has to stay far below omniORB's 2 MB."""
+"""Heaps shown one by one, worst first: a reply must stay far below omniORB's limit of 2 MB."""
 
 
 class Figures(threading.Thread):
-    """Looks at the heaps, and measures the file system when it may have changed.
+    """Scans the heaps, and measures the file system when it may have changed.
 
     on_measure  called with the Usage after each measurement
-    census      of all heaps of the last query
-    OSError if the directory cannot be opened.
+    census      Census of all heaps at the last query
+    Raises OSError if the directory cannot be opened.
     """
 
     def __init__(
@@ -140,10 +139,10 @@ class Figures(threading.Thread):
         self._last_measured = 0.0
         self._changed = threading.Condition()
         self._stopped = False
-        self._told = ""
+        self._last_error = ""
         self._open = True
         self._descriptors = threading.Lock()
-        # For what a query reads itself; `wake` never waits for it.
+        # Guards what queries read; `wake` never takes it.
         self._reading = threading.RLock()
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._calm, self._poll = select.poll(), select.poll()
@@ -155,12 +154,12 @@ class Figures(threading.Thread):
             self._inotify = kernel.Inotify(cleaning.root, mask)
             self._poll.register(self._inotify.fd, select.POLLIN)
         except OSError:
-            pass  # TICK has to do
+            pass  # without inotify it measures every TICK
 
-    # -- what a query gets -----------------------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Have a scan made if the last is not fresh, and wait for it where that takes little time."""
+        """Request a scan if the last is not fresh, and wait for it if it is quick."""
         with self._changed:
             now = time.monotonic()
             last = self._scanned
@@ -174,13 +173,13 @@ class Figures(threading.Thread):
                 self._changed.wait_for(lambda: self._scanned.began >= now or self._stopped, patience)
 
     def age(self) -> float:
-        """Seconds since the last scan began; 0 if it is fresh."""
+        """Seconds since the start of the last scan; 0 if it is fresh."""
         return _shown_age(time.monotonic() - self._scanned.began)
 
     def heaps(self) -> "Tuple[List[HeapFigure], float]":
-        """The worst ROWS heaps, and seconds since they were looked at; the same list if nothing has changed.
+        """The ROWS worst heaps, and the age of the scan in seconds.
 
-        Which there are, and their sizes, is of now.  OSError.
+        Names and sizes are current.  The list is the same object if nothing has changed.  Raises OSError.
         """
         self.refresh()
         with self._reading:
@@ -196,7 +195,7 @@ class Figures(threading.Thread):
             return self._shown[2], _shown_age(time.monotonic() - scan.began)
 
     def usage(self) -> Usage:
-        """Measured now; what is held, at the last scan."""
+        """The current Usage; `held` is from the last scan.  Raises OSError."""
         with self._reading:
             scan, listing, room = self._scanned, self._list(), self.room()
             heaps = sum(
@@ -215,7 +214,7 @@ class Figures(threading.Thread):
         return usage
 
     def room(self) -> shmfs.Usage:
-        """Size and free space now; thread-safe.  OSError too if it has been stopped."""
+        """Current size and free space; thread-safe.  Raises OSError, also after `stop`."""
         with self._descriptors:
             self._must_be_open()
             self._directory.follow()
@@ -235,7 +234,7 @@ class Figures(threading.Thread):
     # -- corrections -----------------------------------------------------------------------------------------
 
     def _rows(self, scan: _Scan, listing: Listing) -> "List[HeapFigure]":
-        """All heaps that there are: as the scan found them, or read now."""
+        """All heaps that exist now: from the scan, or read now."""
         for name in [name for name in scan.rows if name not in listing.files]:
             del scan.rows[name]
         new = []
@@ -261,7 +260,7 @@ class Figures(threading.Thread):
         return list(scan.rows.values())
 
     def _read_new(self, scan: _Scan, names: "List[str]") -> None:
-        """Add rows of files that the scan did not see, without a look at any process."""
+        """Add rows for files that the scan did not see, without inspecting any process."""
         end = time.monotonic() + READING
         while names and time.monotonic() < end:
             chunk, names = names[:50], names[50:]
@@ -282,20 +281,20 @@ class Figures(threading.Thread):
         return [self._known_verdict(each.name, each.file_id) for each in seen]
 
     def _known_verdict(self, name: str, file_id: "Tuple[int, int]") -> creator.Verdict:
-        """What the engine knows without another look."""
+        """The verdict that the engine has, without inspecting any process."""
         pid = self._cleaning.watcher.living_creator(name, file_id)
         if not pid:
             return NOT_YET
         return creator.Verdict(creator.ALIVE, f"its creator, process {pid}, lives", creator.PIDS, pid)
 
     def _add(self, scan: _Scan, entry: snapshot.Entry, attached: int, patience: float) -> None:
-        """Note a file: a row, if it is a heap.
+        """Add a row if the file is a heap; otherwise remember it in `others`.
 
-        patience  seconds that names of users may be waited for
+        patience  seconds to wait for the name of a user or group
         """
         seen = entry.sighting
         if entry.verdict is None and not (seen.kind is shmfs.UNREADABLE and seen.name_pid):
-            if not seen.name_pid:  # else its creator may just be writing the header, by a mapping
+            if not seen.name_pid:  # otherwise its creator may be writing the header through its mapping
                 scan.others[seen.name] = seen.identity
             return
         who = self._cleaning.watcher.description(seen.name, seen.file_id)
@@ -306,7 +305,7 @@ class Figures(threading.Thread):
     # -- the thread ------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Something may have changed; from any thread, quick, raises nothing."""
+        """Report a possible change.  Callable from any thread; never waits, never raises."""
         with self._descriptors:
             if self._open:
                 try:
@@ -315,7 +314,7 @@ class Figures(threading.Thread):
                     pass
 
     def stop(self) -> None:
-        """End, and give back every descriptor, as soon as what is being looked at has been."""
+        """End the thread and close all descriptors, after a running scan."""
         self._stopped = True
         self.wake()
         if not self.is_alive():
@@ -351,22 +350,22 @@ class Figures(threading.Thread):
                     next_measurement, self._last_measured = now + INTERVAL, now
                     changed = False
                     self._on_measure(self.usage())
-                self._told = ""
-            except Exception as error:  # out of descriptors, perhaps: what was seen last stays
-                if self._told != str(error):
-                    self._told = str(error)
+                self._last_error = ""
+            except Exception as error:  # for example out of descriptors; the last scan stays
+                if self._last_error != str(error):
+                    self._last_error = str(error)
                     _log.warning("the heaps could not be looked at: %s", error)
             until = next_measurement if changed else self._last_measured + TICK
             changed = self._wait(min(until, self._unasked()), changed) or changed
 
     def _unasked(self) -> float:
-        """When (monotonic) to scan although nobody asks: a removal has left memory with its holders."""
+        """When (monotonic) to scan without a query, after memory was left with its holders; else infinity."""
         if self._held_up == self._cleaning.journal.held_up:
             return float("inf")
         return self._scanned.began + max(INTERVAL, UNASKED * self._scanned.took)
 
     def _wait(self, until: float, changed: bool) -> bool:
-        """Sleep until then (monotonic), or `wake`, or a change if none is known yet; whether one came."""
+        """Sleep until `until` (monotonic) or `wake`, or, unless `changed`, a change; True if woken."""
         poll = self._calm if changed else self._poll
         ready = poll.poll(max(0.0, until - time.monotonic()) * 1000)
         for fd, _ in ready:
@@ -381,7 +380,7 @@ class Figures(threading.Thread):
         scan = _Scan(time.monotonic())
         with self._reading:
             room, listing = self.room(), self._list()
-        # What has a name accounts for all that is used: nothing is held.
+        # If files with a name account for all used memory, nothing is held.
         hidden = not room.size or listing.visible < room.size - room.free
         mapping: Dict[Tuple[int, int], List[int]] = {}
         if hidden:

@@ -1,4 +1,4 @@
-"""Keeps the watcher's events for the metrics and the device's properties, and logs them."""
+"""Logs the watcher's events, and keeps them for the metrics and the device's properties."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.watch")
 
 RECENT = 50
-"""Removals that are kept individually."""
+"""Number of removals that are kept individually."""
 
 _LEVELS = {
     events.REMOVED: logging.INFO,
@@ -30,7 +30,7 @@ _LEVELS = {
 
 
 class _Line:
-    """An event as a log line; formatted only when it is written."""
+    """An event as a log line; formatted when it is written."""
 
     __slots__ = ("_event", "_note")
 
@@ -67,7 +67,7 @@ class _Line:
 
 
 class Orphan:
-    """A heap of a dead process that still exists, and why."""
+    """An orphaned heap that still exists, and why."""
 
     __slots__ = ("attached", "bytes", "event", "file_id", "name", "reason", "uid")
 
@@ -84,15 +84,15 @@ class Orphan:
 class Journal:
     """Receives the events of a watcher, in its thread; read by other threads.
 
-    removed, removed_bytes  heaps so far, and the memory they took; fifos: FIFOs so far
+    removed, removed_bytes  heaps removed so far, and their memory; fifos: FIFOs removed so far
     cleaned, cleaned_bytes  heaps of dead creators that other processes unlinked first
-    failures   files that could not be opened or unlinked, so far
-    held_up    how often memory may have become unlinked and still held
+    failures   files so far that could not be opened or unlinked
+    held_up    number of events after which unlinked memory may still be held
     recent     the last RECENT removals of heaps, by any process, oldest first
     gone       number of removals, by any process
     quiet      do not log what would be removed
-    refusal    why nothing is cleaned; "" if it is
-    listeners  called after each event, in the watcher's thread; must be quick and raise nothing
+    refusal    why nothing is cleaned; else ""
+    listeners  called after each event, in the watcher's thread; must be quick and not raise
     """
 
     def __init__(self, root: str) -> None:
@@ -145,7 +145,7 @@ class Journal:
             listener()
 
     def standing(self) -> "List[events.Event]":
-        """Those that told of orphans that may be there still."""
+        """The events of orphans that may still exist."""
         return [orphan.event for orphan in list(self._orphans.values())]
 
     @property
@@ -153,7 +153,7 @@ class Journal:
         return self.removed + self.cleaned
 
     def _note_return(self, event: events.Event) -> None:
-        """Update the entry of a removal with the memory that came back since."""
+        """Update the entry of a removal with the memory given back since."""
         for removal in self.recent:
             if (removal.device, removal.inode) == (event.device, event.inode) and removal.name == event.name:
                 for name in events.RETURNS:
@@ -168,12 +168,12 @@ class Journal:
             except OSError:
                 status = None
             if status is None or (status.st_dev, status.st_ino) != orphan.file_id:
-                # There may be a new heap of this name.
+                # The watcher's thread may have put a new heap of this name there.
                 if self._orphans.get(name) is orphan:
                     self._orphans.pop(name, None)
                 continue
             if name in living:
-                continue  # it was created anew, or its creator's death was told a moment before `living` is
+                continue  # it was created again, or the event of the death came before `living` was updated
             orphan.bytes, orphan.uid = status.st_blocks * 512, status.st_uid
             found.append(orphan)
         return sorted(found, key=lambda orphan: (-orphan.bytes, orphan.name))

@@ -1,9 +1,9 @@
-"""The device as a program of its own: started by a DeviceManager, or in a sandbox (Python, IDE).
+"""The device as its own program, started by a DeviceManager or a sandbox (Python, IDE).
 
     GppShmPlugin.py DEVICE_MGR_IOR ior DEVICE_ID id DEVICE_LABEL label PROFILE_NAME path [NAME VALUE ...]
 
-Exit status: 0 after releaseObject, SIGTERM or the end of its manager, 1 if it could not do its work, 2 if it
-was started wrongly.
+Exit status: 0 after releaseObject, SIGTERM or the end of its manager, 1 after a failure, 2 for wrong
+arguments.
 """
 
 import os
@@ -25,20 +25,20 @@ _log = logs.logger("GppShmPlugin.device")
 NEEDED = ("DEVICE_MGR_IOR", "DEVICE_ID", "DEVICE_LABEL", "PROFILE_NAME")
 
 RETIRING = 0.25
-"""Seconds for unregistering: at a node's shutdown SIGKILL follows SIGTERM after half a second."""
+"""Seconds for unregistering: when a node shuts down, SIGKILL follows 0.5 s after SIGTERM."""
 LAST_SWEEP = 0.12
 ANSWERING = 0.1
-"""Seconds for pending calls."""
+"""Seconds to answer pending calls at the end."""
 LAST_LINES = 0.04
 
 
 def pairs(words: "List[str]") -> "Dict[str, str]":
-    """Name/value arguments; one without a value is left out."""
+    """The arguments as name -> value; a last name without a value is ignored."""
     return dict(zip(words[::2], words[1::2]))
 
 
 def main(arguments: "List[str]") -> int:
-    """Be the device until it is told to end; the exit status."""
+    """Run the device; returns the exit status."""
     parameters = pairs(arguments)
     missing = [name for name in NEEDED if not parameters.get(name)]
     if missing:
@@ -46,7 +46,7 @@ def main(arguments: "List[str]") -> int:
     ini = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "GppShmPlugin.ini")
     lifeline.shed_inheritance(".")
     lifeline.use_installation()
-    # A node's shutdown begins with SIGINT, and Ctrl-C in a sandbox is meant for the sandbox.
+    # The shutdown of a node begins with SIGINT.  Ctrl-C in a sandbox is meant for the sandbox only.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = lifeline.Lifeline()
     chosen, faults = settings.read(ini)
@@ -54,7 +54,7 @@ def main(arguments: "List[str]") -> int:
     settings.report(faults, chosen)
     sys.setswitchinterval(watch.SWITCH_INTERVAL)
     try:
-        # Nothing is removed before the device has its properties.
+        # Nothing is removed until the device has its properties.
         work = Cleaning(
             chosen.root,
             Orders(enabled=False),
@@ -74,13 +74,13 @@ def main(arguments: "List[str]") -> int:
     board = metrics.Metrics(chosen.thresholds)
     try:
         orb = link.start_orb()
-    except Exception as error:  # of its configuration, most likely
+    except Exception as error:  # most likely in its configuration
         return lifeline.refuse(f"omniORB does not start: {plain(repr(error))}", 1)
     here = presence.Presence(orb, parameters, work, orders, board, handler, line.wake)
     done: List[str] = []
 
     def register() -> None:
-        """In a thread of its own: a DeviceManager that hangs must not keep signals from being heard."""
+        """Runs in its own thread: a hanging DeviceManager must not delay the handling of signals."""
         try:
             here.register(launched=True)
             done.append("")
@@ -106,7 +106,7 @@ def main(arguments: "List[str]") -> int:
     else:
         _log.info("ending: %s", here.ended or "its DeviceManager is gone")
     here.retire(RETIRING)
-    # Let the caller of releaseObject get its answer.
+    # The caller of releaseObject must get its reply.
     answering = threading.Thread(target=orb.shutdown, args=(True,), daemon=True)
     answering.start()
     work.finish(LAST_SWEEP)

@@ -1,4 +1,4 @@
-"""The plugin's own life: what it inherits, whose plugin it is, and when it has to go."""
+"""The process of plugin and device: what it inherits, for which GPP it runs, and when it must end."""
 
 import fcntl
 import os
@@ -18,13 +18,13 @@ PARENT_POLL = 3.0
 """Seconds between checks of the parent without a pidfd (Linux before 5.3)."""
 
 NAMES = 16
-"""Names tried for the plugin's claim: other users may have taken some."""
+"""Names tried for the plugin's socket: other users may have taken some."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
 
 
 def refuse(what: str, status: int) -> int:
-    """One line on stderr; the exit status."""
+    """Print one line on stderr; returns the exit status."""
     try:
         os.write(2, b"GppShmPlugin: " + plain(what).encode("ascii") + b"\n")
     except OSError:
@@ -33,7 +33,7 @@ def refuse(what: str, status: int) -> int:
 
 
 class AlreadyRunning(Exception):
-    """Another plugin serves this GPP; `pid` is its, or 0."""
+    """Another plugin, process `pid` (0: unknown), serves this GPP."""
 
     def __init__(self, pid: int) -> None:
         Exception.__init__(self, pid)
@@ -41,11 +41,11 @@ class AlreadyRunning(Exception):
 
 
 def shed_inheritance(folder: str = "/") -> None:
-    """Part with what the GPP passes on through execv (measured on REDHAWK 3.0.1).
+    """Undo what the GPP passes on through execv (measured on REDHAWK 3.0.1).
 
-    SIGCHLD comes blocked, two descriptors of the GPP's leak in (a signalfd, an epoll), and the working
-    directory is a cache that may be removed, so it is left for `folder`.  Python's own descriptors are all
-    close-on-exec, so what is not, behind stderr, was inherited.
+    SIGCHLD is blocked, two descriptors of the GPP leak in (a signalfd, an epoll), and the working directory
+    is a cache that may be removed; it is changed to `folder`.  All of Python's own descriptors are
+    close-on-exec, so any other descriptor above stderr was inherited.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for name in os.listdir("/proc/self/fd"):
@@ -59,7 +59,7 @@ def shed_inheritance(folder: str = "/") -> None:
         try:
             os.fstat(fd)
         except OSError:
-            # Otherwise a heap may be opened as stdout: open() takes the lowest free number.
+            # open() takes the lowest free number: a heap must not become stdout.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     os.chdir(folder)
     # One pidfd per living heap.
@@ -73,22 +73,24 @@ def shed_inheritance(folder: str = "/") -> None:
 
 
 def use_installation() -> int:
-    """A descriptor that keeps an update from removing the files of this running plugin (see `install`)."""
+    """A descriptor that prevents an update from removing the files of this process (see `install`)."""
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        pass  # an update is at work, or the file system has no locks
+        pass  # an update is running, or the file system has no locks
     return fd
 
 
 def only_one(plugin_id: str) -> socket.socket:
-    """Be the only plugin with this id until the returned socket is closed, or this process ends, however.
+    """A socket that makes this the only plugin with this id, until it is closed or this process ends.
 
-    An abstract socket is a name that the kernel gives back with its last descriptor: nothing is left in any
-    file system.  AlreadyRunning if a process of the same user has it: a name that a stranger has taken is
-    passed by, and so is every name if there are many of these.  Limit: it holds within one network namespace.
+    It is an abstract socket: the kernel releases its name with the last descriptor, and nothing stays in a
+    file system.  Raises AlreadyRunning if a process of the same user has the name.  A name that another user
+    has taken is skipped; if all NAMES are taken so, the plugin runs without one.
+
+    Limit: this holds within one network namespace.
     """
     import hashlib
 
@@ -109,7 +111,7 @@ def only_one(plugin_id: str) -> socket.socket:
 
 
 def _listener(name: str) -> "Tuple[int, int]":
-    """Pid and user of the process that listens there; -1 for the user if nobody can be asked."""
+    """Pid and user id of the process that listens there; user -1 if it cannot be found out."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)
         try:
@@ -120,11 +122,10 @@ def _listener(name: str) -> "Tuple[int, int]":
 
 
 class Lifeline:
-    """Waits for what ends the plugin, or wakes it: a signal, the parent's end, `wake`.
+    """Waits for a signal, the end of the parent, or `wake`; for the main thread.
 
-    parent  pid of the GPP: the parent at the start
-    signal  the first of SIGTERM, SIGQUIT, SIGHUP, SIGINT that came, or 0; inherited as ignored, it stays so
-    For the main thread.
+    parent  pid of the parent at the start, which is the GPP
+    signal  the first of SIGTERM, SIGQUIT, SIGHUP, SIGINT received, or 0; ignored ones stay ignored
     """
 
     def __init__(self) -> None:
@@ -148,7 +149,7 @@ class Lifeline:
         self.signal = self.signal or number
 
     def wake(self) -> None:
-        """Make `wait` return; from any thread."""
+        """Make `wait` return.  Callable from any thread."""
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:
@@ -156,11 +157,11 @@ class Lifeline:
 
     @property
     def orphaned(self) -> bool:
-        """Whether the GPP is gone.  Its pid alone would not tell: the kernel gives a new parent at once."""
+        """Whether the parent is gone: the kernel then gives this process another parent."""
         return os.getppid() != self.parent
 
     def wait(self, seconds: "Optional[float]" = None) -> None:
-        """Sleep until something happens, at most so long; may return early."""
+        """Sleep until something happens, at most `seconds`; may return early."""
         if self._pidfd is None and not self.orphaned:
             seconds = PARENT_POLL if seconds is None else min(seconds, PARENT_POLL)
         self._poll.poll(None if seconds is None else seconds * 1000)

@@ -1,6 +1,6 @@
-"""The plugin's end of the protocol: one reference to the GPP, one port for what the GPP says.
+"""The plugin's end of the GPP's protocol: a reference to the GPP, and a port on which it pushes thresholds.
 
-All calls have a time limit; nothing here is called from the thread that cleans.
+All calls have a time limit.  The thread that cleans calls nothing here.
 """
 
 from gppshm.redhawk import logs, messages
@@ -25,11 +25,11 @@ DESCRIPTION = "Removes the shared memory heaps that dead processes leave behind"
 
 CALL_TIME = 2000
 CONNECT_TIME = 1000
-"""Milliseconds after which a call, or a connection, to the GPP is given up."""
+"""Milliseconds for a call or a connection to the GPP."""
 
 ORB_OPTIONS = (
-    # omniORB would wake up every 5 s to look for idle connections (scanGranularity), and 20 times a second
-    # to look for new ones (connectionWatchPeriod, in microseconds), of which poll() tells it at once anyway.
+    # By default omniORB wakes up every 5 s to look for idle connections (scanGranularity), and 20 times a
+    # second to look for new ones (connectionWatchPeriod, in microseconds), although poll() reports these.
     ("scanGranularity", "0"),
     ("connectionWatchPeriod", "600000000"),
     ("threadPerConnectionPolicy", "1"),
@@ -38,7 +38,7 @@ ORB_OPTIONS = (
 
 
 def start_orb() -> "Any":
-    """The ORB of this process, which takes calls from now on; all that it makes have a time limit."""
+    """Start the ORB of this process.  It accepts calls from now on; its own calls have a time limit."""
     arguments = [NAME]
     for option, value in ORB_OPTIONS:
         arguments += ["-ORB" + option, value]
@@ -50,7 +50,7 @@ def start_orb() -> "Any":
 
 
 class BadReference(Exception):
-    """The IOR that the plugin was started with is none, or not that of an event channel."""
+    """The plugin was started with an IOR that is invalid, or not that of an event channel."""
 
     def __str__(self) -> str:
         return f"the IOR is not that of a GPP's port: {self.args[0]}"
@@ -59,7 +59,7 @@ class BadReference(Exception):
 class Unreachable(Exception):
     """A call to the GPP failed.
 
-    delivered  False if it is certain that the GPP did not get it
+    delivered  False if the GPP certainly did not receive it
     """
 
     def __init__(self, reason: str, delivered: bool) -> None:
@@ -71,10 +71,10 @@ class Unreachable(Exception):
 
 
 class Link:
-    """Speaks with the GPP whose metrics_in port is at `ior`, as plugin `plugin_id`.
+    """The connection to the GPP whose metrics_in port is at `ior`, as plugin `plugin_id`.
 
-    on_threshold(metric, text)  called, in a thread of the ORB, for each threshold that is meant for us
-    BadReference if the IOR cannot be read; Unreachable if there is no ORB to be had.
+    on_threshold(metric, text)  called in a thread of the ORB, for each threshold for this plugin
+    Raises BadReference if the IOR is invalid; Unreachable if the ORB cannot be started.
     """
 
     def __init__(self, ior: str, plugin_id: str, on_threshold: "Callable[[str, str], None]") -> None:
@@ -95,7 +95,7 @@ class Link:
             raise BadReference("it is nil")
 
     def connect(self) -> None:
-        """Do the dance for a place to push to.  Unreachable; BadReference if it is no event channel."""
+        """Obtain the push consumer.  Raises Unreachable; BadReference if the IOR is no event channel's."""
         try:
             channel = self._channel._narrow(CosEventChannelAdmin.EventChannel)
             if channel is None:
@@ -109,7 +109,7 @@ class Link:
         self._consumer = consumer
 
     def push(self, what: "Sequence[Any]") -> None:
-        """Push messages, connecting first where need be.  Unreachable, BadReference."""
+        """Push messages; connect first if necessary.  Raises Unreachable, BadReference."""
         if self._consumer is None:
             self.connect()
         try:
@@ -120,28 +120,28 @@ class Link:
             delivered = error.completed != CORBA.COMPLETED_NO
             raise Unreachable(named(error), delivered) from None
         except CORBA.UserException as error:
-            self._consumer = None  # Disconnected: it wants no more from this connection
+            self._consumer = None  # Disconnected: this consumer accepts nothing more
             raise Unreachable(named(error), False) from None
 
     def register(self) -> None:
-        """Announce the plugin.  Unreachable: only if it was not `delivered` may this be done again."""
+        """Register the plugin.  Raises Unreachable; it may be repeated only if that was not `delivered`."""
         self.push([messages.registration(self.plugin_id, NAME, DESCRIPTION, self._port_ior)])
 
 
 class MetricPort:
-    """The event channel on which the GPP pushes thresholds.  No push whatever harms it."""
+    """The event channel on which the GPP pushes thresholds.  It accepts any push without an error."""
 
     def __init__(self, poa: "Any", plugin_id: str, on_threshold: "Callable[[str, str], None]") -> None:
         self.plugin_id = plugin_id
         self.on_threshold = on_threshold
-        # One servant of each kind for everybody: they keep nothing about who is connected.
+        # One servant of each kind for all connections: none has a state.
         self._servants: Any = (_Channel(self), _Admin(self), _Consumer(self))
         self.reference, self.admin, self.consumer = [
             poa.id_to_reference(poa.activate_object(servant)) for servant in self._servants
         ]
 
     def take(self, data: "Any") -> None:
-        """What has been pushed.  Raises nothing."""
+        """Handle pushed data.  Never raises."""
         try:
             for plugin_id, metric, text in messages.thresholds(data):
                 if plugin_id == self.plugin_id:
@@ -163,10 +163,10 @@ class _Channel(ExtendedEvent__POA.MessageEvent):  # type: ignore[misc]
         raise CORBA.NO_IMPLEMENT(0, CORBA.COMPLETED_NO)
 
     def destroy(self) -> None:
-        """It lives as long as the plugin, whoever calls this."""
+        """Ignored: the channel lives as long as the plugin."""
 
     def connectPort(self, connection: "Any", connection_id: str) -> None:
-        """Nothing is pulled from others; whoever connects pushes through `for_suppliers`."""
+        """Ignored: suppliers push through `for_suppliers`."""
 
     def disconnectPort(self, connection_id: str) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The plugin's metrics: what they measure, when they are busy, and the sentence that says why."""
+"""The plugin's metrics: their values, whether they are busy, and the reason as a sentence."""
 
 import errno
 import os
@@ -22,18 +22,18 @@ REMOVED = "shm_removed"
 RECLAIMED = "shm_reclaimed"
 NAMES = (FREE, ORPHANED, HELD, REMOVED, RECLAIMED)
 COUNTS = (REMOVED, RECLAIMED)
-"""What is never busy."""
+"""Metrics that are never busy."""
 
 FILES = 20000
-"""A directory with more files than this is not added up: held memory is then always looked for."""
+"""The files of a directory with more are not added up; every measurement then searches for held memory."""
 
 
 SURVEY = 60.0
-"""Seconds after which all processes are looked at again although no more or less memory is hidden."""
+"""Seconds after which all processes are inspected again although the hidden memory has not changed."""
 
 
 class Reading:
-    """One metric as it goes to the GPP; everything but `busy` is text."""
+    """One metric as it is sent to the GPP; everything but `busy` is text."""
 
     __slots__ = ("busy", "name", "reason", "recorded", "threshold")
 
@@ -49,7 +49,7 @@ class Reading:
 
 
 class Holding:
-    """Memory of one unlinked file: its former name, bytes, and its holders as (pid, command)."""
+    """One unlinked file: its former name, its bytes, and its holders as (pid, command)."""
 
     __slots__ = ("bytes", "holders", "name")
 
@@ -60,13 +60,13 @@ class Holding:
 
 
 class State:
-    """What was measured at one moment; sizes in bytes; `size` is 0 where the file system has no limit.
+    """One measurement; sizes in bytes; `size` is 0 if the file system has no limit.
 
-    cleaned, cleaned_bytes  heaps of the dead that others removed
-    refusal                 why nothing is cleaned; "" if it is
-    cleaner                 the device that removes instead of the plugin; "" if none does
-    limits                  what is not cleaned, and by whose orders; "" if everything is
-    returns                 as Watcher.returns; given_back, given_back_later: see events.Counts
+    cleaned, cleaned_bytes  heaps of dead creators that others removed
+    refusal                 why nothing is cleaned; else ""
+    cleaner                 label of the device that cleans for the plugin; "" if the plugin cleans
+    limits                  what is not cleaned, and by whose orders; "" if everything is cleaned
+    returns                 see Watcher.returns; given_back, given_back_later: see events.Counts
     """
 
     __slots__ = (
@@ -109,7 +109,7 @@ class State:
 
 
 class Gauge:
-    """Measures, for the metrics, without getting into the watcher's way; for one thread."""
+    """Measures for the metrics, without delaying the watcher; for one thread."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Gauge:
         self._looked = -SURVEY
 
     def measure(self, living: "List[str]", thorough: bool) -> State:
-        """The state now; `thorough`: look up again who holds unlinked memory.  OSError if it cannot be."""
+        """The current State; `thorough`: search for held memory again.  Raises OSError."""
         self._directory.follow()
         usage = self._directory.usage()
         if thorough or self._held_up != self._journal.held_up:
@@ -137,7 +137,7 @@ class Gauge:
         state = State(usage.size, usage.free, self._journal.orphans(living), self._held)
         state.refusal = self._journal.refusal
         if self._work is not None:
-            # Of whoever cleans: the plugin's own engine, or a device's.
+            # The counts of the plugin's own engine, or of the leader that it follows.
             counts = self._work.watcher.counts
             state.removed, state.removed_bytes = counts.removed, counts.bytes
             state.cleaned, state.cleaned_bytes = counts.cleaned, counts.cleaned_bytes
@@ -147,9 +147,9 @@ class Gauge:
         return state
 
     def _find_held(self, usage: shmfs.Usage) -> "List[Holding]":
-        """A look at all processes, unless the files that can be seen account for all that is used.
+        """Held files, by an inspection of all processes; none if visible files account for all used memory.
 
-        The last one, where this one does not come to an end.
+        If the inspection takes too long, the last result.
         """
         hidden = usage.size - usage.free - self._visible()
         now = time.monotonic()
@@ -171,7 +171,7 @@ class Gauge:
         ]
 
     def _visible(self) -> int:
-        """Bytes of all files that have a name; -1 if they are too many to be added up."""
+        """Bytes of all files with a name; -1 if there are more than FILES."""
         total, left, folders, seen = 0, FILES, [self._directory.root], set()
         while folders:
             try:
@@ -195,9 +195,9 @@ class Gauge:
 
 
 class Metrics:
-    """Turns states into readings, by the thresholds that are in force.
+    """Makes readings from states, by the thresholds in force.
 
-    listeners  called when a threshold was set, in whatever thread; must be quick and raise nothing
+    listeners  called after a threshold was set, in any thread; must be quick and not raise
     """
 
     def __init__(self, initial: "Dict[str, thresholds.Threshold]") -> None:
@@ -206,11 +206,11 @@ class Metrics:
         self._alarms = {name: thresholds.Alarm(below=name == FREE) for name in self._thresholds}
 
     def threshold(self, name: str) -> thresholds.Threshold:
-        """The one that is in force."""
+        """The threshold in force."""
         return self._thresholds[name]
 
     def set_threshold(self, name: str, text: str) -> str:
-        """Put a threshold in force; its text as it is shown.  ValueError, with a sentence, if it is bad."""
+        """Set a threshold; returns its text as shown.  Raises ValueError with a sentence if it is bad."""
         if name in COUNTS:
             raise ValueError(f"{name} is a count, and never busy")
         if name not in self._thresholds:
@@ -222,7 +222,7 @@ class Metrics:
         return threshold.text
 
     def read(self, state: State) -> "List[Reading]":
-        """All of them; for one thread."""
+        """The readings of all metrics; for one thread."""
         return [
             self._free(state),
             self._orphaned(state),

@@ -1,4 +1,4 @@
-"""What a person wants to see first: heaps counted by state, sizes in MB, and one line that says it all."""
+"""The overview for a person: number of heaps by state, sizes in MB, and a summary of one line."""
 
 import time
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from gppshm.redhawk.shown import HeapFigure, Usage
 
 OLD = 5.0
-"""Seconds from which on the summary says how old it is."""
+"""Seconds; an older summary states its age."""
 
 _RANK = {state: rank for rank, state in enumerate(STATES)}
 
 
 def worst_first(heaps: "Sequence[HeapFigure]") -> "List[HeapFigure]":
-    """By state; those of the same state as they come."""
+    """Sorted by state, otherwise in the given order."""
     return sorted(heaps, key=lambda heap: _RANK.get(heap.state, len(STATES)))
 
 
 class Census:
-    """How many heaps of each state there are, and how many bytes the orphaned ones take."""
+    """Number of heaps by state, and bytes of the orphaned ones."""
 
     def __init__(self, heaps: "Sequence[HeapFigure]" = ()) -> None:
         self.count = len(heaps)
@@ -41,7 +41,7 @@ class Census:
 class Overview:
     """The members of shm::overview.
 
-    age  seconds since the heaps were looked at
+    age  seconds since the heaps were scanned
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Overview:
         self.total_mb = _mb(usage.total)
         self.free_mb = _mb(usage.free)
         self.orphaned_mb = _mb(census.orphaned_size)
-        # Together never more than is used, as it is shown.
+        # The shown parts never add up to more than the shown total.
         self.heaps_mb = _mb_at_most(usage.heaps)
         self.held_mb = _mb_at_most(usage.held)
         used = self.total_mb - self.free_mb if usage.total else 0.0
@@ -115,11 +115,11 @@ def _mb_at_most(size: int) -> float:
 
 
 def seconds(moment: float) -> float:
-    """Since 1970, as it is shown: to the millisecond."""
+    """Seconds since 1970, rounded to milliseconds."""
     return round(moment, 3)
 
 
 def iso(moment: float) -> str:
-    """The same as a date and a time, in UTC: 2026-01-31T23:59:59.125Z."""
+    """Seconds since 1970 as a UTC time: 2026-01-31T23:59:59.125Z."""
     whole, milliseconds = divmod(round(moment * 1000), 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + ".%03dZ" % milliseconds

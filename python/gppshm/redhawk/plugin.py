@@ -1,11 +1,11 @@
-"""The GPP plugin: the watcher at work for one GPP, its metrics told to it, until either ends.
+"""The GPP plugin: cleans for one GPP and reports metrics to it, until either ends.
 
     GppShmPlugin IOR ID     as the GPP starts it: the IOR of its metrics_in port, and the plugin's id
-    GppShmPlugin --check    load everything, and say of what versions
+    GppShmPlugin --check    import everything, and print the versions
     GppShmPlugin --version
 
-Settings: GppShmPlugin.ini beside the executable.  Exit status: 0 after SIGTERM or the GPP's end, 1 if it
-could not do its work, 2 if it was started wrongly.
+Settings: GppShmPlugin.ini beside the executable.  Exit status: 0 after SIGTERM or the GPP's end, 1 after a
+failure, 2 for wrong arguments.
 """
 
 import os
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin")
 
 LAST_DEATHS = 0.08
-"""Seconds for which heaps of processes that are ended together with the plugin are waited for."""
+"""Seconds to wait for heaps of processes that are killed together with the plugin."""
 RETIRING = 0.1
 """Seconds for unregistering the device."""
 LAST_SWEEP = 0.12
-"""Seconds for a last sweep: at a node's shutdown SIGKILL follows 0.5 s after SIGTERM."""
+"""Seconds for the last sweep: when a node shuts down, SIGKILL follows 0.5 s after SIGTERM."""
 LAST_LINES = 0.04
-"""Seconds for the log lines that still wait."""
+"""Seconds for queued log lines."""
 GRACE = 1.0
-"""Seconds that the plugin stays at least when the GPP is gone: its processes often end with it."""
+"""Seconds that the plugin stays at least after the GPP's end: its processes often end soon after."""
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
-    """Be the plugin until it is told to end; the exit status."""
+    """Run the plugin; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments == ["--version"]:
         print(f"GppShmPlugin {gppshm.__version__}")
@@ -104,7 +104,7 @@ def _serve(
     work.start()
 
     def make_link(on_threshold: "Callable[[str, str], None]") -> "Link":
-        from gppshm.redhawk.link import Link  # omniORB: a quarter of the start, during which cleaning goes on
+        from gppshm.redhawk.link import Link  # omniORB takes a quarter of the start; cleaning runs already
 
         return Link(ior, plugin_id, on_threshold)
 
@@ -145,7 +145,7 @@ def _serve(
 
 
 def _outlive_the_gpp(line: lifeline.Lifeline, remaining: "Callable[[], List[str]]", most: float) -> None:
-    """Stay until the heaps of the GPP's processes are settled, or a signal comes, or `most` seconds."""
+    """Stay until nothing is left of the heaps of the GPP's processes, a signal arrives, or `most` seconds."""
     start = time.monotonic()
     _log.info(
         "the GPP, process %d, is gone; staying for its processes' heaps, %g s at most", line.parent, most

@@ -1,12 +1,13 @@
-"""A device that stands in a DeviceManager's node: made, registered, checked, and taken back.
+"""Makes a device, registers it in a DeviceManager's node, checks it, and unregisters it.
 
-REDHAWK says little when a registration fails (measured on 3.0.1): a label that is taken makes it return as
-if all were well, and a profile that does not resolve makes the DomainManager abort.  So everything is asked
-before, and looked at afterwards.
+REDHAWK reports a failed registration badly (measured on 3.0.1): if the label is taken, the call returns
+normally; if the profile does not resolve, the DomainManager aborts.  So all conditions are checked before
+the call, and the result after it.
 
-Beside the GPP it goes by the version.  The DeviceManager of 2.x dies of a device that its DCD does not have
-(measured on 2.3.2; so in the source of 2.0 to 2.3), so there, and where the version cannot be had, the
-DomainManager is told directly, and what the DeviceManager would do is done here: bind the name, and start.
+Beside the GPP the way depends on the version.  The DeviceManager of 2.x dies of a device that is not in its
+DCD (measured on 2.3.2; the source of 2.0 to 2.3 has the same).  There, and if the version is unknown, this
+module registers the device with the DomainManager, binds its name and calls start(), as the DeviceManager
+would.
 """
 
 import os
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 _log = logs.logger("GppShmPlugin.device")
 
 PROFILE = "/devices/GppShmPlugin/GppShmPlugin.spd.xml"
-"""Where `./build.sh install` puts the device's profile, in the file system of every DeviceManager."""
+"""Path of the device's profile in the file system of every DeviceManager, as `./build.sh install` puts it."""
 
 REGISTRATION_TIME = 15000
-"""Milliseconds for a call of the DeviceManager: it calls back, and the DomainManager, within one."""
+"""Milliseconds for a call to the DeviceManager, which itself calls the device and the DomainManager."""
 CHECK = 15.0
-"""Seconds between looks whether the DeviceManager is still there, at least."""
+"""Seconds between checks of the DeviceManager, at least."""
 GRACE = 0.5
-"""Seconds between two refused connections that are believed."""
+"""Seconds between the two refused connections that prove its end."""
 
 
 class NotRegistered(Exception):
-    """Why there is no device in the node, and whether that may change (`later`)."""
+    """Why the device is not registered; `later`: whether another try may succeed."""
 
     def __init__(self, reason: str, later: bool = True) -> None:
         Exception.__init__(self, reason)
@@ -49,10 +50,10 @@ class NotRegistered(Exception):
 class Presence:
     """One device in one node.
 
-    parameters  what a DeviceManager gives a device: DEVICE_MGR_IOR, DEVICE_ID, DEVICE_LABEL, PROFILE_NAME,
-                maybe IDM_CHANNEL_IOR, DOM_PATH, DEBUG_LEVEL, LOGGING_CONFIG_URI
-    on_end      called when the device has been released, or its manager is gone
-    ended       why it has ended; "" while it stands
+    parameters  as a DeviceManager gives them: DEVICE_MGR_IOR, DEVICE_ID, DEVICE_LABEL, PROFILE_NAME, and
+                optionally IDM_CHANNEL_IOR, DOM_PATH, DEBUG_LEVEL, LOGGING_CONFIG_URI
+    on_end      called after the device was released, or its manager is gone
+    ended       why it has ended; else ""
     """
 
     def __init__(
@@ -81,10 +82,10 @@ class Presence:
         self._checked = time.monotonic()
 
     def register(self, launched: bool) -> None:
-        """Stand in the node.  NotRegistered if that does not come about.
+        """Register the device.  Raises NotRegistered.
 
-        launched  by the DeviceManager, which then initialises it; else that is done here, after everything
-                  was asked that would make the registration fail
+        launched  by the DeviceManager, which initialises it; otherwise the conditions are checked and the
+                  device is initialised here
         """
         try:
             self._manager = self._find_manager()
@@ -94,7 +95,7 @@ class Presence:
             self._make()
             assert self.device is not None
             self.device.launched = launched
-            # The sandboxes, Python's and the IDE's, give no such path.
+            # The sandboxes of Python and of the IDE give no DOM_PATH.
             self.device.in_node = launched and bool(self.parameters.get("DOM_PATH"))
             if not launched:
                 self.device.initialize()
@@ -107,7 +108,7 @@ class Presence:
                 self._register_with_domain()
         except (CORBA.Exception, UnicodeError) as error:
             self._abandon()
-            raise NotRegistered(f"a call to its DeviceManager failed: {_told(error)}") from None
+            raise NotRegistered(f"a call to its DeviceManager failed: {_described(error)}") from None
         except NotRegistered:
             self._abandon()
             raise
@@ -115,7 +116,7 @@ class Presence:
         _log.info("registered with its %s as %s", whom, plain(self.parameters["DEVICE_LABEL"]))
 
     def retire(self, seconds: float) -> None:
-        """Unregister and stop, in so many seconds at most; nothing if it was released before."""
+        """Unregister and stop, within `seconds`; does nothing if the device was released before."""
         device = self.device
         if device is not None and not self.ended:
             self.ended = "retired"
@@ -124,13 +125,13 @@ class Presence:
             thread.join(seconds)
 
     def check(self) -> None:
-        """Have it noticed, soon, if the DeviceManager is gone; quick, for any thread."""
+        """Check soon whether the DeviceManager is gone.  Callable from any thread; never waits."""
         now = time.monotonic()
         if self.device is not None and not self.ended and now - self._checked >= CHECK:
             self._checked = now
             self.device.teller.tell(self._check)
 
-    # -- before --------------------------------------------------------------------------------------
+    # -- before the registration ---------------------------------------------------------------------
 
     def _find_manager(self) -> "Any":
         manager = self._orb.string_to_object(self.parameters["DEVICE_MGR_IOR"])
@@ -141,7 +142,7 @@ class Presence:
         return manager
 
     def _find_domain(self, launched: bool) -> None:
-        """The DomainManager and its version, if there is one: the sandbox has none."""
+        """Find the DomainManager and its version; a sandbox has none."""
         try:
             self._domain = self._manager._get_domMgr()
             self._version = versions.of_domain(self._domain)
@@ -152,7 +153,7 @@ class Presence:
         _log.debug("REDHAWK's version is %s", plain(self._version or "not known"))
 
     def _ask_before(self) -> None:
-        """NotRegistered if registering would go wrong."""
+        """Raise NotRegistered if the registration would fail."""
         profile = self.parameters["PROFILE_NAME"]
         if not self._manager._get_fileSys().exists(profile):
             raise NotRegistered(
@@ -165,11 +166,11 @@ class Presence:
                 if os.path.basename(device._get_softwareProfile()) == os.path.basename(profile):
                     raise NotRegistered(f"the node has this device already: {plain(device._get_label())}")
             except CORBA.Exception:
-                continue  # dead, or silent: its name tells more
+                continue  # it is dead or does not answer; its name is checked next
         self._clear_stale_name()
 
     def _clear_stale_name(self) -> None:
-        """A dead device keeps its label, under which nobody can be registered; NotRegistered if it lives."""
+        """Unbind the name of a dead device, which blocks its label.  Raises NotRegistered if it may live."""
         name, shown = self._name()
         try:
             root = self._names()
@@ -185,7 +186,7 @@ class Presence:
         _log.info("unbound %s: the device of that name is dead", shown)
 
     def _name(self) -> "Tuple[List[Any], str]":
-        """Of the device in the naming service."""
+        """The device's name in the naming service, also as text."""
         path = self.parameters.get("DOM_PATH", "").split("/") + [self.parameters["DEVICE_LABEL"]]
         path = [part for part in path if part]
         return [CosNaming.NameComponent(part, "") for part in path], plain("/".join(path))
@@ -213,7 +214,7 @@ class Presence:
         self.device.configure_logging(place.get("LOGGING_CONFIG_URI", ""), place.get("DEBUG_LEVEL", ""))
         if self._handler is not None:
             self._handler.redirect(loggers.child("user", "shm"))
-        self._reference = self.device._this()  # activates it; done later, it would revive a released one
+        self._reference = self.device._this()  # activates it now; later it would activate a released one
 
     def _read_config(self, uri: str) -> str:
         text = sources.read(uri, self._orb, self._manager, self._version)
@@ -222,15 +223,15 @@ class Presence:
     # -- registration --------------------------------------------------------------------------------
 
     def _register_with_manager(self) -> None:
-        """CORBA.Exception, NotRegistered."""
+        """Raises CORBA.Exception, NotRegistered."""
         assert self.device is not None
         self.device.leave = lambda: self._manager.unregisterDevice(self._reference)
         self._manager.registerDevice(self._reference)
-        if not self._is_registered() and not self.device.leaving:  # it may be released already
+        if not self._is_registered() and not self.device.leaving:  # it may have been released already
             raise NotRegistered("its DeviceManager did not register it; see the DeviceManager's log")
 
     def _register_with_domain(self) -> None:
-        """CORBA.Exception, NotRegistered."""
+        """Raises CORBA.Exception, NotRegistered."""
         assert self.device is not None
         if self._domain is None:
             raise NotRegistered("its DeviceManager names no DomainManager to register it with")
@@ -257,12 +258,12 @@ class Presence:
             if names.resolve(name)._is_equivalent(self._reference):
                 names.unbind(name)
         except (CORBA.Exception, AttributeError):
-            pass  # the node has ended, and its names with it
+            pass  # the node and its names have ended
 
-    # -- after ---------------------------------------------------------------------------------------
+    # -- after the registration ----------------------------------------------------------------------
 
     def _is_registered(self) -> bool:
-        # The Python sandbox's manager has no domain and no list: omniORB there would print that it was asked.
+        # The Python sandbox's manager has no such list, and its omniORB would print an error about the call.
         if not self.parameters.get("DOM_PATH"):
             return True
         registered = self._manager._get_registeredDevices()
@@ -270,7 +271,7 @@ class Presence:
 
     def _check(self) -> None:
         refused = 0
-        for _ in range(5):  # the first calls may only find that connections have broken
+        for _ in range(5):  # the first calls may fail only because connections have broken
             gone = _gone(self._manager)
             if gone is False:
                 return
@@ -302,8 +303,8 @@ class Presence:
             _log.warning("the device could not be unregistered: %s", plain(repr(error)))
 
 
-def _told(error: "Any") -> str:
-    """A CORBA exception with its text, if it has any."""
+def _described(error: "Any") -> str:
+    """The name of a CORBA exception, with its text if it has any."""
     return plain(": ".join(filter(None, [named(error), getattr(error, "msg", "")])))
 
 
@@ -312,12 +313,12 @@ def _to_stdout(line: bytes) -> None:
 
 
 def is_gone(reference: "Any") -> bool:
-    """Whether an object is certainly not there any more: refused connections, or its own process' word."""
+    """Whether an object certainly does not exist: its connection is refused, or its process says so."""
     return bool(_gone(reference))
 
 
 def _gone(reference: "Any") -> "Optional[bool]":
-    """Likewise; None if it cannot be told."""
+    """As `is_gone`; None if it is unknown."""
     try:
         return bool(reference._non_existent())
     except CORBA.OBJECT_NOT_EXIST:
@@ -327,7 +328,7 @@ def _gone(reference: "Any") -> "Optional[bool]":
 
 
 def _is_in_dcd(path: str) -> bool:
-    """Whether a node's DCD, on this host, has a device with our profile; False if it cannot be read."""
+    """Whether the DCD, a file of this host, has a device with our profile; False if it cannot be read."""
     file = os.path.join(os.environ.get("SDRROOT", ""), "dev", path.lstrip("/"))
     try:
         root = xml.parse(file).getroot()

@@ -1,4 +1,4 @@
-"""Reports metrics to the GPP, in a thread of its own, so that a hung GPP does not delay the cleaning."""
+"""Reports metrics to the GPP, in its own thread, so that a hanging GPP does not delay the cleaning."""
 
 import os
 import select
@@ -24,7 +24,7 @@ GATHER = 0.25
 SIGN_OF_LIFE = 10.0
 """Seconds after which all readings are sent again."""
 PATIENCE = 10.0
-"""Seconds to try an unreachable GPP before the plugin gives up registering."""
+"""Seconds that the plugin tries to register with an unreachable GPP."""
 RETRIES = (0.5, 1.0, 2.0, 4.0)
 """Seconds between tries; then SIGN_OF_LIFE."""
 
@@ -32,10 +32,10 @@ RETRIES = (0.5, 1.0, 2.0, 4.0)
 class Reporter(threading.Thread):
     """Connects, registers once, and sends readings: at once, on change, and as a sign of life.
 
-    make_link  makes the Link, in this thread; `failure` reports what it raises
+    make_link  makes the Link, in this thread; an exception becomes `failure`
     living     returns the names of heaps whose creator lives
-    ready      set when the GPP has its first metrics, or when the first try failed
-    on_end     called when the thread ends by itself; `failure` then says why, in a sentence
+    ready      set when the GPP has its first metrics, or the first try failed
+    on_end     called when the thread ends by itself; `failure` is then a sentence with the reason
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Reporter(threading.Thread):
         self._inotify: Optional[kernel.Inotify] = None
 
     def wake(self) -> None:
-        """Call when something changed that a metric depends on; from any thread, quick, raises nothing."""
+        """Report a change that a metric may depend on.  Callable from any thread; never waits or raises."""
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:
@@ -77,7 +77,7 @@ class Reporter(threading.Thread):
         self.wake()
 
     def watch(self, root: str) -> None:
-        """Also wake up when files in `root` change; without inotify only the sign of life remains."""
+        """Also wake up when files in `root` change; without inotify, every SIGN_OF_LIFE."""
         try:
             self._inotify = kernel.Inotify(
                 root, kernel.IN_MODIFY | kernel.IN_DELETE | kernel.IN_CREATE | kernel.IN_MOVED_TO
@@ -101,7 +101,7 @@ class Reporter(threading.Thread):
     def _register(self, link: "Link") -> bool:
         """Register once; whether that succeeded.
 
-        Unreachable if the GPP cannot be reached for PATIENCE seconds.
+        Raises Unreachable if the GPP cannot be reached for PATIENCE seconds.
         """
         from gppshm.redhawk.link import Unreachable
 
@@ -114,7 +114,7 @@ class Reporter(threading.Thread):
                 return True
             except Unreachable as error:
                 if error.delivered:
-                    # The GPP does not detect duplicates: do not repeat what it may have received.
+                    # The GPP does not detect duplicates: what may have arrived is not repeated.
                     _log.warning("the GPP may not have got the registration: %s", error)
                     self.registered = True
                     return True
@@ -133,7 +133,7 @@ class Reporter(threading.Thread):
         while not self._stopped.is_set():
             now = time.monotonic()
             full = now - last_full >= SIGN_OF_LIFE
-            # Scanning all processes takes time: send the first metrics before.
+            # Inspecting all processes takes time: the first metrics are sent without it.
             thorough = not first and (full or now - last_thorough >= SIGN_OF_LIFE)
             first = False
             try:
@@ -167,7 +167,7 @@ class Reporter(threading.Thread):
         self._silent, self._failed = "", 0
 
     def _unanswered(self, error: Exception) -> float:
-        """Log once; returns seconds until the next try."""
+        """Log the first failure; returns seconds until the next try."""
         if not self._silent:
             _log.warning("%s; cleaning goes on, metrics wait", error)
         self._silent = str(error)
@@ -188,7 +188,7 @@ class Reporter(threading.Thread):
         latest = max(earliest, latest)
         ready = [fd for fd, _ in self._poll.poll(max(0.0, latest - time.monotonic()) * 1000)]
         if self._inotify is not None and self._inotify.fd in ready:
-            # A new heap grows soon.
+            # A new heap grows soon after.
             earliest = max(earliest, time.monotonic() + GATHER)
         if time.monotonic() < earliest:
             self._stopped.wait(earliest - time.monotonic())

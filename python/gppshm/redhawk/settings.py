@@ -1,7 +1,7 @@
 """GppShmPlugin.ini beside the executable: every setting has a default, a range and a comment.
 
-A bad value is named, and its default used; a bad file is named, and all defaults used.  Where that could
-clean more than was asked for, nothing is cleaned.
+A bad value is reported and replaced by its default, a bad file by all defaults.  If that could clean more
+than was configured, nothing is cleaned.
 """
 
 import configparser
@@ -22,13 +22,14 @@ _log = logs.logger("GppShmPlugin")
 SECTION = "GppShmPlugin"
 LEVELS = ("FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 BYTES = 65536
-"""A longer file is refused."""
+"""The longest file that is accepted."""
 
 
 class Setting:
-    """read  makes the value of the text; ValueError if it is bad
+    """One setting.
 
-    limits  it may limit what is cleaned, so nothing is where it is bad
+    read    converts the text to the value; raises ValueError
+    limits  it may limit what is cleaned: if its value is bad, nothing is cleaned
     """
 
     __slots__ = ("comment", "default", "limits", "name", "range", "read")
@@ -180,9 +181,9 @@ SETTINGS = (
 
 
 class Settings:
-    """The values, by the settings' names; those of the metrics are in `thresholds`, by metric.
+    """The values, as attributes with the settings' names; `thresholds` has those of metrics, by metric.
 
-    refusal  why nothing is to be cleaned; "" if it may be
+    refusal  why nothing may be cleaned; else ""
     """
 
     def __init__(self) -> None:
@@ -203,7 +204,7 @@ class Settings:
             self.put(setting, setting.default)
 
     def put(self, setting: Setting, text: str) -> None:
-        """ValueError if the text is bad; nothing changes then."""
+        """Set a value from its text.  Raises ValueError and changes nothing if the text is bad."""
         value = setting.read(text)
         if isinstance(value, thresholds.Threshold):
             self.thresholds[setting.name] = value
@@ -212,9 +213,9 @@ class Settings:
 
 
 def read(path: str) -> "Tuple[Settings, List[str]]":
-    """The settings in the file `path`, and a sentence for each thing that is wrong in it.
+    """The settings in the file `path`, and a sentence for each fault in it.
 
-    No file is no fault.  Nothing is raised.
+    A missing file is no fault.  Never raises.
     """
     settings = Settings()
     faults: List[str] = []
@@ -259,7 +260,7 @@ def read(path: str) -> "Tuple[Settings, List[str]]":
 
 
 def _text_of(path: str) -> str:
-    # A FIFO in its place would hold up the start.
+    # O_NONBLOCK: a FIFO in its place would block the start.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(fd, "rb") as stream:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -271,7 +272,7 @@ def _text_of(path: str) -> str:
 
 
 def report(faults: "List[str]", chosen: Settings) -> None:
-    """Log what is wrong with the file; on stderr, too, what keeps everything from being cleaned."""
+    """Log the faults of the file; print those on stderr, too, that prevent all cleaning."""
     for fault in faults:
         _log.warning("%s", fault)
     if chosen.refusal:
@@ -288,13 +289,13 @@ STRICT = (
 
 
 OF_THE_DEVICE = ("metrics", "metrics_textfile", "log_level", "root")
-"""What a DeviceManager's device takes from its file; the rest are properties, with values in its PRF."""
+"""The settings of a device that a DeviceManager launches; its other settings are properties in the PRF."""
 
 
 def example(device: bool = False) -> str:
     """The text of GppShmPlugin.ini.example: every setting, commented out, with its default.
 
-    device  for the device that a DeviceManager launches: only its settings
+    device  only the settings of a device that a DeviceManager launches
     """
     if device:
         head = """\

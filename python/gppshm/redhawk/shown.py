@@ -1,4 +1,4 @@
-"""What the device shows: one heap, and the file system."""
+"""The values that the device shows: of one heap, and of the file system."""
 
 from gppshm import capacity, creator, procfs, shmfs, snapshot
 from gppshm.roles import role
@@ -9,18 +9,18 @@ if TYPE_CHECKING:
 
 UNREADABLE = "unreadable"
 STATES = (str(creator.ORPHANED), str(creator.ATTACHED), UNREADABLE, str(creator.UNKNOWN), str(creator.ALIVE))
-"""Those that somebody may have to do something about come first."""
+"""Ordered by need for action."""
 
 MOST = (1 << 64) - 1
-"""What a CORBA ulonglong can hold."""
+"""The largest CORBA ulonglong."""
 
 
 class HeapFigure:
-    """One heap, as it was; sizes in bytes.
+    """One heap at the moment of its scan; sizes in bytes.
 
-    state     creator.State, or "unreadable", and the sentence of `reason`
-    attached  how many processes hold it, its living creator left out
-    component, application  of the creator, "" where its command line does not tell (see roles)
+    state     creator.State or "unreadable"; `reason`: the sentence for it
+    attached  number of processes that hold it, without a living creator
+    component, application  of the creator; "" if its command line does not name them (see roles)
     """
 
     __slots__ = (
@@ -60,7 +60,7 @@ class HeapFigure:
         self.state = str(verdict.state) if verdict is not None else UNREADABLE
         self.reason = verdict.reason if verdict is not None else seen.error
         self.file_size = seen.status.st_size
-        # Sums of what the heap itself says, which may be anything.
+        # These are sums of fields of the heap, which may hold any number.
         self.heap_size = min(heap.heap_size, MOST) if heap is not None else 0
         self.used = min(heap.heap_used, MOST) if heap is not None else 0
         self.superblocks = heap.superblock_count if heap is not None else 0
@@ -74,16 +74,16 @@ class HeapFigure:
 
 
 class Usage:
-    """The file system, in bytes.  What is used is `heaps`, `held` and `other`, and nothing else.
+    """Usage of the file system in bytes.  Used memory is the sum of `heaps`, `held` and `other`.
 
-    heaps     of files that are heaps
-    held      unlinked, but still mapped or open
-    other     all else that is used: other files, and what cannot be seen
-    age       seconds since it was seen what is held, and so what is other; all else is of now
-    reserved  granted to waveforms by all devices of this host, used by them or not
-    limit     what leaves the least to be granted (capacity.Room), where that is known
-    inodes, free_inodes  how many files there can be (0: no limit), and how many more
-    given_back, given_back_later, in_use  of removed heaps that processes are attached to; see events.Counts
+    heaps     files that are heaps
+    held      unlinked files that are still mapped or open
+    other     everything else: other files, and what cannot be seen
+    age       seconds since `held` and `other` were measured; everything else is current
+    reserved  granted to waveforms by all devices of this host, whether they use it or not
+    limit     what limits the available capacity (capacity.Room), if known
+    inodes, free_inodes  maximum number of files (0: no limit), and how many more can be made
+    given_back, given_back_later, in_use  of removed heaps with attached processes; see events.Counts
     """
 
     __slots__ = (
@@ -106,7 +106,7 @@ class Usage:
     def __init__(
         self, path: str, room: shmfs.Usage, heaps: int, held: int, reserved: int, age: float = 0.0
     ) -> None:
-        """Where what was seen at different moments does not fit together, what was seen last counts."""
+        """If values measured at different moments contradict each other, the newest counts."""
         self.path = path
         self.total = room.size
         self.free = room.free
@@ -128,11 +128,11 @@ class Usage:
 
     @property
     def free_percent(self) -> float:
-        """0 where the file system has no size."""
+        """Percent of free memory; 0 if the file system has no size."""
         return 100.0 * self.free / self.total if self.total else 0.0
 
     def differs(self, other: "Optional[Usage]") -> bool:
-        """Whether somebody who looks at it would see a difference: of a MB or more, of another limit."""
+        """Whether a value that is shown differs: by at least 1 MB, or `limit`."""
         if other is None or self.limit != other.limit or self.inodes != other.inodes:
             return True
         return any(
@@ -152,5 +152,5 @@ class Usage:
 
 
 def _as_long(pid: int) -> int:
-    """A name may hold any number; what is no pid is none."""
+    """The pid if it is possible, else 0: the number in a name may be anything."""
     return pid if pid <= procfs.PID_MAX else 0
