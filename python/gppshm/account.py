@@ -42,7 +42,7 @@ class Account:
         self.counts = Counts()
         self.troubles: Dict[str, str] = {}
         self._telling = telling
-        self._told_fifos: Set[Tuple[str, str]] = set()
+        self._reported_fifos: Set[Tuple[str, str]] = set()
 
     def removed(self, outcome: reaper.Outcome, heap: "Known", pidfd: int, returns: bool = False) -> Event:
         """Report an unlinked heap, as soon as its peers are known.  Takes over `pidfd`.
@@ -82,16 +82,16 @@ class Account:
 
     def lives_on(self, name: str, heap: "Known") -> None:
         """Report that another process unlinked the heap of a living creator."""
-        heap.told = (
+        heap.reported = (
             f"its creator, process {heap.creator}, lives and maps it; another process unlinked it"
             " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
         )
-        self._telling.tell(_event_of(UNLINKED, heap.told, name, heap), _uid(heap))
+        self._telling.tell(_event_of(UNLINKED, heap.reported, name, heap), _uid(heap))
 
     def stays(self, kind: "events.Kind", outcome: reaper.Outcome, heap: "Known") -> None:
         """Report a heap that is kept, once per reason."""
-        if heap.told != outcome.reason:
-            heap.told = outcome.reason
+        if heap.reported != outcome.reason:
+            heap.reported = outcome.reason
             self.counts.failures += kind is FAILED
             attached = outcome.verdict is not None and outcome.verdict.state is creator.ATTACHED
             file_id = heap.file_id if attached else None
@@ -116,7 +116,7 @@ class Account:
             self.trouble("fifos", f"{root} cannot be read: {answer}")
             return
         self.mended("fifos")
-        told, self._told_fifos = self._told_fifos, set()
+        before, self._reported_fifos = self._reported_fifos, set()
         for name, result, reason, file_id, uid, evidence in answer or ():
             kind = _FIFO_KINDS.get(result)
             if kind is None:
@@ -124,8 +124,8 @@ class Account:
             if kind is REMOVED:
                 self.counts.fifos += 1
             else:
-                self._told_fifos.add((name, reason))
-                if (name, reason) in told:
+                self._reported_fifos.add((name, reason))
+                if (name, reason) in before:
                     continue
                 self.counts.failures += kind is FAILED
             event = Event(kind, reason, name)

@@ -33,14 +33,14 @@ class Asker:
 
     @property
     def passed_over(self) -> "Tuple[int, ...]":
-        """See Observer."""
+        """See Observer.passed_over."""
         return self._observer.passed_over if self._observer is not None else ()
 
     def call(self, function: str, arguments: "Sequence[Any]", seconds: float, kind: str = SOON) -> "Any":
         """Run `function` ("module:name", of this package) in a child of the observer and return its result.
 
-        Arguments and result must be plain (see marshal).  Raises OSError if the function raised one, if it
-        did not return within `seconds`, or if no observer can be started.
+        Arguments and result must be plain data (see marshal).  Raises OSError if the function raised one, if
+        it did not return within `seconds`, or if no observer can be started.
         """
         answer = self.ask(function, arguments, kind)
         if not answer.wait(seconds):
@@ -48,7 +48,7 @@ class Asker:
         return answer.value()
 
     def ask(self, function: str, arguments: "Sequence[Any]", kind: str) -> "_Answer":
-        """The same, without a wait."""
+        """As `call`, without waiting."""
         answer = _Answer()
         question = ("gppshm.asking", "answer", [function, list(arguments)])
         with self._lock:
@@ -80,7 +80,7 @@ class Asker:
             try:
                 watched = self._observer = watched or observer.Observer()
                 watched.step()
-            except OSError as error:  # it cannot be started
+            except OSError as error:  # the observer cannot be started
                 for _, _, answer in questions:
                     answer.fail(f"processes cannot be inspected: {error.strerror}")
                 continue
@@ -89,15 +89,15 @@ class Asker:
 
 
 class _Answer:
-    """`told`: (True, what was returned) or (False, errno and words of an OSError); None if there is none."""
+    """`result`: (True, result) or (False, errno and words of an OSError); None if there is no answer."""
 
     def __init__(self) -> None:
-        self.told: Optional[Tuple[bool, Any]] = None
+        self.result: Optional[Tuple[bool, Any]] = None
         self.failure = "processes cannot be inspected"
         self._come = threading.Event()
 
-    def take(self, told: "Optional[Tuple[bool, Any]]") -> None:
-        self.told = told
+    def take(self, result: "Optional[Tuple[bool, Any]]") -> None:
+        self.result = result
         self._come.set()
 
     def fail(self, why: str) -> None:
@@ -112,28 +112,28 @@ class _Answer:
         return self._come.is_set()
 
     def value(self) -> "Any":
-        """What was returned, once it has come.  OSError."""
-        if self.told is None:
+        """The result of the function.  Raises its OSError, or one if there is no answer."""
+        if self.result is None:
             raise OSError(errno.EIO, self.failure)
-        good, told = self.told
+        good, result = self.result
         if not good:
-            raise OSError(*told)
-        return told
+            raise OSError(*result)
+        return result
 
 
 shared = Asker()
 """The Asker of this process."""
 
 PATIENCE = 0.5
-"""Seconds that a new name may be waited for."""
+"""Seconds to wait for a name."""
 NAME_AGAIN = 60.0
-"""Seconds until a name that could not be had is asked for again."""
+"""Seconds until the next lookup of a name that could not be found out."""
 
 
 class Names:
-    """Names of users and groups, or their numbers while a directory service has not told.  For any threads.
+    """Names of users and groups, or their numbers while a directory service has not answered.
 
-    It is asked once, in the background, however often a name is wanted.
+    A name is looked up once, in the background.  Callable from any thread.
     """
 
     def __init__(self, asker: Asker) -> None:
@@ -142,11 +142,14 @@ class Names:
         self._asked: Dict[Tuple[str, int], Tuple[_Answer, float]] = {}
 
     def user(self, uid: int, patience: float = PATIENCE) -> str:
-        """The name of a user.  While others are waited for already, it is not waited for."""
+        """The name of a user, or its number after `patience` seconds.
+
+        It does not wait while an earlier lookup is unanswered.
+        """
         return self._name("user_name", uid, patience)
 
     def group(self, gid: int, patience: float = PATIENCE) -> str:
-        """The name of a group, likewise."""
+        """The name of a group; see `user`."""
         return self._name("group_name", gid, patience)
 
     def _name(self, function: str, number: int, patience: float) -> str:
@@ -164,12 +167,12 @@ class Names:
                 self._known[key] = str(answer.value())
                 self._asked.pop(key, None)
         except OSError:
-            pass  # asked again later
+            pass  # it is looked up again later
         return self._known.get(key, str(number))
 
 
 names = Names(shared)
-"""Those that this process knows."""
+"""The Names of this process."""
 
 LOOKS = 5.0
 """Seconds for an inspection of processes."""
@@ -189,19 +192,25 @@ def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
 def judge_and_map(
     seen: "Sequence[shmfs.Sighting]",
 ) -> "Tuple[List[creator.Verdict], Dict[Tuple[int, int], List[int]]]":
-    """One verdict per sighting, and the pids that map each file.  OSError if no process can be inspected."""
+    """One verdict per sighting, and file -> pids that map it.
+
+    Raises OSError if processes cannot be inspected.
+    """
     plain = [observing.plain_sighting(each) for each in seen]
     verdicts, mapping = shared.call("gppshm.observing:look_at_all", [plain, "/proc"], LOOKS)
     return [creator.verdict_of(each) for each in verdicts], {tuple(key): pids for key, pids in mapping}
 
 
 def survey(root: str, proc_root: str = "/proc") -> held.Survey:
-    """The holders of all files on the directory's file system.  OSError if processes cannot be inspected."""
+    """The holders of all files of the directory's file system.
+
+    Raises OSError if processes cannot be inspected.
+    """
     return held.survey_of(shared.call("gppshm.held:look", [root, proc_root], LOOKS))
 
 
 def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
-    """User and command of each process, as far as they are known."""
+    """pid -> (user, command), as far as known."""
     unknown = dict.fromkeys(pids, (processes.UNKNOWN, processes.UNKNOWN))
     try:
         return dict(shared.call("gppshm.processes:described", [list(pids)], LOOKS)) if pids else {}
@@ -210,7 +219,7 @@ def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
 
 
 def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
-    """Whether the process is known to map the file; False is no evidence that it does not."""
+    """Whether process `pid` is known to map the file; False is no evidence that it does not."""
     try:
         if procfs.pulse(pid)[1]:
             return False
@@ -220,7 +229,7 @@ def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
 
 
 def answer(function: str, arguments: "Sequence[Any]") -> "Tuple[bool, Any]":
-    """Runs in the child: call the function."""
+    """Call the function; runs in the child."""
     module, _, name = function.partition(":")
     if module.split(".")[0] != "gppshm":
         raise ValueError(module)

@@ -2,10 +2,10 @@
 
 So CORBA calls never hold the interpreter lock that an unlink needs.  This module has both ends: the process,
 and `Engine`, which starts it and mirrors its state.  The process ends with its parent, after a last sweep.
-If its parent hangs, it continues and drops reports that cannot be sent.
+If its parent hangs, it continues and drops messages that cannot be sent.
 
-Of the programs of one node one can lead (see relay).  An engine that follows it has no process of its own,
-and mirrors the leader's state.  It starts a process as soon as the leader is gone or has none itself.
+One program of a node can lead (see relay).  An engine that follows it has no process of its own, and mirrors
+the leader's state.  It starts a process as soon as the leader ends, or has no process itself.
 """
 
 import copy
@@ -39,9 +39,9 @@ MOST = 16 << 20
 LAST_SWEEP = 2.0
 """Seconds for the last sweep and the last messages."""
 FIRST_WORD = 1.0
-"""Seconds that the start waits for a leader that was found: one that lives says at once that it leads."""
+"""Seconds that the start waits for the first message of a leader, which sends one to every new follower."""
 SEARCHES = (0.25, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between looks for a leader; then the last of them."""
+"""Seconds between searches for a leader; the last one repeats."""
 
 _EVENT = tuple(name for name in events.Event.__slots__ if name != "kind")
 _COUNTS = (
@@ -74,7 +74,7 @@ class _Process:
         self._dirty: Set[str] = set()
         self._finishing = self._ended = False
         self._faults = 0
-        self._returns_told = 0
+        self._returns_sent = 0
         self._watcher: Optional[watch.Watcher] = None
 
     def start(self, root: str, orders: "Orders", parent: int, proc_root: str) -> None:
@@ -109,7 +109,7 @@ class _Process:
         end = time.monotonic() + LAST_SWEEP
         watcher.guarded(lambda: watcher.sweep(last=True, patience=LAST_SWEEP), self._on_fault)
         watcher.guarded(watcher.close, self._on_fault)
-        self._tell_changes()
+        self._send_changes()
         self._put(("ended",))
         while self._wire.waiting and not self._ended and time.monotonic() < end:
             poll = select.poll()
@@ -122,7 +122,7 @@ class _Process:
         self._watcher.step()
         self._flush()
         self._obey()
-        self._tell_changes()
+        self._send_changes()
 
     def _obey(self) -> None:
         assert self._watcher is not None
@@ -137,31 +137,31 @@ class _Process:
                 self._finishing = True
 
     def _on_event(self, event: events.Event) -> None:
-        self._tell_counts()  # first: who hears of the event may look at the counts at once
+        self._send_counts()  # first: a receiver of the event may read the counts at once
         self._put(_event_message(event))
         if event.attached:
-            self._returns_told = -1  # the peers are known only now
+            self._returns_sent = -1  # the event is the first to name the peers
 
     def _on_fault(self, error: Exception) -> None:
         self._faults += 1
         if self._faults <= 100:
             self._put(("fault", f"{type(error).__name__}: {error}"))
 
-    def _tell_changes(self) -> None:
+    def _send_changes(self) -> None:
         assert self._watcher is not None
-        if self._returns_told != self._watcher.returns_changed:
-            self._returns_told = self._watcher.returns_changed
+        if self._returns_sent != self._watcher.returns_changed:
+            self._returns_sent = self._watcher.returns_changed
             self._put(("returns", self._watcher.returns()))
-            self._tell_counts()
+            self._send_counts()
         if not self._dirty:
             return
         dirty = list(self._dirty)
         self._dirty.clear()
         self._put(("heaps", [(name, self._watcher.record(name)) for name in dirty]))
         self._put(("state", self._watcher.is_unsettled(), self._watcher.troubles(), self._watcher.pidfds))
-        self._tell_counts()
+        self._send_counts()
 
-    def _tell_counts(self) -> None:
+    def _send_counts(self) -> None:
         assert self._watcher is not None
         self._put(_counts_message(self._watcher.counts))
 
@@ -192,7 +192,7 @@ def main() -> None:
     os.closerange(3, 4096)
     os.chdir("/")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # its parent ends it, if need be by its own end
+        signal.signal(number, signal.SIG_IGN)  # only its parent ends it: by a message, or by its own end
     sock = socket.socket(fileno=os.dup(0))
     wire = observing.Wire(sock)
     process = _Process(wire)
@@ -208,7 +208,7 @@ def main() -> None:
     os._exit(0)
 
 
-# -- who started it ------------------------------------------------------------------------------------------
+# -- its parent ----------------------------------------------------------------------------------------------
 
 
 class Engine:
@@ -216,13 +216,13 @@ class Engine:
 
     on_event  called with each Event, by `step`
     on_fault  called with a sentence about an error, by `step`
-    on_leader  called by `step` when there is another leader, or none, or its orders have changed
+    on_leader  called by `step` when the leader or its orders have changed
     standing  returns the events that a new follower needs
     node      name of the node in which it can lead or, if it `follows`, follow (see relay.node)
     counts    counts of the process, plus those of earlier ones and of leaders
     leader    label of the leader that it follows, and its orders in words; two "" without a leader
-    OSError if the directory cannot be watched or the process cannot be started.  `step` is for one thread;
-    everything else may be called from any thread.
+    Raises OSError if the directory cannot be watched or the process cannot be started.  `step` is for one
+    thread; everything else may be called from any thread.
     """
 
     def __init__(
@@ -282,37 +282,37 @@ class Engine:
             self.close()
             raise
 
-    # -- what it knows -------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------
 
     def living(self) -> "List[str]":
-        """As Watcher.living."""
+        """See Watcher.living."""
         return [name for name, heap in list(self._heaps.items()) if heap[0]]
 
     def offspring(self) -> "List[str]":
-        """As Watcher.offspring; none while there is a leader, who knows only those of its own parent."""
+        """See Watcher.offspring; empty with a leader, which knows only descendants of its own parent."""
         if self.leader[0]:
             return []
         return [name for name, heap in list(self._heaps.items()) if heap[0] and heap[6]]
 
     def living_creator(self, name: str, file_id: "Tuple[int, int]") -> int:
-        """The pid of the heap's creator, if it was seen alive and is not known to have died; else 0."""
+        """The pid of the heap's creator, if it was seen alive and is not known to have ended; else 0."""
         heap = self._heaps.get(name)
         return int(heap[2]) if heap is not None and heap[0] and tuple(heap[1]) == file_id else 0
 
     def is_unsettled(self) -> bool:
-        """As Watcher.is_unsettled; what is left to a leader is not."""
+        """See Watcher.is_unsettled; False with a leader, which does the work."""
         return self._unsettled and not self.leader[0]
 
     def troubles(self) -> "List[str]":
-        """As Watcher.troubles."""
+        """See Watcher.troubles."""
         return list(self._troubles)
 
     def returns(self) -> "List[Tuple[Any, ...]]":
-        """As Watcher.returns."""
+        """See Watcher.returns."""
         return self._returns
 
     def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
-        """As Watcher.description."""
+        """See Watcher.description."""
         heap = self._heaps.get(name)
         if heap is None or tuple(heap[1]) != file_id:
             return processes.Description()
@@ -321,12 +321,12 @@ class Engine:
     def change(
         self, scope: str, rescan: float, dry_run: bool, remove_fifos: bool, reclaim: bool = True
     ) -> None:
-        """As Watcher.change."""
+        """See Watcher.change."""
         self._orders = scope, rescan, dry_run, remove_fifos, reclaim
         self._send(("orders", *self._orders))
 
     def lead(self, who: str, orders: str) -> None:
-        """Pass everything on to the programs of the node, as `who`, by these orders in words; "": no more."""
+        """Lead the node's programs, with the label `who` and these orders in words; with "", stop leading."""
         self._leading = (who, orders) if self._node else ("", "")
         self._send(None)
 
@@ -338,7 +338,7 @@ class Engine:
     # -- the loop ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Handle its messages until it has finished."""
+        """Handle messages until the process has finished."""
         while self.step():
             pass
 
@@ -384,7 +384,7 @@ class Engine:
         return not self._done
 
     def _wait(self) -> None:
-        """Until something happens, or is due."""
+        """Sleep until a message comes or something is due."""
         poll = select.poll()
         poll.register(self._wake[0], select.POLLIN)
         until = None
@@ -442,7 +442,7 @@ class Engine:
         self._await_start(ours)
 
     def _await_start(self, ours: socket.socket) -> None:
-        """Wait for the first message; OSError if it is a refusal, or none comes."""
+        """Wait for the first message.  Raises OSError if it is a refusal, or none comes."""
         end = time.monotonic() + STARTING
         while True:
             poll = select.poll()
@@ -466,12 +466,12 @@ class Engine:
             self._take(message)
 
     def _lost(self) -> None:
-        """Handle the end of the process: expected, or start it again."""
+        """Handle the end of the connection: leave the leader, finish, or schedule another start."""
         assert self._sock is not None
         self._sock.close()
         self._sock = None
         if self._leads is not None:
-            self._leads.dismiss()  # they clean, until there is a new process here
+            self._leads.dismiss()  # they clean themselves until a new process runs here
         if self.leader[0]:
             self._leave()
             return
@@ -531,7 +531,7 @@ class Engine:
     # -- leading and following -----------------------------------------------------------------------------
 
     def _lead(self) -> None:
-        """Begin to lead, or end it, or tell of other orders."""
+        """Start or stop to lead, or send the followers changed orders."""
         self._led = self._leading
         if not self._led[0]:
             if self._leads is not None:
@@ -554,7 +554,7 @@ class Engine:
         self._leads.put(("leader", *self._led))
 
     def _greeting(self) -> "List[Tuple[Any, ...]]":
-        """All that a new follower has to know."""
+        """The messages for a new follower: the whole state."""
         return [
             ("leader", *self._led),
             _counts_message(self.counts),
@@ -565,7 +565,7 @@ class Engine:
         ]
 
     def _await_leader(self) -> None:
-        """Follow a leader from the start on, if there is one that says so at once."""
+        """At the start, follow a leader if one sends its first message within FIRST_WORD."""
         end = time.monotonic() + FIRST_WORD
         self._look_for_leader()
         while self._candidate is not None and time.monotonic() < end:
@@ -575,7 +575,7 @@ class Engine:
             self._look_for_leader()
 
     def _look_for_leader(self) -> None:
-        """Follow a leader as soon as one has said that it leads: one that hangs is none."""
+        """Search for a leader; follow it after its first message, which a hanging one does not send."""
         now = time.monotonic()
         if self._candidate is None:
             if now < self._next_search:
@@ -603,7 +603,7 @@ class Engine:
             self._candidate = None
 
     def _dismiss(self) -> None:
-        """Have our own process end without another removal, and take its last words."""
+        """End our own process without another removal, and handle its last messages."""
         if self._sock is None:
             return
         self._to_send.clear()
@@ -637,7 +637,7 @@ class Engine:
         self._heaps, self._returns = {}, []
 
     def _leave(self) -> None:
-        """The leader is gone, or is not followed any more: clean, at once."""
+        """Stop following the leader, and clean at once."""
         if self._raw:
             self._offsets = {self._leader_name: self._raw}
         self.leader = ("", "")
@@ -648,9 +648,9 @@ class Engine:
         self._on_leader()
 
     def _count(self, values: "List[Any]", latencies: "List[int]", seconds: float) -> None:
-        """Add its counts to those of earlier processes."""
+        """Add the counts of the process or leader to those of earlier ones."""
         before, now = self._before, self.counts
-        if self._offset:  # what this leader had counted when it was followed before is in `before`
+        if self._offset:  # `before` has what this leader had counted when it was followed last
             values = [value - old for value, old in zip(values, self._offset[0])]
             latencies = [count - old for count, old in zip(latencies, self._offset[1])]
             seconds -= self._offset[2]
@@ -662,7 +662,7 @@ class Engine:
 
 
 def _reap(pid: int, number: int = 0, tries: int = 50) -> None:
-    """Collect the exit status if the process has ended, or end it."""
+    """Collect the exit status of a child, after sending it the signal `number` unless that is 0."""
     if not pid:
         return
     if number:

@@ -1,7 +1,7 @@
-"""Who holds the files of a file system, by maps and by open descriptors, and what of it was unlinked.
+"""Finds the holders of the files of a file system, by maps and open descriptors, and which are unlinked.
 
-Memory that was unlinked and is still held is what makes "free" smaller than the sum of the files that
-can be seen: it comes back when its last holder lets go.
+An unlinked file that is still held takes memory although it has no name: "used" is then larger than the sum
+of the visible files.  The memory is freed when its last holder closes it.
 """
 
 import errno
@@ -20,9 +20,11 @@ DELETED = b" (deleted)"
 
 
 class Holder:
-    """One process that holds a file: `mapped` bytes of it (0 = none), by `descriptors` open descriptors.
+    """One process that holds a file.
 
-    reads  it maps nothing of it, and has it open for reading alone
+    mapped       bytes that it maps
+    descriptors  number of its open descriptors of the file
+    reads        it does not map the file, and has it open only for reading
     """
 
     __slots__ = ("descriptors", "mapped", "pid", "writable")
@@ -41,9 +43,9 @@ class Holder:
 class Unlinked:
     """A file without a name that is still held.
 
-    name   the last part of the name that it had, as a heap (see shmfs.DYING); "" if that is not known
-    size   bytes that it takes; if not `exact`, what its holders map of it at most
-    note   who may have unlinked it, where that is a fault; else ""
+    name   its last name, without path, as a heap (see shmfs.DYING); "" if unknown
+    size   bytes that it takes; if not `exact`, the largest part that a holder maps
+    note   who may have unlinked it, if that is a fault; else ""
     """
 
     __slots__ = ("device", "exact", "holders", "inode", "name", "note", "size")
@@ -59,11 +61,11 @@ class Unlinked:
 
 
 class Survey:
-    """One look at all processes.
+    """One inspection of all processes.
 
-    holders   by (device, inode): those of every file of the directory's file system
-    unlinked  largest first
-    unseen    pids of processes whose maps or descriptors could not be read: what they hold is missing here
+    holders   (device, inode) -> holders, for every held file of the directory's file system
+    unlinked  Unlinked files, largest first
+    unseen    pids whose maps or descriptors could not be read: what they hold is missing here
     """
 
     __slots__ = ("holders", "unlinked", "unseen")
@@ -75,7 +77,7 @@ class Survey:
 
 
 def plain(found: Survey) -> "Tuple[Any, ...]":
-    """What another process can be told; see `survey_of`."""
+    """As plain data for another process; see `survey_of`."""
 
     def people(holders: "List[Holder]") -> "List[Tuple[int, int, int]]":
         return [(each.pid, each.mapped, each.descriptors) for each in holders]
@@ -86,10 +88,10 @@ def plain(found: Survey) -> "Tuple[Any, ...]":
     return [(key, people(who)) for key, who in found.holders.items()], unlinked, found.unseen
 
 
-def survey_of(told: "Sequence[Any]") -> Survey:
-    """The Survey that became `plain`."""
+def survey_of(data: "Sequence[Any]") -> Survey:
+    """The Survey from its plain data."""
     result = Survey()
-    holders, unlinked, result.unseen = told
+    holders, unlinked, result.unseen = data
     result.holders = {tuple(key): [Holder(*each) for each in who] for key, who in holders}
     for device, inode, name, size, exact, note, who in unlinked:
         file = Unlinked(device, inode, name, size, exact)
@@ -99,19 +101,19 @@ def survey_of(told: "Sequence[Any]") -> Survey:
 
 
 def look(root: str, proc_root: str = "/proc") -> "Tuple[Any, ...]":
-    """A plain `survey` of a directory, which is opened for it."""
+    """Open the directory; its `survey` as plain data."""
     with shmfs.ShmDirectory(root, proc_root) as directory:
         return plain(survey(directory, proc_root))
 
 
 def survey(directory: shmfs.ShmDirectory, proc_root: str = "/proc") -> Survey:
-    """Look through all processes that can be seen, for files of the directory's file system.
+    """Inspect all visible processes for files of the directory's file system.
 
-    OSError if there is no /proc: then nothing is known.
+    Raises OSError if there is no /proc.
     """
     device = os.fstat(directory.fd).st_dev
     result = survey_device(device, proc_root)
-    # A name may end in " (deleted)" without being so.
+    # The name of an existing file may end in " (deleted)".
     linked = _inodes(directory) if not all(file.exact for file in result.unlinked) else frozenset()
     processes = procfs.Processes(proc_root)
     result.unlinked = [file for file in result.unlinked if file.exact or file.inode not in linked]
@@ -125,9 +127,9 @@ def survey(directory: shmfs.ShmDirectory, proc_root: str = "/proc") -> Survey:
 def survey_device(
     device: int, proc_root: str = "/proc", only: "Optional[Set[Tuple[int, int]]]" = None
 ) -> Survey:
-    """The same of a file system by its number; with `only`, of these (device, inode) alone.
+    """As `survey`, of the file system with this device number; with `only`, of these (device, inode).
 
-    What is `unlinked` may have a name that ends in " (deleted)", and has neither holders nor notes yet.
+    Its `unlinked` may include existing files whose name ends in " (deleted)"; holders and notes are not set.
     """
     result = Survey()
     found: Dict[int, Unlinked] = {}
@@ -139,7 +141,7 @@ def survey_device(
         seen = procfs.may_read(pid)
         if seen:
             seen = _maps(proc_root, pid, device, holders, found)
-            # Who maps a wanted file holds it; to look at descriptors, too, costs more.
+            # A process that maps a wanted file is a holder; reading its descriptors, too, costs more.
             if only is None or not any((device, inode) in only for inode in holders):
                 seen = _descriptors(proc_root, pid, device, holders, found) and seen
         if not seen:
@@ -147,7 +149,7 @@ def survey_device(
         for inode, holder in holders.items():
             result.holders.setdefault((device, inode), []).append(holder)
     for inode in found:
-        # A watcher that gives back what is free in it lets go of it when the others have (see returns).
+        # A watcher that gives back free memory only reads, and closes after all others (see returns).
         everybody = result.holders.get((device, inode), [])
         result.holders[device, inode] = [holder for holder in everybody if not holder.reads] or everybody
     result.unlinked = list(found.values())
@@ -168,7 +170,7 @@ def _note(file: Unlinked, processes: procfs.Processes) -> str:
 def _maps(
     proc_root: str, pid: int, device: int, holders: "Dict[int, Holder]", found: "Dict[int, Unlinked]"
 ) -> bool:
-    """Add what a process maps; whether its maps could be read."""
+    """Add the files that a process maps; whether its maps could be read."""
     text = procfs.maps_of(pid, proc_root)
     if text is None:
         return not os.path.exists(f"{proc_root}/{pid}")
@@ -191,7 +193,7 @@ def _maps(
 def _descriptors(
     proc_root: str, pid: int, device: int, holders: "Dict[int, Holder]", found: "Dict[int, Unlinked]"
 ) -> bool:
-    """Add what a process has open; whether its descriptors could be read."""
+    """Add the files that a process has open; whether its descriptors could be read."""
     paths = procfs.descriptors(pid, proc_root)
     if paths is None:
         return not os.path.exists(f"{proc_root}/{pid}")
@@ -201,7 +203,7 @@ def _descriptors(
             if status.st_dev != device or not stat.S_ISREG(status.st_mode):
                 continue
             target = os.readlink(path) if status.st_nlink == 0 else ""
-            # The links' own permissions are the modes that the files are open in (proc(5)).
+            # The permissions of the link are the mode in which the file is open (proc(5)).
             writable = bool(os.lstat(path).st_mode & stat.S_IWUSR)
         except OSError:
             continue
@@ -217,16 +219,16 @@ def _descriptors(
 
 
 def open_held(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> int:
-    """A descriptor, open for reading, of a file that these processes hold, which may have no name any more.
+    """A descriptor for reading of a file that these processes hold; it may have no name any more.
 
-    By their descriptors, or, where they have none left, by what they map (that needs CAP_SYS_ADMIN or
-    CAP_CHECKPOINT_RESTORE).  OSError if none of them leads to it: the first refusal, or ENOENT.
+    It is reached through their descriptors, or, if they have none, through their mappings, which needs
+    CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.  Raises OSError if that fails: the first refusal, or ENOENT.
     """
     return open_regular(way_to(file_id, pids, proc_root), file_id)
 
 
 def way_to(file_id: "FileId", pids: "Iterable[int]", proc_root: str = "/proc") -> str:
-    """The path by which `open_held` reaches the file; what looks into processes, and may block, is here."""
+    """The path by which `open_held` reaches the file.  It inspects processes, so it may block."""
     refusal: Optional[OSError] = None
     for pid in pids:
         for path in _ways_to(file_id, pid, proc_root):
@@ -256,12 +258,12 @@ def _ways_to(file_id: "FileId", pid: int, proc_root: str) -> "Iterator[str]":
 
 
 def map_file(pid: int, start: int, end: int, proc_root: str) -> str:
-    """The link to what a process maps there: of these names none has leading zeros, as in maps (proc(5))."""
+    """The link in /proc/<pid>/map_files for a mapping; its name has no leading zeros (proc(5))."""
     return f"{proc_root}/{pid}/map_files/{start:x}-{end:x}"
 
 
 def open_regular(path: str, file_id: "FileId") -> int:
-    """Open what the link leads to, if it is that file; O_PATH first, which opens no FIFO and no device."""
+    """Open the link's target for reading if it is that file.  O_PATH first: it opens no FIFO or device."""
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
@@ -283,5 +285,5 @@ def _inodes(directory: shmfs.ShmDirectory) -> "FrozenSet[int]":
 
 
 def _unescaped(name: bytes) -> str:
-    """/proc/<pid>/maps writes a newline in a name as \\012 (proc(5)), and nothing else so."""
+    """The real name: /proc/<pid>/maps escapes only newlines, as \\012 (proc(5))."""
     return os.fsdecode(name.replace(b"\\012", b"\n"))

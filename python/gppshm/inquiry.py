@@ -1,7 +1,7 @@
-"""Questions to the observer about creators: who they are, whether they still are, and verdicts.
+"""Questions to the observer: who a heap's creator is, whether it still is, and verdicts.
 
-The first two are asked in advance, while nothing waits for the answer.  A verdict is asked for at a death
-that nothing established in advance decides.
+The first two are asked in advance, when nothing waits for the answer.  A verdict is requested after a death
+for which neither a lease nor an established identity is evidence.
 """
 
 import time
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     Sight = Callable[[str], Optional[shmfs.Sighting]]
 
 PORTRAITS = 32
-"""The creators of so many heaps of one owner are asked for at once."""
+"""Heaps of one owner in one question for their creators."""
 OWNERS = 2
-"""Of so many owners at once: one whose heaps take long keeps nobody else from his turn."""
+"""Owners with such a question at the same time: one whose heaps take long does not delay all others."""
 RENEWALS = 256
 """Creators per question that renews identities."""
 RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
 RENEWING = 29.0
-"""After such a question the next waits so many times as long as the answer took."""
+"""The next such question waits this many times the duration of the last answer."""
 MANY = 1024
-"""So many of one owner's heaps have their turn at once; then he waits as after a vain question."""
+"""Heaps of one owner in a row; then the owner waits as after a question without a result."""
 STRANGERS = 19.0
-"""After a question about heaps whose creator nobody is seen to be their owner waits so many times as long."""
+"""After a question that found no creator, the owner waits this many times its duration."""
 NO_LOOK = "the processes of this host could not be inspected"
 
 
@@ -43,8 +43,8 @@ class Answer:
     who       description of that creator; descends: whether it descends from the given parent
     noted     facts for giving memory back after its death
     identity  established Identity; None if there is none, or the file was changed since
-    version   of what is known of the heap, when it was asked
-    void      the file was, or may have been, changed since: the verdict is no good
+    version   Known.version at the time of the question
+    void      the file was or may have been changed since: the verdict must not be used
     """
 
     __slots__ = ("descends", "identity", "noted", "seen", "start", "verdict", "version", "void", "who")
@@ -62,7 +62,7 @@ class Answer:
 
 
 class Inquiry:
-    """Asks about the heaps in `heaps`; findings are returned by `answers`.
+    """Asks about the heaps in `heaps`; `answer` returns the findings.
 
     sight   inspects a heap now and updates what is known of it; None if it cannot be inspected
     parent  pid whose descendants are marked, and its start, as the pid may be reused
@@ -78,7 +78,7 @@ class Inquiry:
         self._to_portray = schedule.FairQueue()
         self._to_renew = schedule.Queue()
         self._strangers: Dict[int, schedule.Share] = {}  # by owner
-        self._served: Dict[int, int] = {}  # by owner, so many heaps in a row
+        self._served: Dict[int, int] = {}  # by owner, number of heaps in a row
         self._portraying: Set[int] = set()  # owners
         self._renewing = False
         self._renewals = schedule.Share(RENEWING)
@@ -87,11 +87,11 @@ class Inquiry:
 
     @property
     def looking(self) -> bool:
-        """Whether it is still to be found out of some heap whose it is."""
+        """Whether the creator of some heap is still to be found."""
         return bool(self._to_portray or self._portraying)
 
     def portray(self, name: str, owner: int) -> None:
-        """Queue the question who the creator of a heap is; `owner`: the user id of the file."""
+        """Queue the question for the creator of a heap; `owner`: the user id of the file."""
         heap = self._heaps.get(name)
         if heap is None or not heap.asked:
             self._to_portray.add(name, owner)
@@ -105,7 +105,7 @@ class Inquiry:
         self._to_renew.discard(name)
 
     def next(self) -> float:
-        """When `step` has something to ask (monotonic); else infinity."""
+        """When (monotonic) `step` is due; infinity if it is not."""
         when = float("inf")
         if len(self._portraying) < OWNERS:
             owners = [owner for owner in self._to_portray.owners() if owner not in self._portraying]
@@ -115,7 +115,7 @@ class Inquiry:
         return when
 
     def step(self, now: float, absorb: "Callable[[], None]") -> None:
-        """Ask what waits to be asked, if it is time; `absorb` takes notice of changed files before."""
+        """Ask the questions that are due; `absorb` is called before, and reads pending changes of files."""
         for owner in self._to_portray.owners():
             if len(self._portraying) >= OWNERS:
                 break
@@ -129,11 +129,11 @@ class Inquiry:
 
     @property
     def answered(self) -> int:
-        """How many answers wait to be taken."""
+        """Number of answers that wait for `answer`."""
         return len(self._answers)
 
     def answer(self) -> Answer:
-        """The next thing that has been found out; take notice of changed files before."""
+        """The next answer.  The caller must read pending changes of files before."""
         answer = self._answers.popleft()
         heap = self._heaps.get(answer.seen.name)
         if heap is not None:
@@ -145,14 +145,14 @@ class Inquiry:
         return answer
 
     def verdict(self, seen: shmfs.Sighting, ended: int) -> None:
-        """Have all processes of the host inspected now, for a heap whose creator, `ended`, is dead."""
+        """Ask at once for the verdict on a heap whose creator, process `ended`, is dead."""
         heap = self._heaps[seen.name]
         if not heap.asked:
             heap.asked = True
             self._ask_verdicts(observer.URGENT, [(seen, ended)])
 
     def _turn(self, owner: int) -> float:
-        """When (monotonic) the creators of that owner's heaps may be asked for again."""
+        """When (monotonic) the next question about heaps of that owner may be asked."""
         share = self._strangers.get(owner)
         return share.next if share is not None else 0.0
 
@@ -183,7 +183,7 @@ class Inquiry:
             )
 
     def _named(self, seen: shmfs.Sighting) -> int:
-        """The start of the process whose pid the name has, if it was seen alive with this very file; or 0."""
+        """The start of the process with the name's pid, if it was alive while this file existed; else 0."""
         file_id, start = self._heaps[seen.name].named
         return start if file_id == seen.file_id else 0
 
@@ -244,7 +244,7 @@ class Inquiry:
             heap.asked = False
             maps, established = found
             if not heap.lives:
-                self._answer(each, -1, None)  # it has ended meanwhile
+                self._answer(each, -1, None)  # the creator has ended meanwhile
             elif established and heap.version == version:
                 now = time.monotonic()
                 heap.identity = creator.Identity(heap.creator, heap.start, each.file_id, each.raw, now)
@@ -266,7 +266,7 @@ class Inquiry:
         self._observer.ask(kind, "look", plain, answered)
 
     def _answer(self, seen: shmfs.Sighting, version: int, plain: "Any") -> Answer:
-        """Note a verdict (None: there is none to be had), to be taken by `answers`."""
+        """Queue an Answer for `answer`; `plain`: the verdict, None if the observer gave none."""
         verdict = creator.Verdict(creator.UNKNOWN, NO_LOOK) if plain is None else creator.verdict_of(plain)
         answer = Answer(seen, verdict, version)
         if seen.name in self._heaps:

@@ -1,8 +1,8 @@
-"""Whether a forked child of a dead heap's creator (without exec) is among those who hold the heap.
+"""Is a forked child (without exec) of an orphaned heap's creator among the holders of the heap?
 
-Such a child may still allocate, so nothing may be given back under it.  It maps the header page where the
-creator had it; a peer maps it elsewhere, as far as addresses are randomised.  So where the creator had it is
-noted while it lives.
+Such a child may still allocate, so nothing may be given back while it holds the heap.  It maps the header
+page at the same address as the creator; a peer maps it elsewhere if addresses are randomised.  So the
+creator's address is noted while it lives.
 """
 
 import os
@@ -26,16 +26,16 @@ class Kinship(str):
 
 NO_CHILD = Kinship("no forked child")
 CHILD = Kinship("a forked child")
-"""A holder maps the header page where the creator had it (or address randomisation is off)."""
+"""A holder maps the header page at the creator's address (or addresses are not randomised)."""
 UNTOLD = Kinship("not known")
 
 
 class Noted:
-    """What tells a creator's forked child from a peer, noted while the creator lived (`note`).
+    """Facts about a creator, noted while it lived, that distinguish its forked child from a peer; see `note`.
 
-    address  where it had the header page; 0 = not known
-    started  its start, in ticks since boot; 0 = not known
-    uid      its user, if it had no right to become another one; else -1
+    address  of the header page in the creator; 0 = unknown
+    started  start of the creator, in ticks since boot; 0 = unknown
+    uid      its user id, if it had no right to change it; else -1
     """
 
     __slots__ = ("address", "started", "uid")
@@ -46,16 +46,16 @@ class Noted:
         self.uid = uid
 
     def plain(self) -> "Tuple[int, int, int]":
-        """What its parameters are."""
+        """The arguments that make it."""
         return self.address, self.started, self.uid
 
 
 NOTHING = Noted()
-"""Of a creator that was never seen alive."""
+"""For a creator that was never seen alive."""
 
 
 def note(pid: int, file_id: "FileId", proc_root: str = "/proc") -> Noted:
-    """What can be noted of a creator that lives; NOTHING if it does not show where it maps its heap."""
+    """Note a living creator; NOTHING if the address of its heap cannot be found out."""
     host = procfs.Processes(proc_root)
     started = host.start(pid)
     address = header_address(procfs.maps_of(pid, proc_root) or b"", file_id)
@@ -66,9 +66,9 @@ def note(pid: int, file_id: "FileId", proc_root: str = "/proc") -> Noted:
 
 
 def header_address(maps: bytes, file_id: "FileId") -> int:
-    """Where the header page of a heap is mapped, by the text of /proc/<pid>/maps.
+    """The address of a heap's header page in the text of /proc/<pid>/maps.
 
-    0: the file is not mapped; -1: it is, but its header page is not, or more than once.
+    0 if the file is not mapped; -1 if it is, but the header page is not, or more than once.
     """
     device, inode = file_id
     found = [place for place in procfs.mappings(maps, device) if place[3] == inode]
@@ -77,11 +77,11 @@ def header_address(maps: bytes, file_id: "FileId") -> int:
 
 
 def kinship(maps: "Dict[int, Optional[bytes]]", file_id: "FileId", address: int) -> "Found":
-    """Is a forked child of the creator among these processes, and which ones say so.
+    """Whether a forked child of the creator is among these processes, and the pids that decide it.
 
-    `maps`: by pid, the text of maps; None where it could not be read.  `address`: where the creator had the
-    header page, noted while it lived; 0 if it was not.  A peer has it elsewhere.  A holder that shows no
-    header page cannot be told from a child.
+    maps     pid -> text of /proc/<pid>/maps; None if it could not be read
+    address  of the header page in the creator; 0 if it was not noted
+    A holder whose header page cannot be found may be a child.
     """
     children, untold = [], []
     for pid, text in sorted(maps.items()):
@@ -96,18 +96,18 @@ def kinship(maps: "Dict[int, Optional[bytes]]", file_id: "FileId", address: int)
 
 
 def kin(file_id: "FileId", noted: Noted = NOTHING, proc_root: str = "/proc") -> "Found":
-    """`kinship` of all processes of the host, as they are now; UNTOLD and no pid where some are invisible.
+    """`kinship` of all processes of the host; UNTOLD without a pid if some processes are invisible.
 
-    The creator must have been proven dead before.  Who started before it is no child of it, and not looked
-    into.  A child may hand on what it holds by a fork and end while this looks: what is new in /proc is
-    looked at until nothing is, and no holder has gone.  So is, for some milliseconds, who is just ending, and
-    shows no maps.
+    The creator must have been proven dead before.  A process that started before the creator is no child and
+    is not inspected.  A child may fork and end during the inspection, so it is repeated until /proc has no
+    new process and no holder has gone.  Processes without readable maps, which may be exiting, are inspected
+    again for some milliseconds.
     """
     return kin_of([(file_id, noted)], proc_root)[0]
 
 
 def kin_of(questions: "Sequence[Tuple[FileId, Noted]]", proc_root: str = "/proc") -> "List[Found]":
-    """`kin` of each of these heaps, with one look at the processes for all of them."""
+    """`kin` of each of these heaps, with one inspection of the processes for all."""
     holders: List[Dict[int, Optional[bytes]]] = [{} for _ in questions]
     known: Set[int] = set()
     for delay in _LOOKS:
@@ -124,7 +124,7 @@ def kin_of(questions: "Sequence[Tuple[FileId, Noted]]", proc_root: str = "/proc"
             time.sleep(delay)
         known |= listed
     else:
-        # Some are still new, or show nothing: only a child that was found is proof of anything.
+        # Some processes are still new, or have no readable maps: only a found child is proof.
         found = [kinship(maps, file_id, noted.address) for (file_id, noted), maps in zip(questions, holders)]
         return [(kind, pids) if kind is CHILD else (UNTOLD, pids) for kind, pids in found]
     return [kinship(maps, file_id, noted.address) for (file_id, noted), maps in zip(questions, holders)]
@@ -140,7 +140,7 @@ def _look_into(
     questions: "Sequence[Tuple[FileId, Noted]]",
     holders: "Sequence[Dict[int, Optional[bytes]]]",
 ) -> None:
-    """Note of each heap whether that process holds it, and by what maps."""
+    """Store in `holders` the maps of the process, for each heap that it holds or may hold."""
     started = host.start(pid)
     asked = []
     for (file_id, noted), maps in zip(questions, holders):
@@ -153,7 +153,7 @@ def _look_into(
     nobody = not text and (host.no_such_process(pid) or _cannot_hold(pid, host.proc_root))
     for (device, inode), noted, maps in asked:
         if text:
-            # One search first: a process has hundreds of mappings, and few have the heap.
+            # A plain search is enough: a process has hundreds of mappings, and few processes map the heap.
             if b" %02x:%02x %d " % (os.major(device), os.minor(device), inode) in text:
                 maps[pid] = text
         elif not nobody and not _is_anothers(pid, noted, host.proc_root):
@@ -161,16 +161,16 @@ def _look_into(
 
 
 _LOOKS = (0, 0.001, 0.002, 0.004, 0.008, 0.016)
-"""Seconds after each look at processes that show no maps."""
+"""Seconds after each inspection, while some process has no readable maps."""
 
 _PF_EXITING = 0x00000004  # linux/sched.h
 
 _SUBORDINATE_UIDS = 65536
-"""From here on a user may have uids besides his own, by way of a user namespace (subuid(5))."""
+"""User ids from here on may be a user's additional ids in a user namespace (subuid(5))."""
 
 
 def _cannot_hold(pid: int, proc_root: str) -> bool:
-    """Whether a process that shows no maps is a kernel thread, or past its last instruction."""
+    """Whether a process without maps is a kernel thread, or exiting with all its threads."""
     fields = procfs.stat_fields(pid, proc_root)
     if len(fields) < 20:
         return False
@@ -179,16 +179,16 @@ def _cannot_hold(pid: int, proc_root: str) -> bool:
 
 
 def _is_anothers(pid: int, noted: Noted, proc_root: str) -> bool:
-    """Whether a process is known by its user to be no child: who cannot become another has none that is one.
+    """Whether a process is no child because of its user.
 
-    Until it execs, that is; and the host's first process is nobody's child.
+    A child of a creator without capabilities has the creator's user until it execs.  Pid 1 is no child.
     """
     uid = _uid(pid, proc_root)
     return pid == 1 or (noted.uid >= 0 and 0 <= uid < _SUBORDINATE_UIDS and uid != noted.uid)
 
 
 def _uid(pid: int, proc_root: str, unprivileged: bool = False) -> int:
-    """The user of a process; -1 if it has several, or rights, or is not known."""
+    """The user id of a process; -1 if unknown or not unique, or, if `unprivileged`, it has capabilities."""
     status = procfs.status(pid, proc_root)
     uids = set(status.get(b"Uid", b"").split())
     if len(uids) != 1:

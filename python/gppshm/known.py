@@ -16,13 +16,13 @@ class Stage(str):
 
 
 SEEN = Stage("seen")
-"""It was seen, and nothing is known of its creator."""
+"""Nothing is known of its creator."""
 ALIVE = Stage("alive")
 """Its creator was seen alive, and is not known to have ended."""
 ENDED = Stage("ended")
 """Its creator was seen alive, and has ended."""
 OTHERS = Stage("others")
-"""The same, and it is not ours to remove."""
+"""As ENDED, and it is out of scope: never removed."""
 
 
 class Known:
@@ -41,9 +41,9 @@ class Known:
     asked     a question about it is pending
     attempts  tries in a row without a proof
     since, trigger  when the present death was noticed, and by which trigger
-    told      what was reported about its present state
+    reported  what was reported about its current state
     vanished  when its name was first missed while its creator lived; else 0
-    removed   an event said that the name was removed; `let_go`: and later, that a writer closed the file
+    removed   an event reported that the name was removed; `let_go`: and a later one, that a writer closed it
     """
 
     __slots__ = (
@@ -60,10 +60,10 @@ class Known:
         "named",
         "noted",
         "removed",
+        "reported",
         "since",
         "stage",
         "start",
-        "told",
         "trigger",
         "uid",
         "vanished",
@@ -80,7 +80,7 @@ class Known:
         self.asked = self.doubtful = False
         self.since = since
         self.trigger = trigger
-        self.told = ""
+        self.reported = ""
         self.vanished = 0.0
         self.removed = self.let_go = False
         self.forget_the_creator()
@@ -106,11 +106,11 @@ class Known:
         self.version += 1
 
     def see(self, seen: "shmfs.Sighting") -> bool:
-        """Store a sighting; whether there is another file under the name than before."""
+        """Store a sighting; whether the name has another file than before."""
         other = self.file_id != seen.file_id
         if other:
             self.file_id = seen.file_id
-            self.told = ""
+            self.reported = ""
             self.forget_the_creator()
         self.bytes, self.uid = seen.status.st_blocks * 512, seen.status.st_uid
         self.vanished = 0.0
@@ -118,6 +118,6 @@ class Known:
         return other
 
     def follow(self, trigger: str, since: float) -> None:
-        """Start tries after a possible death of the creator, unless they are running already."""
+        """Start tries after a possible death of the creator, unless they have started already."""
         if not self.attempts and self.stage is not ENDED:
             self.since, self.trigger = since, trigger

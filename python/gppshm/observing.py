@@ -1,8 +1,8 @@
-"""What the observer does: it looks into other processes, for those who may not wait for one.
+"""The observer: inspects other processes for programs that must not block.
 
-A process of its own (see `observer.Observer`, which starts it), on whose stdin questions come and answers go,
-each a length and a marshalled tuple.  It looks into nobody itself: each question is a piece of work of a
-child (see `supervised`), so it always answers.  It ends with whoever started it.
+It is a process of its own, started by `observer.Observer`.  Its stdin is a socket for questions and answers;
+each is a length and a marshalled tuple.  It inspects no process itself: children do that (see `supervised`),
+so it always answers.  It ends with its parent.
 """
 
 import errno
@@ -39,14 +39,14 @@ LENGTH = struct.Struct("=I")
 _RIGHTS = socket.CMSG_SPACE(64 * 4)
 
 LET_GO = "let go"
-"""A message that comes with a descriptor of a file that nobody else has, and that has no name any more."""
+"""A message with the last descriptor of an unlinked file, to be closed by the observer."""
 NAME_DEADLINE = 60.0
-"""Seconds that a directory service may take to tell a user's name."""
+"""Seconds that a directory service may take for a user's name."""
 
 _ANSWERS = {str(answer): answer for answer in (lease.GRANTED, lease.REFUSED, lease.SILENT)}
 _KINDS = {str(kind): kind for kind in (shmfs.HEAP, shmfs.HALF_MADE, shmfs.UNREADABLE, shmfs.OTHER)}
 
-# -- what goes over the wire is plain -----------------------------------------------------------------------
+# -- plain data for the wire --------------------------------------------------------------------------------
 
 
 def plain_sighting(seen: shmfs.Sighting) -> "Tuple[Any, ...]":
@@ -74,14 +74,14 @@ def sighting_of(plain: "Sequence[Any]") -> shmfs.Sighting:
 
 
 def look(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
-    """A verdict on each (sighting, pid of the creator that has ended)."""
+    """The verdict on each (sighting, pid of the creator if it has ended, else 0)."""
     seen = [(sighting_of(sighting), ended) for sighting, ended in plain]
     host = procfs.Processes(proc_root)
     return [creator.judge(sighting, host, ended).plain() for sighting, ended in seen]
 
 
 def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], List[Any]]":
-    """A verdict on each sighting; and each file with the pids of all who map it."""
+    """The verdict on each sighting; and (file, pids that map it) for each."""
     seen = [sighting_of(sighting) for sighting in plain]
     host = procfs.Processes(proc_root)
     verdicts = [creator.judge(sighting, host).plain() for sighting in seen]
@@ -94,12 +94,14 @@ def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], Lis
 
 
 def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -> "List[Any]":
-    """For each (sighting, start) the verdict; and of a living creator its start (0: none was seen), whether
-    its identity is established (creator.Identity), uid (-1: not known), command in short, words, and whether
-    it descends from `parent`.  Of one that is only presumed (creator.presumed) the last thing alone is told.
+    """For each (sighting, start): the verdict, and facts about the living creator.
 
-    start   of the process whose pid the name has, seen alive while the file lay there; 0 if it was not
-    parent  pid and start of the process whose descendants are told apart; 0 if there is none
+    start   start of the process with the name's pid, if it was seen alive while the file existed; else 0
+    parent  (pid, start) of the process whose descendants are marked; pid 0 if there is none
+
+    The facts: its start (0: no living creator), whether its identity is established (creator.Identity), user
+    id (-1: unknown), command, command line, whether it descends from `parent`, kinship.Noted.  Of a creator
+    that is only presumed (creator.presumed) only the descent is given.
     """
     seen = [(sighting_of(sighting), start) for sighting, start in plain]
     host = procfs.Processes(proc_root)
@@ -124,7 +126,7 @@ def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -
 
 
 def renew(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
-    """For each (sighting, pid): whether that process maps it, and whether its identity is established."""
+    """For each (sighting, pid): whether the process maps it, and whether its identity is established."""
     seen = [(sighting_of(sighting), pid) for sighting, pid in plain]
     host = procfs.Processes(proc_root)
     return [
@@ -134,19 +136,19 @@ def renew(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
 
 
 def mapped(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
-    """Whether each (pid, file) is so: the process maps the file."""
+    """For each (pid, file): whether the process maps the file."""
     host = procfs.Processes(proc_root)
     return [host.maps(pid, tuple(file_id)) for pid, file_id in plain]
 
 
 def kin(plain: "Sequence[Any]", proc_root: str) -> "List[str]":
-    """Whether a forked child of its creator is among the holders of each (file, what was noted of it)."""
+    """For each (file, Noted of its creator): the Kinship of the holders."""
     questions = [(tuple(file_id), kinship.Noted(*noted)) for file_id, noted in plain]
     return [str(kinship) for kinship, _ in kinship.kin_of(questions, proc_root)]
 
 
 def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
-    """Whether the thread that holds a lock of each (file, thread) is gone; the lock is to be read again."""
+    """For each (file, thread id): whether that owner of a lock is dead; then read the lock again."""
     host = procfs.Processes(proc_root)
     return [
         locks.look(heapfile.Superblock(0, 0, 0, 1, owner, 0, 0, 0), locks.Threads(tuple(file_id), host)).state
@@ -158,7 +160,7 @@ def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
 def holders(
     file_ids: "Sequence[Tuple[int, int]]", proc_root: str
 ) -> "List[Tuple[Tuple[int, int], List[Tuple[int, str]]]]":
-    """(file, (pid, command) of all who map it or have it open), for each file that anybody holds."""
+    """(file, [(pid, command) of each holder]), for each file that has holders."""
     names: Dict[int, str] = {}
     result = []
     for file_id, pids in _holding(file_ids, proc_root).items():
@@ -185,7 +187,10 @@ def _holding(file_ids: "Sequence[Tuple[int, int]]", proc_root: str) -> "Dict[Tup
 def reach(
     file_ids: "Sequence[Tuple[int, int]]", proc_root: str, parcels: "Optional[socket.socket]"
 ) -> "List[str]":
-    """Send a descriptor of each file, by way of a process that holds it; why not, "" if none does."""
+    """Send a descriptor of each file, reached through a holder.
+
+    Returns for each file why it failed; "" if it was sent or has no holder.
+    """
     held_by = _holding(file_ids, proc_root)
     result = []
     for device, inode in file_ids:
@@ -232,7 +237,7 @@ def _perform(job: str, argument: "Any", proc_root: str, parcels: "Optional[socke
         root, dry_run = argument
         return fifos.reap_plain(root, dry_run, proc_root)
     if job == "call":
-        # Where who asks has its own work: a function of this package, by its name.
+        # A function of this package, by its name.
         module, name, arguments = argument
         if module.split(".")[0] != "gppshm":
             raise ValueError(module)
@@ -246,7 +251,7 @@ def _perform(job: str, argument: "Any", proc_root: str, parcels: "Optional[socke
 class Wire:
     """Messages over a stream socket; never blocks.
 
-    fds  descriptors that came with them, for the caller to close
+    fds  descriptors received with them; the caller closes them
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -262,7 +267,7 @@ class Wire:
         self.flush()
 
     def put_descriptor(self, message: "Any", fd: int) -> bool:
-        """Send a message and a descriptor with it, now or not at all; whether it was sent."""
+        """Send a message with a descriptor, now or not at all; whether it was sent."""
         if self._out:
             return False
         data = marshal.dumps(message)
@@ -276,16 +281,16 @@ class Wire:
 
     @property
     def waiting(self) -> bool:
-        """Whether something waits to be written."""
+        """Whether bytes wait to be written."""
         return bool(self._out)
 
     @property
     def pending(self) -> int:
-        """So many bytes wait to be written."""
+        """Number of bytes that wait to be written."""
         return len(self._out)
 
     def flush(self) -> None:
-        """Write what can be written now; OSError if the other end is gone."""
+        """Write what can be written now.  Raises OSError if the other end is gone."""
         while self._out:
             try:
                 self._out = self._out[self.sock.send(self._out) :]
@@ -293,7 +298,7 @@ class Wire:
                 return
 
     def read(self) -> "Optional[List[Any]]":
-        """The messages that have come; None at the end."""
+        """The messages received; None if the other end is gone."""
         ended = False
         while True:
             try:
@@ -321,14 +326,14 @@ class Wire:
 
 
 def send_parcel(parcels: "Optional[socket.socket]", fd: int) -> None:
-    """Send a descriptor past the observer, to who asked; OSError if that cannot be."""
+    """Send a descriptor to the program that asked, not through the observer.  Raises OSError."""
     if parcels is None:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
     parcels.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
 
 
 def read_parcels(parcels: socket.socket) -> "Dict[Tuple[int, int], int]":
-    """The descriptors that have come, by (device, inode); never blocks."""
+    """The descriptors received, by (device, inode); never blocks."""
     found: Dict[Tuple[int, int], int] = {}
     while True:
         try:
@@ -346,9 +351,9 @@ def read_parcels(parcels: socket.socket) -> "Dict[Tuple[int, int], int]":
 
 
 def serve(wire: Wire) -> None:
-    """Answer until the other end is gone.
+    """Answer questions until the other end is gone.
 
-    The first message is (paths to import from, proc_root), with the socket for `send_parcel`; then
+    The first message is (paths to import from, proc_root), with the socket for `send_parcel`.  Then
     (key, kind, job, argument) is answered by (key, good, answer, pids that were passed over).
     """
     pool = supervised.Pool(wire.sock.close)
@@ -387,7 +392,7 @@ def serve(wire: Wire) -> None:
                         parcels = socket.socket(fileno=wire.fds.pop(0))
                         parcels.setblocking(False)
                     sys.path += [path for path in paths if path not in sys.path]
-                    processes.available()  # imports psutil once, and not in each child
+                    processes.available()  # imports psutil once, instead of in each child
                     gc.freeze() if hasattr(gc, "freeze") else None  # novm: Python 3.7
                     greeted = True
                     continue
@@ -415,7 +420,7 @@ def _import(module: str) -> None:
     try:
         __import__(module)
     except Exception:
-        pass  # the child tells
+        pass  # the child reports it
 
 
 def _submit(
@@ -423,7 +428,7 @@ def _submit(
 ) -> None:
     key, kind, job, argument = message
     if job == "call" and argument[0] == "gppshm.asking":
-        _import(argument[2][0].partition(":")[0])  # once, and not in each child
+        _import(argument[2][0].partition(":")[0])  # once, instead of in each child
     deadline = NAME_DEADLINE if kind == supervised.NAMES else supervised.DEADLINE
     pool.submit(key, lambda: _perform(job, argument, proc_root, parcels), kind, deadline, (job, argument))
 
@@ -432,7 +437,7 @@ def main() -> None:
     os.closerange(3, 4096)
     os.chdir("/")
     sock = socket.socket(fileno=os.dup(0))
-    # A child that hangs must not keep it open: its end tells who asked that this process has ended.
+    # A hanging child must not keep the socket open: its closing tells the parent that this process has ended.
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)

@@ -1,6 +1,6 @@
-"""One orphan after its unlink: kept open for as long as somebody is attached, and gives back what is free.
+"""One orphaned heap after its unlink: kept open while a process is attached, to give back free memory.
 
-No event tells that a peer has let go of a block; that it has let go of the file, inotify and a lease tell.
+No event reports that a peer released a block.  Inotify and a lease report that it closed the file.
 """
 
 import ctypes
@@ -21,10 +21,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Departures:
-    """Tells when a process lets go of a file that it had open, or mapped, for writing; for many files.
+    """Reports when a process closes or unmaps a file that it had open for writing; for many files.
 
-    fd   readable when there is something to `read`
-    OSError: no inotify, or a limit on it.
+    fd   readable when `read` has something to return
+    Raises OSError if inotify is missing or at its limit.
     """
 
     def __init__(self) -> None:
@@ -33,21 +33,21 @@ class Departures:
             raise _last_error("inotify_init1")
 
     def watch(self, fd: int) -> int:
-        """Watch the file of `fd`, which may have no name any more; what `read` calls it."""
-        # Where it lies does not matter: the link leads to the file itself.
+        """Watch the file of `fd`, which may have no name any more; returns the number that `read` uses."""
+        # The link in /proc leads to the file itself, with or without a name.
         found = _libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, ctypes.c_uint32(_IN_CLOSE_WRITE))
         if found < 0:
             raise _last_error("inotify_add_watch")
         return int(found)
 
     def forget(self, watch: int) -> None:
-        """Before the file is closed, or after; the kernel forgets a file that is gone by itself."""
+        """Stop watching, before or after the file is closed; a file that is gone needs no call."""
         _libc.inotify_rm_watch(self.fd, watch)
 
     def read(self) -> "Set[int]":
-        """The watches of files that somebody let go of since; all of them may be meant if events were lost.
+        """The numbers of files that a process closed since the last call; -1 among them if events were lost.
 
-        Then the set holds -1.  Never blocks.
+        Never blocks.
         """
         found: Set[int] = set()
         while True:
@@ -55,7 +55,7 @@ class Departures:
                 data = os.read(self.fd, 65536)
             except BlockingIOError:
                 return found
-            for at in range(0, len(data), _EVENT.size):  # of a file itself, no event has a name
+            for at in range(0, len(data), _EVENT.size):  # events of a watched file have no name
                 watch, mask, _, _ = _EVENT.unpack_from(data, at)
                 if not mask & _IN_IGNORED:
                     found.add(watch)
@@ -65,30 +65,29 @@ class Departures:
 
 
 FIRST_DELAY, LAST_DELAY = 0.05, 0.8
-"""Seconds between two looks: after something came back, and when nothing does; each is twice the last.
+"""Seconds between two inspections: FIRST_DELAY after memory was given back, then doubled up to LAST_DELAY.
 
-No event tells that a peer wrote to memory that it maps.
+No event reports that a peer wrote to memory that it maps.
 """
 LETTING_GO = (0.0003, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
-"""Seconds between looks for the last holder: the kernel tells of its exit before it lets go of the file.
+"""Seconds between checks for the last holder: the kernel reports its exit before it releases the file.
 
-That takes microseconds, but it may have to wait for a processor.
+The release takes microseconds, but the exiting process may have to wait for a processor.
 """
 
 
 class Reclaiming:
-    """An orphan after its unlink: pins the file for as long as somebody is attached, and no longer.
+    """An orphaned heap after its unlink; keeps the file open while a process is attached, and no longer.
 
-    fd           open for reading, from before the unlink (or held.open_held); closed here
-    attached     pids of those who hold it; None while they are not known: needed where the kernel grants no
-                 leases
-    departures   tells when a holder goes; without it that is seen at the next look only
+    fd           open for reading, from before the unlink (or from held.open_held); closed here
+    attached     pids of the holders, used if the kernel grants no leases; None while unknown
+    departures   reports when a holder goes; without it that is noticed at the next inspection
     closing      closes `fd`: the last descriptor of a large file without a name takes long
-    `allow` it to give back as soon as the conditions are proven.  Call `step` when it says so, and `departed`
-    when `departures` tells of `watch`.  Neither waits for anybody.  Its figures are those of `reclaim`.
+    Call `allow` when the conditions are proven, `step` at the time that it returns, and `departed` when
+    `departures` reports `watch`.  None of them waits.  `reclaim` has the figures.
 
-    finished  the descriptor is closed, and nothing more will be done; `error` says why, or is ""
-    at_once   bytes given back by the first look; -1 = it is not over
+    finished  the descriptor is closed, and nothing more will be done; `error`: why, or ""
+    at_once   bytes given back by the first pass; -1 = it is not complete
     later     bytes given back after it
     """
 
@@ -125,16 +124,19 @@ class Reclaiming:
         by_word: bool = False,
         lock_is_dead: "reclaim.LockIsDead" = lambda superblock: False,
     ) -> None:
-        """The creator is dead, and of this kinship are its holders; reclaim.NotAllowed: then `close` it."""
+        """Start to give back: the creator is proven dead, and `kind` is the kinship of the holders.
+
+        Raises reclaim.NotAllowed; then call `close`.
+        """
         self.reclaim = reclaim.Reclaim(self._fd, kind, by_word, lock_is_dead=lock_is_dead)
         self._due = 0.0
 
     def departed(self, now: float) -> None:
-        """A process has let go of the file, or an event was lost: `step` soon."""
+        """Note that a process closed the file, or that an event was lost; `step` is due soon."""
         self._tries = list(LETTING_GO)
 
     def step(self, now: float) -> "Optional[float]":
-        """Do what is due; when (monotonic) to call again, None = not before `departed` or `allow`."""
+        """Do what is due; returns when (monotonic) to call again, None = after `departed` or `allow`."""
         if self.finished:
             return None
         if not self._working and self._let_go():
@@ -181,11 +183,11 @@ class Reclaiming:
         self.later = total - self.at_once
         if self._delay < LAST_DELAY:
             return now + self._delay
-        # At the same moments for all heaps, so that whoever has many wakes once for all of them.
+        # The same moments for all heaps, so that one wake-up serves all of them.
         return (now // LAST_DELAY + 1) * LAST_DELAY
 
     def _quiet(self) -> bool:
-        """Whether only a departure can change anything now, and that is told."""
+        """Whether only the exit of a holder, which is reported, can change anything now."""
         if self.watch < 0:
             return False
         if self.reclaim is None:
@@ -193,14 +195,14 @@ class Reclaiming:
         return self.reclaim.settled and self.reclaim.whole and not self.reclaim.in_use
 
     def _let_go(self) -> bool:
-        """Whether nobody who could release a block holds the file any more."""
+        """Whether no process that could release a block holds the file any more."""
         answer = lease.take(self._fd)
         if answer is lease.GRANTED:
             lease.release(self._fd)
             return True
         if answer is lease.REFUSED:
             return False
-        # No lease tells: then those who were seen to hold it, and who it is by pids.
+        # Without leases, the processes that were seen to hold it decide, by their pids.
         if self.reclaim is None or self.at_once < 0 or self.attached is None:
             return False
         processes = procfs.Processes()

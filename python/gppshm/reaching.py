@@ -1,10 +1,10 @@
-"""Heaps of dead creators that somebody else unlinked first, as a GPP does: they give back what is free, too.
+"""Gives back free memory of orphaned heaps that another process, such as a GPP, unlinked first.
 
-Such a file is reached by who holds it, and only the observer looks into others; it sends a descriptor, which
-is let go of at once if nobody else holds the file.  Then the file is judged as one that has a name is: by all
-processes of the host.  Nothing waits for any of that.
+Such a file is reached through a process that holds it.  The observer does this and sends a descriptor, which
+is closed at once if nobody else holds the file.  Then the verdict is found as for a file with a name, from
+all processes of the host.  Nothing waits for any of that.
 
-Limit: of a heap whose creator was not seen to leave it behind nothing is done: see Settling._was_left_behind.
+Limit: the creator must have been seen to leave the heap behind; see Settling._was_left_behind.
 """
 
 import time
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gppshm.events import Event
 
 AT_ONCE = 16
-"""So many heaps are looked for at once: each may bring a descriptor."""
+"""Heaps in one question: each may bring a descriptor."""
 
 NO_LOOK = "the processes of this host could not be looked at"
 
@@ -27,10 +27,12 @@ _NEVER = float("inf")
 
 
 class _Sought:
-    """One heap: the event of its removal, which gets the figures, and its creator, which has ended.
+    """One heap to be reached: the Event of its removal, which gets the figures, and its creator.
 
-    at     when it is to be looked for; tries: so many looks proved nothing
-    fd     of it, while it is judged; else -1
+    ended  pid of the creator, which has ended
+    at     when (monotonic) to ask for it
+    tries  number of tries without a proof
+    fd     its descriptor while it is judged; else -1
     """
 
     __slots__ = ("at", "ended", "event", "fd", "file_id", "noted", "tries")
@@ -46,10 +48,11 @@ class _Sought:
 
 
 class Reaching:
-    """Looks for heaps that have no name any more, and hands them to Returns.
+    """Finds heaps that have no name any more, and passes them to Returns.
 
-    directory  where they lay
-    take       as Returns.take; on_first: as of Returns, for those of which nothing comes back
+    directory  returns the directory that had their names
+    take       Returns.take
+    on_first   see Returns; called for heaps of which nothing is given back
     """
 
     def __init__(
@@ -67,19 +70,20 @@ class Reaching:
         self._asking = False
 
     def seek(self, event: "Event", ended: int, noted: "kinship.Noted") -> None:
-        """Look for the file of a heap that somebody else unlinked, as `event` tells.
+        """Find the file of a heap that another process unlinked.
 
-        ended  the pid that its creator had, which was seen to map it, and has ended
-        noted  of it while it lived
+        event  of the removal
+        ended  pid of its creator, which was seen to map it and has ended
+        noted  facts noted about its creator
         """
         self._sought.append(_Sought(event, ended, noted))
 
     def next(self) -> float:
-        """When (monotonic) `step` has something to ask; infinity if it has not."""
+        """When (monotonic) `step` is due; infinity if it is not."""
         return _NEVER if self._asking else min([each.at for each in self._sought], default=_NEVER)
 
     def step(self, now: float) -> None:
-        """Ask what is due."""
+        """Ask the observer for the heaps that are due."""
         due = [] if self._asking else [each for each in self._sought if each.at <= now][:AT_ONCE]
         if not due:
             return
@@ -90,7 +94,7 @@ class Reaching:
         self._observer.ask(observer.SOON, "reach", question, lambda answer: self._reached(due, answer))
 
     def close(self) -> None:
-        """Look for none of them any more."""
+        """Give up all heaps."""
         for each in self._sought:
             if each.fd >= 0:
                 self._observer.let_go(each.fd)
@@ -119,7 +123,7 @@ class Reaching:
             return
         if seen.answer is lease.GRANTED:
             lease.release(each.fd)
-            self._end(each)  # nobody holds it any more
+            self._end(each)  # no other process holds it
         elif seen.kind is not shmfs.HEAP or seen.status.st_nlink:
             self._end(each, "it is not the heap that it was")
         else:
@@ -141,7 +145,7 @@ class Reaching:
             self._end(each, verdict.reason if verdict is not None else NO_LOOK)
 
     def _end(self, each: _Sought, why: str = "") -> None:
-        """Nothing comes back."""
+        """Give up a heap: nothing is given back; `why` is the reason for the event."""
         self._let_go(each)
         self._sought.remove(each)
         each.event.not_given_back = why

@@ -1,26 +1,26 @@
-"""Memory of the dead that comes back while peers are still attached: holes in what is free of an orphan.
+"""Gives back free memory of an orphaned heap while peers are attached, by punching holes.
 
-A removed heap keeps all its memory until its last peer has gone.  Of a free block the allocator touches
-its first 32 bytes and its last 4 only, and only the creator's process ever allocates.  So once the creator
-is proven dead, the whole pages strictly inside free blocks are nobody's, and go back to the system by
-fallocate(FALLOC_FL_PUNCH_HOLE).  Nothing else is written, nothing is mapped, no lock is taken.
+A removed heap keeps all its memory until its last peer exits.  The allocator touches only the first 32 and
+the last 4 bytes of a free block, and only the creator's process allocates.  So when the creator is proven
+dead, nobody uses the whole pages strictly inside free blocks.  fallocate(FALLOC_FL_PUNCH_HOLE) gives them
+back to the system.  Nothing else is written, nothing is mapped, no lock is taken.
 
-What must hold is for the caller to prove: the creator is dead, and no forked child of it (without exec) is
-among the holders, for such a child may still allocate (see `kinship`).  The rest is looked at here: the file
-is on a tmpfs, and superblock and chain of blocks are whole up to the block.
+The caller must prove that the creator is dead, and that no forked child of it (without exec) is among the
+holders: such a child may still allocate (see `kinship`).  This module checks that the file is on a tmpfs, and
+that superblock and chain of blocks are sound up to the block.
 
-Peers release while this reads.  Why a hole is safe all the same:
+Peers release blocks during this.  A hole is safe nevertheless:
 
-1. Nobody allocates any more, so blocks only join: what was once a free block lies inside one for ever.
-2. A release joins blocks under the superblock's lock, and writes the headers of those that it joins after
-   it has written the size of the result.  So a free block counts only if the lock was seen free *after*
-   its header was read: then the release that made it so has ended, and a later one touches of it no more
-   than its first 32 bytes and its last 4.
-3. A release lowers `used` under that lock.  A superblock in which the lock was seen free after `used` was
-   read is not looked at again until `used` is another.
+1. Nobody allocates any more, so free blocks are only merged: the area of a free block stays free for ever.
+2. A release merges blocks under the superblock's lock.  It writes the size of the result first, then the
+   headers of the blocks that it merges.  A free block counts only if the lock was seen free *after* its
+   header was read.  Then the release that made it has ended, and later ones touch only its first 32 bytes
+   and its last 4.
+3. A release lowers `used` under that lock.  If the lock was seen free after `used` was read, the superblock
+   is not inspected again until `used` changes.
 
-Limits: a lock that the dead hold stays taken; only a caller that can tell (`dead_holder`) gets at what is
-free there.  Of two cleaners at once each may count what both gave back.
+Limits: a lock held by a dead thread stays taken; the free blocks there can be given back only if the caller
+can prove that (`lock_is_dead`).  Two cleaners at the same time may both count the same memory.
 """
 
 import ctypes
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     LockIsDead = Callable[[heapfile.Superblock], bool]
 
 BUDGET = 0.0005
-"""Seconds that one call works, by and by; one hole of SLICE bytes more at most: an unlink may wait for it."""
+"""Seconds for one call, plus one hole of SLICE bytes at most: an unlink may wait for it."""
 SLICE = 1 << 20
-"""Bytes of the largest single hole: about a tenth of a millisecond."""
+"""Bytes of the largest single hole; it takes about 0.1 ms."""
 REMEMBERED = 1 << 24
-"""So many pages (64 GiB) of one heap are remembered as given back; others are given back again."""
+"""Pages (64 GiB) of one heap that are remembered as given back; others are punched again."""
 
 PAGE = heapfile.HOST_PAGE_SIZE
 
@@ -61,7 +61,7 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def on_tmpfs(fd: int) -> bool:
-    """Whether the file lies on a tmpfs."""
+    """Whether the file is on a tmpfs."""
     # f_type, a long, comes first in struct statfs, which has 120 bytes on 64-bit Linux (statfs(2)).
     buffer = ctypes.create_string_buffer(512)
     if _libc.fstatfs(fd, buffer) != 0:
@@ -70,18 +70,18 @@ def on_tmpfs(fd: int) -> bool:
 
 
 def writable(fd: int) -> int:
-    """A new descriptor, open for writing, of the file of `fd`, whether or not it still has a name.
+    """A new descriptor for writing of the file of `fd`, which may have no name any more.
 
-    OSError: no right to write to it, no /proc, no descriptor left.  Somebody who waits for the file's last
-    writer sees one more come and go.
+    Raises OSError: no permission, no /proc, no descriptor left.  Closing it is one more IN_CLOSE_WRITE for
+    watchers of the file.
     """
     return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def punch(fd: int, offset: int, length: int) -> None:
-    """Give `length` bytes of the file back to the system; what is read there from then on is zero.
+    """Give `length` bytes of the file back to the system; they read as zero afterwards.
 
-    OSError: EBADF (not open for writing), EOPNOTSUPP (Linux before 3.5), EPERM (sealed).
+    Raises OSError: EBADF (not open for writing), EOPNOTSUPP (Linux before 3.5), EPERM (sealed).
     """
     while _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) != 0:
         number = ctypes.get_errno()
@@ -99,11 +99,11 @@ class NotAllowed(Exception):
 class _Area:
     """What is known of one superblock.
 
-    settled  its `used` when it was last looked through with nobody at work in it; -1 = not yet
-    given    a byte for each page from `base` on: 1 = given back; None where nothing is
-    holder   owner of the lock when it was last found taken; `suspect` if it was before, too, and `dead` if it
-             is known to be so
-    in_use, free, returnable  bytes in blocks of either kind, and in whole pages inside free ones
+    settled  its `used` at the last complete inspection during which nobody changed it; -1 = none yet
+    given    a byte for each page from `base` on: 1 = given back; None if nothing was
+    holder   owner of the lock when it was last found taken; `suspect`: it was the same owner the time before;
+             `dead`: that owner is known to have ended
+    in_use, free, returnable  bytes in used blocks, in free blocks, and in whole pages inside free blocks
     """
 
     __slots__ = (
@@ -134,22 +134,24 @@ class _Area:
 
 
 class Reclaim:
-    """Gives back what is free in one orphan; call `go_on` until it says that all was looked at, and again.
+    """Gives back the free memory of one orphaned heap; call `go_on` until it returns True, and later again.
 
-    fd            of the heap, open for reading; it stays the caller's, and open.  It is opened once more for
+    fd            of the heap, open for reading; the caller keeps and closes it.  The file is opened again for
                   writing while there is something to give back.
-    kind          NO_CHILD, or UNTOLD `by_word` of a person who takes it upon himself that no forked child of
-                  the creator holds the heap.  NotAllowed otherwise, and for what is not on a tmpfs.
-    lock_is_dead  asked of a superblock whose lock is found taken twice by the same holder
+    kind          NO_CHILD; or UNTOLD and `by_word`, if a person accepts the risk that a forked child of the
+                  creator holds the heap
+    lock_is_dead  called with a superblock whose lock was found taken twice by the same thread; True if that
+                  thread is dead
+    Raises NotAllowed for any other kind, and for a file that is not on a tmpfs.
 
-    Figures, in bytes, as of the last time that each superblock was looked at:
+    Figures, in bytes, of the last inspection of each superblock:
     given_back    by this object
-    in_use        blocks in use: they come back when whoever holds them lets go
+    in_use        in used blocks, which can be given back after their release
     free          in free blocks
-    returnable    whole pages inside free blocks: with `dry_run` that is what would be given back at most
-    taken         memory that the file takes now
-    settled       everything was looked at, with nobody at work in it
-    whole         superblocks and blocks are without a fault to the end of the file
+    returnable    in whole pages inside free blocks: with `dry_run`, the most that would be given back
+    taken         memory that the file takes
+    settled       everything was inspected, and nobody changed it meanwhile
+    whole         superblocks and blocks are sound to the end of the file
     """
 
     def __init__(
@@ -180,15 +182,15 @@ class Reclaim:
 
     @property
     def would_give_back(self) -> int:
-        """Bytes, as far as block counts tell: what is no whole page of a free block takes memory."""
+        """Estimated bytes, from the file's block count, as if everything not returnable took memory."""
         rest = os.fstat(self._fd).st_size - self.returnable
         return max(0, min(self.returnable, self.taken - rest))
 
     def go_on(self, seconds: float = BUDGET) -> bool:
-        """Work for so long; whether all was looked at, so that the next call begins anew.
+        """Work for `seconds`; True if the pass is complete, so that the next call begins a new one.
 
-        OSError: it cannot be opened for writing, or the kernel makes no holes; BlockingIOError if another
-        cleaner was just asking for a lease on it: begin anew.
+        Raises OSError if the file cannot be opened for writing or the kernel cannot punch holes;
+        BlockingIOError if another cleaner is just trying a lease on it: the next call begins a new pass.
         """
         end = time.monotonic() + seconds
         if self._pass is None:
@@ -204,7 +206,7 @@ class Reclaim:
         return True
 
     def close(self) -> None:
-        """Leave off; `fd` stays open."""
+        """End the pass; `fd` stays open."""
         self._end_pass()
 
     def _end_pass(self) -> None:
@@ -216,7 +218,7 @@ class Reclaim:
         self.taken = os.fstat(self._fd).st_blocks * 512
 
     def _look(self) -> "Iterator[None]":
-        """One look at everything; it pauses after each piece of work."""
+        """One pass over the whole heap; yields after each piece of work."""
         fd = self._fd
         size = os.fstat(fd).st_size
         header = heapfile.read_header(fd)
@@ -233,7 +235,7 @@ class Reclaim:
                 self._areas.append(_Area(superblock))
             area = self._areas[count]
             if area.end != area.data + superblock.size:
-                # Nobody makes another superblock of it now: something has written over it.
+                # The creator is dead, so its size cannot change: something has overwritten it.
                 break
             if superblock.used != area.settled:
                 yield from self._look_into(area, superblock, page, size)
@@ -246,7 +248,7 @@ class Reclaim:
         self.whole = whole and offset == size
 
     def _look_into(self, area: _Area, first: heapfile.Superblock, page: int, size: int) -> "Iterator[None]":
-        # Whoever lowered `used` to what `first` has, has left when a second look finds the lock free.
+        # If the lock is free at this second read, the release that lowered `used` to `first.used` has ended.
         now = heapfile.superblock_at(self._fd, area.offset, page, size)
         if now is None:
             self.settled = False
@@ -277,15 +279,16 @@ class Reclaim:
             if not number % 64:
                 yield
         self._count(area, in_use, free, returnable)
-        # What is not whole for a moment only is in a release, and `used` will be another.
+        # A chain that is unsound only for a moment is in a release, which will change `used`.
         area.settled = now.used if at_rest else -1
 
     def _give_back(
         self, area: _Area, block: heapfile.Block, start: int, end: int, page: int, size: int
     ) -> "Generator[None, None, Tuple[bool, bool]]":
-        """Give back what is not yet given back of the pages from `start` to `end`, inside the free block.
+        """Give back the pages from `start` to `end`, inside the free block, except those given back before.
 
-        Whether the block is whole, and whether nobody is at work in the superblock; if not, it is left alone.
+        Returns whether the block is sound, and whether nobody is changing the superblock.  If either is
+        False, the block is left alone.
         """
         for begin, stop in self._gaps(area, start, end):
             if self._writing is None:
@@ -294,7 +297,7 @@ class Reclaim:
             if not self._still_free(area, block):
                 self.settled = False
                 return False, True
-            # The lock last: whoever made the block what it was just read to be has left.
+            # The lock is read last: if it is free, the release that made this block has ended.
             superblock = heapfile.superblock_at(self._fd, area.offset, page, size)
             if superblock is None or not self._quiet(area, superblock):
                 self.settled = False
@@ -310,9 +313,9 @@ class Reclaim:
         return True, True
 
     def _gaps(self, area: _Area, start: int, end: int) -> "Iterator[Tuple[int, int]]":
-        """What is not yet given back of the pages from `start` to `end`, in pieces.
+        """The parts of `start` to `end` that are not given back yet, in pieces of at most SLICE bytes.
 
-        The kernel cannot be asked: SEEK_DATA takes pages that were allocated and never written for a hole.
+        SEEK_DATA cannot find them: it takes pages that were allocated and never written for a hole.
         """
         pages = (area.end - area.base) // PAGE
         if area.given is None and self._remembered + pages <= REMEMBERED:
@@ -334,7 +337,7 @@ class Reclaim:
             at = stop
 
     def _still_free(self, area: _Area, block: heapfile.Block) -> bool:
-        """Whether the block is free as it was seen, and its tail and the block behind it say so too."""
+        """Whether the block is unchanged and free, by its header, its tail and the next block's header."""
         fd, units = self._fd, block.size // heapfile.UNIT
         place = (block.offset - area.offset) // heapfile.UNIT
         if not _is_block(os.pread(fd, 16, block.offset), place, -1, units):
@@ -346,7 +349,7 @@ class Reclaim:
         return following == area.end or _is_block(raw[4:], place + units, previous_free=True)
 
     def _quiet(self, area: _Area, superblock: heapfile.Superblock) -> bool:
-        """Whether nobody who lives is at work in the superblock, as far as is known."""
+        """Whether the superblock's lock is free, or its holder is known to be dead."""
         if not superblock.lock_word:
             area.holder, area.dead, area.suspect = 0, False, False
             return True
@@ -357,9 +360,9 @@ class Reclaim:
         return area.dead
 
     def _deserted(self, area: _Area, superblock: heapfile.Superblock, page: int, size: int) -> bool:
-        """Whether the lock was found taken twice by the same thread, and that is gone and has not let go."""
+        """Whether the same thread was found twice holding the lock, is dead, and still holds it."""
         if area.suspect and self._lock_is_dead(superblock):
-            # It may have ended in peace since.
+            # It may have released the lock before it ended.
             now = heapfile.superblock_at(self._fd, area.offset, page, size)
             area.dead = now is not None and bool(now.lock_word) and now.lock_owner == area.holder
         return area.dead
@@ -374,7 +377,7 @@ class Reclaim:
 def _is_block(
     raw: bytes, place: int, refcount: "Optional[int]" = None, units: int = 0, previous_free: bool = False
 ) -> bool:
-    """Whether these bytes are a block's header that says this (`units` 0, `refcount` None: anything)."""
+    """Whether these bytes are a block's header with these values (`units` 0, `refcount` None: any)."""
     if len(raw) < 16:
         return False
     magic, count, own_offset, length = _BLOCK.unpack_from(raw)

@@ -1,8 +1,9 @@
-"""One engine for the programs of a node: who leads passes on what its engine tells, the others follow.
+"""One engine for all programs of a node: the leader passes on its engine's messages, the others follow it.
 
-A leader listens on an abstract socket.  The kernel gives that name back when the leader has ended, however it
-ended, so a connection proves that it lives.  A part of the name is random: nobody can take it in advance.
-/proc/net/unix lists the names, and the kernel tells whose a socket is: only the own user's and root's count.
+A leader listens on an abstract socket.  The kernel releases its name at any kind of end, so a connection
+proves that the leader lives.  Part of the name is random, so that nobody can take it in advance.
+/proc/net/unix lists the names.  Only sockets of the same user or root are trusted; SO_PEERCRED gives the
+owner.
 
 Limit: this holds within one network namespace.
 """
@@ -20,18 +21,19 @@ if TYPE_CHECKING:
 
 PREFIX = "GppShmPlugin-cleans-"
 MOST = 4 << 20
-"""So many bytes wait for a follower that does not read; then it is let go."""
+"""Bytes kept for a follower that does not read; beyond that it is disconnected."""
 ACCEPTED = 64
-"""So many connections are accepted at once."""
+"""Connections accepted at once."""
 
 _LISTENS = 0x10000
 """__SO_ACCEPTCON, in the flags of /proc/net/unix (linux/net.h)."""
 
 
 def node(manager: str, root: str) -> str:
-    """The name under which the programs of one DeviceManager that clean one directory find each other.
+    """The name by which the programs of one DeviceManager that clean one directory find each other.
 
-    manager  the DeviceManager's IOR.  OSError if the directory is not there.
+    manager  the DeviceManager's IOR
+    Raises OSError if the directory does not exist.
     """
     import hashlib
 
@@ -41,18 +43,18 @@ def node(manager: str, root: str) -> str:
 
 
 def peer(sock: socket.socket) -> "Tuple[int, int]":
-    """Pid and user of the process at the other end, as they were when it connected or began to listen."""
+    """Pid and user id of the other end, at the moment when it connected or began to listen."""
     pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid, uid
 
 
 def is_trusted(sock: socket.socket) -> bool:
-    """Whether the other end is the own user's, or root's."""
+    """Whether the other end belongs to the same user or to root."""
     return peer(sock)[1] in (os.geteuid(), 0)
 
 
 def find(node: str) -> "Optional[Tuple[str, socket.socket]]":
-    """The name of a leader of that node, and a connection to it; None if there is none.  Never waits."""
+    """The name of a leader of the node and a connection to it, or None.  Never waits."""
     for name in leaders(node):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -61,13 +63,13 @@ def find(node: str) -> "Optional[Tuple[str, socket.socket]]":
             if is_trusted(sock):
                 return name, sock
         except OSError:
-            pass  # it has ended, or others fill its queue
+            pass  # it has ended, or its queue is full
         sock.close()
     return None
 
 
 def leaders(node: str) -> "Iterator[str]":
-    """The names of all who listen as leaders of that node, whoever they are."""
+    """The names of all sockets that listen as leaders of the node, of any user."""
     wanted = f"@{PREFIX}{node}-".encode()
     try:
         with open("/proc/net/unix", "rb") as stream:
@@ -82,13 +84,13 @@ def leaders(node: str) -> "Iterator[str]":
         try:
             listens = int(fields[3], 16) & _LISTENS
         except ValueError:
-            continue  # a stranger's name may hold a newline
+            continue  # another user's name may contain a newline
         if listens:
             yield os.fsdecode(fields[7][1:])
 
 
 class Leader:
-    """The end of who leads.  For one thread.  OSError if there can be no such socket."""
+    """The leader's end; for one thread.  Raises OSError if the socket cannot be made."""
 
     def __init__(self, node: str) -> None:
         self._wires: List[observing.Wire] = []
@@ -102,14 +104,14 @@ class Leader:
             raise
 
     def sockets(self) -> "List[Tuple[socket.socket, int]]":
-        """What to poll, and for what."""
+        """The sockets to poll, with their poll events."""
         found = [(self._listener, select.POLLIN)]
         for wire in self._wires:
             found.append((wire.sock, select.POLLIN | (select.POLLOUT if wire.waiting else 0)))
         return found
 
     def accept(self) -> "List[observing.Wire]":
-        """New followers; strangers are turned away."""
+        """Connections of new followers; those of other users are closed."""
         found = []
         for _ in range(ACCEPTED):
             try:
@@ -128,11 +130,11 @@ class Leader:
         return found
 
     def step(self) -> None:
-        """Write what waits, and note who has left."""
+        """Write pending bytes, and drop followers that have left."""
         for wire in list(self._wires):
             try:
                 if wire.sock.recv(4096):
-                    continue  # a follower has nothing to say
+                    continue  # followers send nothing; it is ignored
             except BlockingIOError:
                 self._put(wire, ())
                 continue
@@ -141,16 +143,16 @@ class Leader:
             self._drop(wire)
 
     def put(self, *messages: "Any") -> None:
-        """Tell all followers."""
+        """Send messages to all followers."""
         for wire in list(self._wires):
             self._put(wire, messages)
 
     def greet(self, wire: observing.Wire, messages: "Sequence[Any]") -> None:
-        """Tell one of them."""
+        """Send messages to one follower."""
         self._put(wire, messages)
 
     def dismiss(self) -> None:
-        """Let all followers go."""
+        """Disconnect all followers."""
         while self._wires:
             self._drop(self._wires[0])
 

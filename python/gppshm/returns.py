@@ -1,12 +1,12 @@
-"""After an unlink, while peers are attached: what is free in the heap goes back, and later what they free.
+"""Gives back free memory of unlinked heaps while peers are attached, and what the peers release later.
 
-The watcher's part of `reclaim`.  It comes after every unlink of a step, in pieces of half a millisecond at
-most; what has to be known of other processes the observer finds out.  Each heap is kept open for as long as
-somebody is attached; where there are too many, or no descriptor is left, a heap is let go of at once.
+This is the watcher's part of `reclaim`.  It runs after all unlinks of a step, in pieces of 0.5 ms at most.
+The observer inspects other processes for it.  Each heap is kept open while a process is attached.  If there
+are too many, or no descriptor is left, a heap is closed at once and nothing of it is given back.
 
-Limits: no event tells that a peer has let go of a block, so while blocks are in use all heaps together are
-looked at every 0.8 s, in one wake-up; where none is, nothing wakes.  Of two watchers of one heap each may
-count what both gave back.
+Limits: no event reports that a peer released a block.  While blocks are in use, all heaps together are
+inspected every 0.8 s, in one wake-up; otherwise nothing wakes up.  Two watchers of one heap may both count
+the same memory.
 """
 
 import time
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     FileId = Tuple[int, int]
 
 MOST = 256
-"""So many heaps are kept open at most."""
+"""Heaps that are kept open."""
 PIECE = 0.0005
-"""Seconds that a step works at most, and one hole."""
+"""Seconds for one step, plus one hole at most."""
 ASKED_AGAIN = (0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between questions whether a forked child is among the holders, while that cannot be told."""
+"""Seconds between questions for a forked child among the holders, while the answer is unknown."""
 
 MOST_LOCKS = 64
-"""Of so many locks of a heap it is asked whether the dead hold them."""
+"""Locks of one heap about whose holders the observer is asked."""
 
 TOO_MANY = "so many heaps are held already that this one is not kept open"
 NEVER_SEEN = "its creator was never seen alive: redhawk-shmclean --reclaim gives it back, by a person's word"
@@ -42,14 +42,25 @@ _KINSHIPS = {str(kind): kind for kind in (kinship.NO_CHILD, kinship.CHILD, kinsh
 class _Heap:
     """One heap that is kept open.
 
-    event   of its removal, which gets the figures; told: whether those of the first look were, and `later` so
-            many bytes of those that came later
-    look_at, ask_at  when the next look at it, and the next question on it, is due; infinity = not
-    asked   so many questions brought no answer
-    locks   what the observer was asked of locks, and found: (offset, owner) -> the owner is dead
+    event     the Event of its removal, which gets the figures
+    reported  the figures of the first pass were reported; `later`: bytes given back later and reported
+    look_at, ask_at  when (monotonic) the next inspection and the next question are due; infinity if none is
+    asked     number of questions without a definite answer
+    locks     (offset, owner) of a lock -> whether the observer found its owner dead
     """
 
-    __slots__ = ("ask_at", "asked", "event", "file_id", "later", "locks", "look_at", "noted", "told", "work")
+    __slots__ = (
+        "ask_at",
+        "asked",
+        "event",
+        "file_id",
+        "later",
+        "locks",
+        "look_at",
+        "noted",
+        "reported",
+        "work",
+    )
 
     def __init__(self, work: pinning.Reclaiming, event: "Event", noted: kinship.Noted) -> None:
         self.work = work
@@ -58,21 +69,21 @@ class _Heap:
         self.noted = noted
         self.look_at = self.ask_at = 0.0
         self.asked = 0
-        self.told = False
+        self.reported = False
         self.later = 0
         self.locks: Dict[Tuple[int, int], bool] = {}
 
 
 class Returns:
-    """Gives back what is free in heaps that were unlinked while somebody was attached.
+    """Gives back free memory of heaps that were unlinked with processes attached.
 
-    counts     are kept up to date
-    also       called with a descriptor; a step is due when it is readable
-    on_first   called with the event of a removal when it has the figures of the first look, or will get none;
-               False: it was told without them
-    on_return  called with that event when there is more to tell: all that was in use has come back, or the
-               last holder has gone
-    changed    grows with every change of what `figures` tells
+    counts     Counts that are kept up to date
+    also       called with a descriptor; `step` is due when it is readable
+    on_first   called with the Event of a removal when it has the figures of the first pass, or will get none;
+               returns False if the event was reported before
+    on_return  called with that Event when all memory that was in use was given back, or the last holder has
+               exited
+    changed    grows with every change of `figures`
     """
 
     def __init__(
@@ -95,8 +106,8 @@ class Returns:
         self._asking = False
 
     def figures(self) -> "List[Tuple[Any, ...]]":
-        """Of each heap that is kept open: its name, (device, inode), and as an Event has them given_back,
-        given_back_later, in_use, left and attached; from any thread."""
+        """For each heap that is kept open: name, (device, inode), and the Event's given_back,
+        given_back_later, in_use, left and attached.  Callable from any thread."""
         events = [heap.event for heap in list(self._heaps)]
         return [
             (event.name, (event.device, event.inode), *_figures(event), list(event.attached))
@@ -104,14 +115,15 @@ class Returns:
         ]
 
     def take(self, fd: int, event: "Event", noted: kinship.Noted) -> None:
-        """Take over a descriptor of a heap that was unlinked, as `event` will tell; it is closed here.
+        """Take over, and later close, the descriptor of an unlinked heap.
 
-        noted  of its creator while it lived
+        event  of the removal; it is reported later
+        noted  facts noted about its creator
         """
         self._taken.append((fd, event, noted))
 
     def next(self) -> float:
-        """When (monotonic) `step` has something to do though nothing came; infinity if it has not."""
+        """When (monotonic) `step` is due; infinity if it is not."""
         if self._taken:
             return 0.0
         looks = [heap.look_at for heap in self._heaps]
@@ -119,12 +131,12 @@ class Returns:
         return min(looks + questions, default=_NEVER)
 
     def look_again(self, now: float) -> None:
-        """See of every heap whether somebody is attached: that the last has left may have been missed."""
+        """Inspect every heap soon: the event of a last holder's exit may have been lost."""
         for heap in self._heaps:
             heap.look_at = min(heap.look_at, now)
 
     def step(self, now: float) -> None:
-        """Do some of what is due."""
+        """Do a part of the work that is due."""
         while self._taken:
             self._keep(*self._taken.pop(0))
         if self._departures is not None:
@@ -138,7 +150,7 @@ class Returns:
                 break
 
     def close(self) -> None:
-        """Let go of every heap."""
+        """Close every heap."""
         for fd, _, _ in self._taken:
             self._observer.let_go(fd)
         for heap in self._heaps:
@@ -167,7 +179,7 @@ class Returns:
                 self._departures = pinning.Departures()
                 self._also(self._departures.fd)
             except OSError:
-                pass  # that they go is seen at the looks, then
+                pass  # exits are then noticed at the inspections
         work = pinning.Reclaiming(fd, None, self._departures, self._observer.let_go)
         self._heaps.append(_Heap(work, event, noted))
         self._counts.returning = len(self._heaps)
@@ -211,8 +223,8 @@ class Returns:
             self._tell(heap, work.reclaim.settled and work.reclaim.whole and not event.in_use)
 
     def _tell(self, heap: _Heap, all_came: bool) -> None:
-        if not heap.told:
-            heap.told = True
+        if not heap.reported:
+            heap.reported = True
             if not self._on_first(heap.event) and heap.event.given_back:
                 self._on_return(heap.event)
         elif all_came and heap.event.given_back_later > heap.later:
@@ -220,7 +232,7 @@ class Returns:
             self._on_return(heap.event)
 
     def _let_go(self, heap: _Heap, why: str = "") -> None:
-        """Its last holder has gone, or nothing may be given back."""
+        """Close a heap whose last holder exited, or of which nothing may be given back, and report it."""
         heap.work.close(why)
         heap.event.not_given_back = heap.work.error
         if not heap.work.error:
@@ -235,10 +247,10 @@ class Returns:
         self._counts.in_use = sum(heap.event.in_use for heap in self._heaps)
         self.changed += 1
 
-    # -- what the observer is asked ------------------------------------------------------------------------
+    # -- questions to the observer -------------------------------------------------------------------------
 
     def _ask(self, now: float) -> None:
-        """Ask whether forked children are among the holders, of all heaps of which that is to be asked."""
+        """Ask for forked children among the holders, for all heaps where this is due."""
         heaps = [] if self._asking else [heap for heap in self._heaps if heap.ask_at <= now]
         if not heaps:
             return
@@ -267,7 +279,7 @@ class Returns:
                 self._let_go(heap, str(refusal))
 
     def _lock_is_dead(self, heap: _Heap) -> "Callable[[heapfile.Superblock], bool]":
-        """Tells what is known of a lock: at first nothing, and the observer is asked."""
+        """A function that returns whether a lock's owner is known to be dead; it asks the observer once."""
 
         def answered(key: "Tuple[int, int]", answer: "Any") -> None:
             heap.locks[key] = bool(answer and answer[0])

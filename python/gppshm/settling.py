@@ -1,7 +1,7 @@
-"""What is done about each heap: what is known of it, the verdict, the unlink, and what follows.
+"""Decides and acts on each heap of a directory: facts, verdict, unlink, and what follows.
 
-The order that everything keeps to: by a lease; by an identity that was established while the creator lived;
-else the observer is asked, and its answer comes in a later step.  Nothing here waits.
+The order of evidence: a lease; an identity that was established while the creator lived; otherwise the
+observer is asked, and its answer comes in a later step.  Nothing here waits.
 """
 
 import os
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
     from gppshm.events import Counts
 
 PIECE = 0.001
-"""Seconds for which what is not known to be urgent is done before the triggers are asked again."""
+"""Seconds of work that is not urgent before the triggers are read again."""
 MANY_AGAIN, VAIN = 256, 49.0
-"""Where so many names are due again at once, that takes its share of the time: 1 in 1 + VAIN."""
+"""If more than MANY_AGAIN names wait for another try, their tries take 1 / (1 + VAIN) of the time."""
 HOST = "host"
 CHILDREN = "children"
 SCOPES = (HOST, CHILDREN)
 
 RETRIES = schedule.RETRIES
 FIRST_SIGHT = 0.02
-"""Seconds after the creation of a file at which it is looked at: its creator writes the header first."""
+"""Seconds from the creation of a file to its inspection: its creator writes the header first."""
 SLOW_EXIT = 1.0
-"""Seconds that a creator may take to exit after it unlinked its heap, before it is told as another's deed."""
+"""Seconds that a creator may live after its heap lost its name; then this is reported."""
 DOUBTED = 10
-"""At every so many-th rescan it is doubted that a creator still maps its heap: to look costs 0.1 ms each."""
+"""Every DOUBTED-th rescan checks that creators still map their heaps; each check costs 0.1 ms."""
 EXITING = len(schedule.EXITS) + len(RETRIES)
-"""So many tries follow an event on a heap whose creator, watched by no pidfd, has not ended yet."""
+"""Tries after an event on a heap whose creator has no pidfd and has not ended yet."""
 LARGE = 4 << 20
-"""Bytes from which on an unlinked file is let go elsewhere: the kernel frees 7 MB in a millisecond."""
+"""Bytes; the observer closes larger unlinked files: the kernel frees 7 MB in a millisecond."""
 
 
 class Settling:
-    """The heaps of one directory, each settled as far as it can be now.
+    """The heaps of one directory; each is settled (verdict, unlink) as far as possible now.
 
-    scope     HOST: every orphan; CHILDREN: only heaps whose creator was seen alive, descending from `parent`
-    on_change  called with the name of each heap of which `record` tells something else than before
-    OSError if the directory cannot be opened, or the observer not be started.
+    scope      HOST: every orphan; CHILDREN: only heaps whose creator was seen as a descendant of `parent`
+    on_change  called with the name of a heap whose `record` has changed
+    Raises OSError if the directory cannot be opened, or the observer cannot be started.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Settling:
         self._on_change = on_change
         self._known: Dict[str, Known] = {}
         self._timers = schedule.Timers()
-        # Names of events that are not known to be heaps, with what came and when.
+        # Names from events that are not known to be heaps -> (trigger, time).
         self._strange: Dict[str, Tuple[str, float]] = {}
-        # Those that are due again after they were looked at in vain.
+        # Names without a result so far that are due for another try.
         self._again = schedule.Queue()
         self._vain = schedule.Share(VAIN)
         self._last_rescan = 0.0
@@ -133,44 +133,44 @@ class Settling:
         self.directory.close()
 
     def _stop_returning(self) -> None:
-        """Keep no heap of the dead open any more, and look for none."""
+        """Give back nothing more: close all unlinked heaps, and find no others."""
         self._reaching.close()
         self._returns.close()
 
-    # -- what is known, and can be asked from any thread -------------------------------------------------
+    # -- state, readable from any thread -----------------------------------------------------------------
 
     @property
     def counts(self) -> "Counts":
-        """What was done so far."""
+        """Counts of what was done so far."""
         return self._account.counts
 
     def living(self) -> "List[str]":
-        """The names of the heaps whose creator was seen alive and is not known to have died."""
+        """Names of the heaps whose creator was seen alive and is not known to have ended."""
         return [name for name, heap in list(self._known.items()) if heap.lives]
 
     def offspring(self) -> "List[str]":
-        """Those of `living` whose creator was seen to descend from `parent`, which may have ended since."""
+        """Those of `living` whose creator was seen as a descendant of `parent`; `parent` may have ended."""
         return [name for name, heap in list(self._known.items()) if heap.lives and heap.descends]
 
     def is_unsettled(self) -> bool:
-        """Whether a creator lives, or is just being looked for, or a try on a heap is still to come."""
+        """Whether a creator lives, a question is pending, or a heap is due for another try."""
         return any(
             heap.stage not in (SEEN, OTHERS) or heap.asked or name in self._timers or name in self._again
             for name, heap in list(self._known.items())
         )
 
     def troubles(self) -> "List[str]":
-        """What is wrong with the triggers now, a sentence each."""
+        """The current problems of the triggers, one sentence each."""
         return list(self._account.troubles.values())
 
     @property
     def pidfds(self) -> int:
-        """How many creators are watched by a pidfd."""
+        """Number of creators watched by a pidfd."""
         return self._triggers.pidfds
 
     @property
     def identities(self) -> int:
-        """Of how many living creators it is established who they are."""
+        """Number of established identities."""
         return sum(heap.identity is not None for heap in list(self._known.values()))
 
     @property
@@ -179,23 +179,23 @@ class Settling:
 
     @property
     def asked(self) -> int:
-        """How many questions the observer has not answered yet."""
+        """Number of questions that the observer has not answered."""
         return self._observer.asked
 
     @property
     def passed_over(self) -> "Tuple[int, ...]":
-        """Pids of processes that do not answer whoever looks into them."""
+        """Pids of processes that block their inspection."""
         return tuple(pid for pid in self._observer.passed_over if pid > 0)
 
     def description(self, name: str, file_id: "Tuple[int, int]") -> processes.Description:
-        """Who the creator of that heap is, as noted while it lived."""
+        """The description of the heap's creator, noted while it lived."""
         heap = self._known.get(name)
         if heap is None or heap.file_id != file_id:
             return processes.Description()
         return heap.description
 
     def returns(self) -> "List[Tuple[Any, ...]]":
-        """As Returns.figures."""
+        """See Returns.figures."""
         return self._returns.figures()
 
     @property
@@ -204,10 +204,10 @@ class Settling:
         return self._returns.changed
 
     def record(self, name: str) -> "Optional[Tuple[Any, ...]]":
-        """What is known of a heap; None if nothing is.
+        """What is known of a heap and its creator; None if nothing is.
 
-        Whether its creator lives, (device, inode), its pid, command, words, user, whether it descends from
-        `parent`.
+        (whether the creator lives, (device, inode) of the heap, the creator's pid, command, command line and
+        user, whether it descends from `parent`)
         """
         heap = self._known.get(name)
         if heap is None or not heap.creator:
@@ -217,16 +217,16 @@ class Settling:
         return heap.lives, heap.file_id, heap.creator, who.command, who.words, user, heap.descends
 
     def lives(self, seen: shmfs.Sighting) -> int:
-        """The pid of a heap's creator whose death a pidfd has not told; 0 where none watches it."""
+        """The pid of the heap's creator if a pidfd watches it and has not reported its end; else 0."""
         heap = self._known.get(seen.name)
         if heap is None or not self._triggers.watches(seen.name) or heap.file_id != seen.file_id:
             return 0
         return heap.creator
 
-    # -- what the triggers tell of heaps -------------------------------------------------------------------
+    # -- events of the triggers ----------------------------------------------------------------------------
 
     def _note_ended(self, happened: triggers.Happened, since: float) -> None:
-        """Note that creators have ended."""
+        """Handle the ends of creators that pidfds reported."""
         for name in happened.ended:
             heap = self._known[name]
             self._has_ended(name, heap)
@@ -234,7 +234,7 @@ class Settling:
             heap.since, heap.trigger = since, "pidfd"
 
     def _take_closed(self, happened: triggers.Happened, since: float) -> "List[str]":
-        """The known heaps of which a writer has let go; what else came is put where it waits its turn."""
+        """The known heaps that a writer closed.  Names of other events are queued."""
         names = []
         for name, let_go in happened.removed.items():
             heap = self._known.get(name)
@@ -245,7 +245,7 @@ class Settling:
         for name in happened.closed:
             heap = self._known.get(name)
             if heap is not None and heap.removed and name not in happened.removed:
-                heap.let_go = True  # of what came in one go `removed` tells the order
+                heap.let_go = True  # for events read together, `removed` has the order
             if heap is not None and heap.creator:
                 heap.follow("close", since)
                 names.append(name)
@@ -270,15 +270,15 @@ class Settling:
         return names
 
     def _take_strange(self) -> "List[str]":
-        """The next of the names that are not known to be heaps; none if there is none."""
+        """The next name that is not known to be a heap, as a list; empty if there is none."""
         for name in self._strange:
             trigger, since = self._strange.pop(name)
             self._track(name, trigger, since).follow(trigger, since)
             return [name]
         return []
 
-    def _look_again(self, now: float) -> None:
-        """Look again at some of what was looked at in vain, when nothing is new."""
+    def _try_again(self, now: float) -> None:
+        """Try some names again, if no new ones wait."""
         if self._strange or not self._again or now < self._vain.next:
             return
         many = len(self._again) > MANY_AGAIN
@@ -287,7 +287,7 @@ class Settling:
             self._vain.took(now, time.monotonic())
 
     def _absorb_changes(self) -> None:
-        """Read what tells of changed files until nothing waits: what was established of them is void."""
+        """Read all pending changes of files; the identities of these heaps become void."""
         if not self.inotify_works:
             return  # there are no identities
         changed = self._triggers.changes()
@@ -310,14 +310,14 @@ class Settling:
     # -- verdict and unlink --------------------------------------------------------------------------------
 
     def _settle(self, names: "Sequence[str]") -> bool:
-        """Settle each name as far as that can be done now; whether anything came of it."""
+        """Settle each name as far as possible now; whether there was a result."""
         found = False
         for name in dict.fromkeys(names):
             found = self._try(name) or found
         return found
 
     def _settle_some(self, take: "Callable[[], Sequence[str]]") -> bool:
-        """Settle what `take` gives, for a while or until it gives nothing; whether anything came of it."""
+        """Settle the names from `take` until it has none, or PIECE is over; whether there was a result."""
         end, found = time.monotonic() + PIECE, False
         names = take()
         while names:
@@ -326,7 +326,7 @@ class Settling:
         return found
 
     def _try(self, name: str) -> bool:
-        """By lease, then by identity; else the observer is asked.  Whether anything came of it."""
+        """Try a lease, then the identity; otherwise ask the observer.  Whether there was a result."""
         self._absorb_changes()
         outcome = self._reaper.by_lease(name, self._only(name))
         seen = outcome.sighting
@@ -347,7 +347,7 @@ class Settling:
             else:
                 self._inquiry.portray(name, heap.uid)
             return False
-        self._ask_its_number(name, heap)
+        self._check_pid(name, heap)
         if heap.lives:
             return self._still_alive(name, heap)
         verdict = self._by_identity(heap, seen)
@@ -357,9 +357,9 @@ class Settling:
         return False
 
     def _note_named(self, name: str, heap: Known) -> None:
-        """Note the process whose pid a heap's name has, if it lives: its end can then be known later.
+        """Note the process with the pid in a heap's name, if it lives, so that its end can be proven later.
 
-        It need not be the creator: that is judged then.
+        It need not be the creator; the verdict decides that.
         """
         if not self._own_proc:
             return
@@ -372,7 +372,7 @@ class Settling:
             heap.named = (status.st_dev, status.st_ino), start
 
     def _named_has_ended(self, heap: Known, seen: shmfs.Sighting) -> bool:
-        """Whether the process whose pid the heap's name has was seen alive with it, and has ended since."""
+        """Whether the process with the name's pid was alive while this file existed, and has ended since."""
         file_id, start = heap.named
         if file_id != seen.file_id:
             self._note_named(seen.name, heap)
@@ -383,20 +383,20 @@ class Settling:
             return False
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
-        """The only file that may be removed under that name; None: any."""
+        """The only file that may be removed under that name; None for any."""
         if self.scope == HOST:
             return None
         heap = self._known.get(name)
         return heap.file_id if heap is not None and heap.descends else reaper.NOTHING
 
     def _see(self, heap: Known, seen: shmfs.Sighting) -> None:
-        """Note what was seen."""
+        """Store a sighting."""
         if heap.see(seen):
             self._triggers.unwatch(seen.name)
             self._on_change(seen.name)
 
     def _sight(self, name: str) -> "Optional[shmfs.Sighting]":
-        """What is to be seen of a heap now; None if that is nothing, which the next try will tell."""
+        """Inspect a heap and store the sighting; None if it cannot be inspected or is no heap."""
         try:
             with self.directory.open(name) as file:
                 seen = file.sighting
@@ -408,12 +408,12 @@ class Settling:
         return seen
 
     def _has_ended(self, name: str, heap: Known) -> None:
-        """Note that a creator has ended."""
+        """Note that the creator has ended."""
         heap.stage = ENDED
         self._on_change(name)
 
-    def _ask_its_number(self, name: str, heap: Known) -> None:
-        """Find out whether a creator that no pidfd watches has ended, as far as its own number tells."""
+    def _check_pid(self, name: str, heap: Known) -> None:
+        """Check by its pid and start whether a creator without a pidfd has ended."""
         if not heap.lives or self._triggers.watches(name) or not self._own_proc:
             return
         try:
@@ -428,18 +428,18 @@ class Settling:
             self._has_ended(name, heap)
 
     def _by_identity(self, heap: Known, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
-        """The verdict that was prepared while the creator lived; None if there is none that holds."""
+        """The verdict by the established identity; None if there is none or it does not hold."""
         if heap.identity is None:
             return None
         try:
             if procfs.pulse(heap.creator, self._proc_root)[0] not in (0, heap.start):
-                return None  # another process has the pid: that one has to be looked into
+                return None  # another process has the pid: the observer must inspect it
         except OSError:
             return None
         return creator.judge_by_identity(seen, heap.identity, time.monotonic() - heap.identity.since)
 
     def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:
-        """Unlink, unless the file is changed before that is done."""
+        """Unlink the heap, unless it is changed before."""
         version = self._known[seen.name].version
 
         def changed() -> str:
@@ -450,9 +450,9 @@ class Settling:
         return self._reaper.remove(seen, verdict, self._only(seen.name), changed)
 
     def _still_alive(self, name: str, heap: Known) -> bool:
-        """A writer has let go of the heap of a living creator: which it may be itself, just ending."""
-        heap.told = ""
-        # At a rescan nobody has let go of anything; only that no event need tell of an exec speaks for doubt.
+        """After a try on the heap of a living creator: schedule another one if it may be exiting."""
+        heap.reported = ""
+        # At a rescan no writer has closed the heap; the creator may have exec'd, which raises no event.
         if heap.trigger != "rescan" or self.counts.rescans % DOUBTED == 0:
             heap.doubtful = True
         if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < EXITING:
@@ -463,7 +463,7 @@ class Settling:
         return False
 
     def _record(self, outcome: reaper.Outcome) -> bool:
-        """Draw the consequences; whether anything came of it."""
+        """Act on the outcome of a try; whether there was a result."""
         name, seen, result = outcome.name, outcome.sighting, outcome.result
         heap = self._known.get(name)
         if result is reaper.GONE:
@@ -472,7 +472,7 @@ class Settling:
             self._forget(name)
             return False
         if result is reaper.FAILED and seen is not None and seen.kind is shmfs.UNREADABLE:
-            if not shmfs.pid_of_name(name):  # nobody knows that it is a heap
+            if not shmfs.pid_of_name(name):  # it is not known to be a heap
                 self._forget(name)
                 return False
         if heap is None:
@@ -496,7 +496,7 @@ class Settling:
         if result is reaper.WOULD_REMOVE:
             self._account.stays(WOULD_REMOVE, outcome, heap)
         elif result is reaper.OUT_OF_SCOPE:
-            if heap.creator:  # it was seen whose it is
+            if heap.creator:  # its creator was seen alive, and is no descendant
                 self._triggers.unwatch(name)
                 heap.forget_the_creator()
                 heap.stage = OTHERS
@@ -507,7 +507,7 @@ class Settling:
             return False
         elif result is reaper.FAILED and outcome.error not in reaper.NO_DESCRIPTOR:
             self._account.stays(FAILED, outcome, heap)
-        elif result is reaper.NO_HEAP:  # it is just being made
+        elif result is reaper.NO_HEAP:  # a process is creating it
             if not self._retry(name, heap):
                 self._forget(name)
             return False
@@ -516,7 +516,7 @@ class Settling:
         return first
 
     def _retry(self, name: str, heap: Known) -> bool:
-        """Whether there is one more try to come."""
+        """Schedule the next try; False if all were made."""
         if heap.attempts >= len(RETRIES):
             heap.attempts = 0
             return False
@@ -524,11 +524,11 @@ class Settling:
         heap.attempts += 1
         return True
 
-    # -- heaps whose name is gone --------------------------------------------------------------------------
+    # -- heaps without a name ------------------------------------------------------------------------------
 
     def _name_is_missing(self, name: str, heap: Known) -> bool:
-        """A normal exit, or somebody else's deed.  Whether a heap has gone."""
-        self._ask_its_number(name, heap)
+        """Handle a heap that lost its name, by a normal exit or another process.  Whether it is gone."""
+        self._check_pid(name, heap)
         if not heap.lives:
             left_behind = heap.stage is ENDED and self._was_left_behind(name, heap)
             seek = self._reaper.pin and heap.noted.address > 0 and self._only(name) in (None, heap.file_id)
@@ -544,17 +544,17 @@ class Settling:
             heap.vanished = now
             self._timers.set(name, now + SLOW_EXIT)
             return True
-        if now - heap.vanished >= SLOW_EXIT and not heap.told and not heap.asked:
+        if now - heap.vanished >= SLOW_EXIT and not heap.reported and not heap.asked:
             heap.asked = True
             question = [(heap.creator, heap.file_id)]
             self._observer.ask(observer.SOON, "mapped", question, lambda answer: self._lives_on(name, answer))
         return False
 
     def _was_left_behind(self, name: str, heap: Known) -> bool:
-        """Whether a creator that has ended had left its heap there, by the order of the kernel's events.
+        """Whether an ended creator had left its heap behind, by the order of the kernel's events.
 
-        A process that exits unlinks its heap and lets go of it then; of one that was killed the kernel closes
-        the heap first, and a cleaner unlinks it after.
+        A process that exits normally unlinks its heap and closes it then.  Of a killed process the kernel
+        closes the heap first, and a cleaner unlinks it afterwards.
         """
         if not self.inotify_works:
             return False
@@ -563,7 +563,7 @@ class Settling:
         if late.overflow or late.gone:
             self._lost.append(late.overflow)
             return False
-        # The heap itself waits for no turn; all else does.
+        # Events of this heap are handled here; all others are queued.
         let_go = late.closed.pop(name, 0) is None
         for other in self._take_closed(late, self._waited):
             self._timers.set(other, self._waited)
@@ -571,7 +571,7 @@ class Settling:
         return heap.removed and not heap.let_go
 
     def _lives_on(self, name: str, answer: "Any") -> None:
-        """A heap has lost its name, and its creator was asked for."""
+        """The answer whether the creator still maps its heap, which lost its name."""
         heap = self._known.get(name)
         if heap is None:
             return
@@ -583,13 +583,13 @@ class Settling:
         else:
             self._forget(name)
 
-    # -- what the observer answers -------------------------------------------------------------------------
+    # -- answers of the observer ---------------------------------------------------------------------------
 
     def _heed_observer(self) -> None:
         self._triggers.heed(self._observer.fileno(), self._observer.writing)
 
     def _take_answers(self) -> None:
-        """Heed what was answered, for a while; `_inquiry.answered` tells whether there is more."""
+        """Handle answers for PIECE seconds; then `_inquiry.answered` is the number of the rest."""
         end = time.monotonic() + PIECE
         self._observer.step()
         while self._inquiry.answered and time.monotonic() < end:
@@ -608,12 +608,12 @@ class Settling:
                 if not heap.creator and _is_contradictory(answer.seen):
                     heap.attempts = len(RETRIES)  # only a lease can prove more
                 self._record(self._remove(answer.seen, verdict))
-            # Another process, be it one that was given the pid of the dead one.
+            # The creator is another process, or one that was given the pid of the dead one.
             elif verdict.creator and (verdict.creator != heap.creator or heap.stage is ENDED):
                 heap.forget_the_creator()
                 self._triggers.unwatch(name)
                 self._inquiry.portray(name, heap.uid)
-            elif not verdict.creator:  # half made, and somebody is at it
+            elif not verdict.creator:  # half made, and a process is creating it
                 self._retry(name, heap)
         now = self._observer.passed_over
         for each in now:
@@ -622,11 +622,11 @@ class Settling:
         self._passed_over = now
 
     def _found_alive(self, name: str, heap: Known, answer: inquiry.Answer) -> None:
-        """Note who the creator is, and have its death told by a pidfd."""
+        """Store the facts about a living creator, and watch it by a pidfd."""
         if heap.file_id != answer.seen.file_id:
             self._try(name)
             return
-        heap.attempts, heap.told = 0, ""
+        heap.attempts, heap.reported = 0, ""
         heap.creator, heap.start = answer.verdict.creator, answer.start
         heap.description, heap.descends, heap.noted = answer.who, answer.descends, answer.noted
         heap.stage = ALIVE
@@ -639,12 +639,12 @@ class Settling:
         if not self._watch(name, heap):
             heap.since = time.monotonic()
             self._has_ended(name, heap)
-        # It may have died while it was looked at, and its last close have come before.
+        # It may have died during the inspection, after the event of its last close.
         if not self._triggers.watches(name):
             self._try(name)
 
     def _watch(self, name: str, heap: Known) -> bool:
-        """Have the creator's end told by a pidfd, if there can be one; False if it has ended."""
+        """Watch the creator by a pidfd, if possible; False if it has ended."""
         why = f"{self._proc_root} belongs to another pid namespace"
         if self._own_proc:
             try:
@@ -681,17 +681,17 @@ _NEVER_SEEN = (
 
 
 def _in_the_making(seen: "Optional[shmfs.Sighting]") -> bool:
-    """Whether a file without a heap's magic is about to become one: it is named so, and somebody writes."""
+    """Whether a file without a heap's magic may become a heap: by its name, and because it has a writer."""
     return seen is not None and seen.answer is lease.REFUSED and seen.name_pid > 0
 
 
 def _is_contradictory(seen: shmfs.Sighting) -> bool:
-    """Whether name and header say something else of who created a heap."""
+    """Whether name and header give different creators."""
     return seen.header is not None and seen.header.creator != seen.name_pid
 
 
 def _passed_over(pid: int, proc_root: str) -> str:
-    """The sentence on a process, or a user (-1 - uid), that does not answer."""
+    """The sentence about a process that blocks its inspection, or a user (-1 - uid) without an answer."""
     if pid < 0:
         return f"nobody tells the name of user {-1 - pid}: the number has to do"
     comm = (procfs.read(f"{proc_root}/{pid}/stat") or b"").partition(b"(")[2].rpartition(b")")[0]

@@ -1,6 +1,6 @@
-"""Is this still told, when it comes thick?  So many of a kind within a minute are; the rest is counted.
+"""Rate limit for log lines and events: MOST of each kind per minute; the rest is only counted.
 
-A stranger can make files, and ask for what is refused, as fast as he likes.
+Other users can create files, and send requests that are refused, as fast as they like.
 """
 
 import time
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 MOST = 100
 MINUTE = 60.0
 KINDS = 1000
-"""So many kinds are told apart; then those whose minute is over are forgotten, with their count."""
+"""Kinds that are kept; beyond that, those whose minute is over are forgotten, with their counts."""
 
 
 class Sparing:
-    """left_out  so many were not told so far
+    """A rate limit by kind; callable from any thread.
 
-    May be asked from any thread.
+    left_out  number of things left out so far
     """
 
     def __init__(self, most: int = MOST, minute: float = MINUTE) -> None:
         self.left_out = 0
         self._most = most
         self._minute = minute
-        self._kinds: Dict[Hashable, List[float]] = {}  # when its minute began, told and left out since
+        self._kinds: Dict[Hashable, List[float]] = {}  # start of its minute, let through and left out since
 
     def note(self, kind: "Hashable") -> "Optional[str]":
-        """What is to be told with the next thing of that kind, mostly ""; None: it is left out."""
+        """None if this thing is to be left out; else a remark to report with it, mostly ""."""
         now = time.monotonic()
         if kind not in self._kinds and len(self._kinds) >= KINDS:
             self._kinds = {each: of for each, of in list(self._kinds.items()) if now - of[0] < self._minute}

@@ -2,9 +2,9 @@
 
 Inspecting another process may never return: its memory is locked by a thread in state D, a descriptor is on a
 dead network file system, or a directory service does not answer.  A process in state D cannot be killed, and
-a thread in it keeps its process from ending; so the work runs in a child process.  The child notes what it
-inspects beforehand.  If it makes no progress for `DEADLINE` seconds while it sleeps, it is given up, what it
-inspected is passed over from then on, and a new child repeats the work.
+a thread in state D prevents the end of its process; so the work runs in a child process.  The child notes
+each process before it inspects it.  If the child sleeps without progress for `DEADLINE` seconds, it is given
+up, the process that it inspected is passed over from then on, and a new child repeats the work.
 
 An urgent piece of work does not wait for a fork(): one child is kept ready (`Pool.prepare`).
 
@@ -28,7 +28,7 @@ DEADLINE = 0.1
 """Seconds that a child may sleep while it inspects one process."""
 CHECKED_EVERY = 0.04
 ELSEWHERE = 5.0
-"""The same for anything else: a heap that is swapped in, a directory service."""
+"""Seconds that a child may sleep otherwise: a heap is swapped in, a directory service answers."""
 LONGEST = 20.0
 """Seconds that the inspection of one process may take in total."""
 TRIES = 8
@@ -37,17 +37,17 @@ AT_ONCE = {"urgent": 8, "soon": 2, "telling": 1, "names": 2}
 """Pieces of work of each class that run at the same time."""
 URGENT, SOON, TELLING, NAMES = AT_ONCE
 
-SIGKILL = 9  # of signal, which costs a start milliseconds
+SIGKILL = 9  # signal.SIGKILL; importing signal takes milliseconds
 
 _CELL = struct.Struct("qq")
 
 
 UNKNOWN = -1
-_MOST = 4096  # PIPE_BUF: so many bytes are written, and read, at once
+_MOST = 4096  # PIPE_BUF: bytes written or read at once
 
 
 def _start(pid: int) -> int:
-    """The start of a process as `procfs.pulse` returns it; UNKNOWN if it cannot be found out."""
+    """The start of a process, see `procfs.pulse`; UNKNOWN if it cannot be found out."""
     try:
         return procfs.pulse(pid)[0]
     except OSError:
@@ -59,7 +59,7 @@ class Failed(Exception):
 
 
 class _Child:
-    """One piece of work; `seen`: its steps and its processor time, `moved`: when they last changed."""
+    """One piece of work.  `seen`: its steps and processor time; `moved`: when these last changed."""
 
     __slots__ = (
         "act",
@@ -121,7 +121,7 @@ class Pool:
         deadline: float = DEADLINE,
         work: "Any" = None,
     ) -> None:
-        """Run `act` in a child; its result must be plain (see marshal).
+        """Run `act` in a child; its result must be plain data (see marshal).
 
         work  passed to the prepared child instead; None: that child cannot do it
         """
@@ -185,7 +185,7 @@ class Pool:
     def collect(self, ready: "List[int]") -> "List[Tuple[int, Any, List[int]]]":
         """(key, answer, passed over pids) of finished work; the answer is Failed if it cannot be done.
 
-        ready  those of `fds` that are readable.  Call it every CHECKED_EVERY seconds while `busy`.
+        ready  the readable ones of `fds`.  Call this every CHECKED_EVERY seconds while `busy`.
         """
         done = [self._read(self._working[fd]) for fd in ready if fd in self._working]
         now = time.monotonic()
@@ -200,7 +200,7 @@ class Pool:
         return failed + [each for each in done if each is not None]
 
     def close(self) -> None:
-        """Give up all pending work; waits for nothing."""
+        """Give up all pending work; never waits."""
         for child in list(self._working.values()):
             self._stop(child)
         if self._ready is not None:
@@ -245,7 +245,7 @@ class Pool:
         self._working[child.fd] = child
 
     def _fork(self, child: _Child) -> None:
-        """Make the process; OSError if there can be none."""
+        """Fork the process.  Raises OSError if that fails."""
         child.fd, write = os.pipe2(os.O_CLOEXEC)
         try:
             child.cell = mmap.mmap(-1, mmap.PAGESIZE)
@@ -262,13 +262,13 @@ class Pool:
         os.close(write)
 
     def _work(self, child: _Child, write: int) -> None:
-        """Runs in the child: do the work and write the answer."""
+        """Do the work and write the answer; runs in the child."""
         for fd in (child.fd, *self._working):
             os.close(fd)
         if self._ready is not None:
             os.close(self._ready.fd)
             os.close(self._ready.ask)
-        # A reader of the command's output must see its end even if this child hangs for ever.
+        # A reader of the command's output must see its end even if this child never ends.
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -277,7 +277,7 @@ class Pool:
             try:
                 os.nice(5)
             except OSError:
-                pass  # a seccomp filter
+                pass  # a seccomp filter forbids it
         assert child.cell is not None
         cell, passed, steps = child.cell, [], 0
 
@@ -322,7 +322,7 @@ class Pool:
         state, ticks = _state(child.pid)
         if steps != child.seen[0]:
             child.stepped = now
-        # A runnable child is only waiting for a processor.
+        # A runnable child waits only for a processor.
         if (steps, ticks) != child.seen or state == b"R":
             child.moved = now
         child.seen = (steps, ticks)
@@ -333,7 +333,7 @@ class Pool:
         if pid:
             self.passed_over[pid] = _start(pid) if pid > 0 else 0
         else:
-            child.tries = min(child.tries, 2)  # the next time nothing can be passed over
+            child.tries = min(child.tries, 2)  # next time there is nothing to pass over
         return self._again(child, "the inspected process does not answer")
 
     def _again(self, child: _Child, why: str) -> "Optional[Tuple[int, Any, List[int]]]":
@@ -365,7 +365,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _state(pid: int) -> "Tuple[bytes, int]":
-    """State and processor time (ticks) of one of our children."""
+    """State and processor time (ticks) of a child."""
     fields = (procfs.read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
     return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else (b"X", 0)
 
@@ -373,8 +373,8 @@ def _state(pid: int) -> "Tuple[bytes, int]":
 def call(act: "Callable[[], Any]", passed_over: "Optional[Dict[int, int]]" = None) -> "Tuple[Any, List[int]]":
     """The result of `act`, and the pids of processes that were passed over; for commands.
 
-    passed_over  by earlier calls and this one; see Pool
-    Failed if it cannot be done.
+    passed_over  by earlier calls, updated by this one; see Pool
+    Raises Failed if it cannot be done.
     """
     pool = Pool()
     if passed_over is not None:

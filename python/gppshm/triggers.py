@@ -3,8 +3,8 @@
 - IN_CLOSE_WRITE is raised when a process' last writable reference to a file is closed; also for a SIGKILLed
   process that only had a mapping; from any pid namespace, without privilege.
 - A pidfd reports its process' end, also while peers hold the heap.
-- IN_MODIFY reports that a file was truncated, grown or written to by write(), so that what is known of it may
-  be outdated.  It has an inotify instance of its own, so that writes do not wake the wait for deaths.
+- IN_MODIFY reports that a file was truncated, grown or written to by write(): facts known about it may be
+  outdated.  It has its own inotify instance, so that writes do not wake the wait for deaths.
 
 Each of them may be missing, and inotify may lose events, which `lost` reports.
 """
@@ -122,13 +122,13 @@ class Triggers:
         return self._deaths is not None
 
     def add_inotify(self, root: str) -> None:
-        """Watch the directory; OSError if the kernel refuses.  Does nothing if it is watched."""
+        """Watch the directory, unless it is watched already.  Raises OSError."""
         if self._deaths is not None:
             return
         deaths = kernel.Inotify(root, _EVENTS | _GOING)
         try:
-            # Not for unlinked files: holes punched into them (see returns) would be reported as changes of a
-            # new file of that name.
+            # IN_EXCL_UNLINK: holes punched into unlinked files (see returns) would be reported as changes of
+            # a new file with the same name.
             changes = kernel.Inotify(root, kernel.IN_MODIFY | kernel.IN_EXCL_UNLINK)
         except OSError:
             deaths.close()
@@ -154,11 +154,11 @@ class Triggers:
 
     @property
     def listening(self) -> bool:
-        """Whether `wait` returns for events of the directory, if there are any to be had."""
+        """Whether `wait` returns for events of the directory."""
         return self._deaths is None or self._listening
 
     def listen(self, listen: bool) -> None:
-        """Whether `wait` returns for events of the directory; meanwhile they accumulate."""
+        """Set whether `wait` returns for events of the directory; if not, they accumulate."""
         if self._deaths is not None and listen != self._listening:
             self._listening = listen
             self._epoll.modify(self._deaths.fd, select.EPOLLIN if listen else 0)
@@ -232,7 +232,7 @@ class Triggers:
             os.close(fd)
 
     def release(self, name: str) -> int:
-        """Stop watching that creator, and return its pidfd; -1 if there is none."""
+        """Stop watching that creator; returns its pidfd, or -1 if there is none."""
         fd = self._pidfds.pop(name, -1)
         if fd in self._names:
             del self._names[fd]
@@ -255,7 +255,7 @@ class Triggers:
         self._epoll.register(fd, select.EPOLLIN)
 
     def wait(self, seconds: float) -> Happened:
-        """The events, as soon as there are any, or after so many seconds.
+        """The events, as soon as there are any, or after `seconds`.
 
         Of many changes only the first wakes; `resume` says when changes wake again.
         """
@@ -280,13 +280,13 @@ class Triggers:
         for fd in ready:
             name = self._names.pop(fd, None)
             if name is not None:
-                self._epoll.unregister(fd)  # it stays readable
+                self._epoll.unregister(fd)  # a pidfd stays readable
                 happened.ended.append(name)
         return happened
 
     @property
     def resume(self) -> float:
-        """When changes of files wake again (monotonic); 0 if they do."""
+        """When (monotonic) changes of files wake again; 0 if they do now."""
         return self._resume
 
     def heed_changes_again(self, now: float) -> bool:
@@ -327,7 +327,7 @@ class Triggers:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit of descriptors to the hard one: each living creator takes one."""
+    """Raise the soft limit of descriptors to the hard limit: each living creator takes one."""
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -245,7 +245,7 @@ class Watcher(settling.Settling):
         if happened.mounts and self._is_elsewhere():
             self._next_rescan = now
         found = self._settle_some(self._take_strange) or found
-        self._look_again(now)
+        self._try_again(now)
         if now >= self._next_rescan:
             self._start_rescan(now)
         self._settle_some(lambda: self._take_backlog(now))
@@ -288,7 +288,7 @@ class Watcher(settling.Settling):
         if not self._reclaim:
             self._stop_returning()
         for heap in self._known.values():
-            heap.told = ""
+            heap.reported = ""
         self._next_rescan = now
 
     # -- triggers ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""redhawk-shmclean: memory of the dead that comes back although processes are attached, as far as it may.
+"""redhawk-shmclean: gives back free memory of orphaned heaps while processes are attached.
 
-A heap is seen here for the first time when its creator is dead.  So where a process maps it, it is not known
-whether that one was forked by the creator, and a person has to take it upon himself (--reclaim).
+The command sees a heap for the first time when its creator is dead.  So it cannot know whether a process that
+maps the heap is a forked child of the creator; a person must accept that risk (--reclaim).
 """
 
 import os
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 RECLAIMED = reaper.Result("reclaimed")
 WOULD_RECLAIM = reaper.Result("would reclaim")
-"""What became of an orphan that somebody else had unlinked before."""
+"""Results for an orphaned heap that was unlinked before."""
 
 LONGEST = 10.0
-"""Seconds for one heap at most: only a hostile one takes more."""
+"""Seconds for one heap; only a hostile one takes more."""
 PAUSE = 0.02
-"""Seconds before the next look at what somebody was just at work in."""
+"""Seconds before the next try, if a process was just changing the heap."""
 
 
 class Returned:
-    """What became of the free memory of one heap, in bytes.
+    """The result for one heap, in bytes.
 
-    given_back      in a dry run: what would be
-    in_use          in blocks that are in use: it comes back when those who hold them let go
-    not_returnable  what else is left: headers, parts of pages, and what is not whole
-    reason          why nothing was given back, or not all that is free; else ""
-    error           the errno of a failure; else 0
+    given_back      given back; in a dry run, what would be given back
+    in_use          in used blocks: can be given back after their release
+    not_returnable  the rest: headers, parts of pages, and unsound superblocks
+    reason          why nothing, or not all free memory, was given back; else ""
+    error           errno of a failure; else 0
     """
 
     __slots__ = ("error", "given_back", "in_use", "not_returnable", "reason")
@@ -56,9 +56,10 @@ class Returned:
 def give_back(
     fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool, judge: judging.Judge
 ) -> Returned:
-    """Give back what is free in the heap of `fd`, whose creator has been proven dead.
+    """Give back the free memory of the heap of `fd`, whose creator has been proven dead.
 
-    `attached`: pids of those who were seen to hold it.
+    attached  pids of the holders
+    by_word   a person accepts the risk that a forked child of the creator is among them
     """
     status = os.fstat(fd)
     file_id = status.st_dev, status.st_ino
@@ -98,7 +99,7 @@ def give_back(
 
 
 def _asked(judge: judging.Judge, act: "Callable[[], bool]") -> bool:
-    """What it says; False where processes cannot be looked at."""
+    """The result of `act`; False if processes cannot be inspected."""
     try:
         return bool(judge.look(act))
     except OSError:
@@ -106,7 +107,7 @@ def _asked(judge: judging.Judge, act: "Callable[[], bool]") -> bool:
 
 
 def _kinship(file_id: "Tuple[int, int]") -> kinship.Kinship:
-    """As `kinship.kin`; some process of a busy host may just be ending, and show no maps."""
+    """See `kinship.kin`; repeated while a process that is just exiting has no readable maps."""
     for _ in range(10):
         kind, pids = kinship.kin(file_id)
         if not pids or any(procfs.maps_of(pid) for pid in pids):
@@ -116,7 +117,7 @@ def _kinship(file_id: "Tuple[int, int]") -> kinship.Kinship:
 
 
 def _work(work: reclaim.Reclaim) -> bool:
-    """Whether all was looked at; somebody who is at work in it for a moment is waited for."""
+    """Whether everything was inspected.  Waits for a process that is changing the heap for a moment."""
     end = time.monotonic() + LONGEST
     for _ in range(5):
         try:
@@ -136,9 +137,9 @@ def _work(work: reclaim.Reclaim) -> bool:
 def look(
     directory: shmfs.ShmDirectory, file: held.Unlinked, judge: judging.Judge
 ) -> "Tuple[reaper.Outcome, Optional[int]]":
-    """What may be done about a file that has no name any more, and a descriptor of it if it is an orphan.
+    """The Outcome for an unlinked file, and its descriptor if it is orphaned (RECLAIMED), else None.
 
-    GONE if nobody holds it any more, and if it did not lie in the directory.
+    GONE if it has no holder any more, or was not in the directory.
     """
     try:
         file_id, pids = (file.device, file.inode), [holder.pid for holder in file.holders]
@@ -150,7 +151,7 @@ def look(
         return reaper.Outcome(file.name, reaper.FAILED, reason, error=error.errno or 0), None
     outcome = reaper.Outcome(file.name, reaper.GONE, "it was not in the directory")
     try:
-        # The survey is of the whole file system. The kernel remembers a file's path.
+        # The survey covers the whole file system.  The kernel remembers the path of an unlinked file.
         if os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")) != os.path.realpath(directory.root):
             return outcome, None
         outcome = _judged(directory, file.name, fd, judge)
