@@ -1,11 +1,11 @@
-"""The ordinary crash: peers are attached. How long the heap stays, beside the same crash without peers.
+"""A crash with peers attached: kill to unlink, compared with the same crash without peers.
 
     bench/attached.py [PROCESSES [DEATHS]]
 
-Among 500 others, some with 20,000 mappings, with and without pidfds, and among 5,000 (or among PROCESSES),
-creators are SIGKILLed in turns: alone, with three peers attached, and alone just after one with peers. Then
-150 at once, without and with a peer each. The time runs from just before kill() to when this program sees the
-name go. Exit status 1 if a target is missed.
+Creators are SIGKILLed in turns: alone, with three peers attached, and alone just after one with peers. This
+is done among 500 other processes, some with 20,000 mappings, with and without pidfds, and among 5,000 (or
+PROCESSES). Then 150 are killed at once, without and with a peer each. The time is measured from just before
+kill() until this program sees the name go. Exit status 1 if a target is missed.
 """
 
 import statistics
@@ -21,12 +21,12 @@ SETTLED = 0.03
 
 
 def known(processes):
-    """Seconds after which the watcher knows who a new creator is."""
+    """Seconds to wait until the watcher knows a new creator."""
     return 0.1 + processes / 20000
 
 
 def singly(nursery, deaths, processes):
-    """Seconds from kill to unlink: alone, attached, alone just after an attached one."""
+    """Seconds from kill to unlink: alone; with peers; alone just after one with peers."""
     alone, attached, just_after, with_peers = [], [], [], []
     for turn in range(deaths):
         first, second, third, last = nursery.create(4)
@@ -43,7 +43,7 @@ def singly(nursery, deaths, processes):
 
 
 def at_once(nursery, processes):
-    """Seconds from the first kill to the last unlink of each storm: alone, attached."""
+    """Seconds from the first kill to the last unlink of each batch: alone; with peers."""
     alone, attached = [], []
     for turn in range(2 * STORMS):
         pids, peers = nursery.create(AT_ONCE), []

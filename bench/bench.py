@@ -1,6 +1,6 @@
-"""Runs the measurements of this folder: all of them, or those named. What ./build.sh bench starts.
+"""Runs all measurements of this folder, or those named; started by ./build.sh bench.
 
-bench.py [NAME ...]        as in: bench.py listing
+bench.py [NAME ...]        for example: bench.py listing
 """
 
 import os

@@ -1,12 +1,13 @@
-"""Crashes beside a process into which nobody can look, and user names that take 20 s. Needs root and FUSE.
+"""Kill to unlink beside a process that blocks its readers, and with user names that take 20 s.
 
     bench/blocked.py [DEATHS [TURNS]]
 
-Creators, each of another user, are SIGKILLed, alone and with three peers attached: on a sound host, and then
-beside a process whose cmdline and maps block for ever (bench/stuck.py) under a watcher whose /etc/passwd
-answers after 20 s. The time runs from just before kill() to when this program sees the name go. A watcher is
-also started and ended on both, and the commands are run. Exit status 1 if an unlink comes more than 2 ms
-later in the median or the 95th percentile, or another target is missed.
+Creators, each of another user, are SIGKILLed, alone and with three peers attached. This is done on a normal
+host, and then beside a process whose cmdline and maps block for ever (bench/stuck.py), under a watcher whose
+/etc/passwd answers after 20 s. The time is measured from just before kill() until this program sees the name
+go. In both cases a watcher is also started and ended, and the commands are run. Exit status 1 if an unlink
+comes more than 2 ms later in the median or the 95th percentile, or another target is missed. Needs root and
+FUSE.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ NAME_S, LATER_MS, READY_LATER_S, END_S, COMMAND_S, HANGS_S = 20.0, 2.0, 0.1, 1.0
 
 @contextlib.contextmanager
 def slow_names():
-    """A prefix for a command, which then finds a /etc/passwd that answers each who asks after 20 s."""
+    """The prefix of a command that sees a /etc/passwd that answers each reader after 20 s."""
     with tempfile.TemporaryDirectory(prefix="gppshm-bench-") as folder, open("/etc/passwd", "rb") as stream:
         path, content = os.path.join(folder, "passwd"), stream.read()
         os.mkfifo(path)
@@ -47,10 +48,10 @@ def slow_names():
 
 
 def become_another_user(heap):
-    """With its own name to be looked up."""
+    """Change to a user of its own, so that its name is looked up."""
     parent = os.getppid()
     os.setuid(100000 + os.getpid())
-    end_with(parent)  # setuid() has undone that
+    end_with(parent)  # setuid() has cleared the signal for the parent's end
 
 
 def deaths(nursery, count, alone, attached):
@@ -65,7 +66,7 @@ def deaths(nursery, count, alone, attached):
 
 
 def start_and_end(nursery, prefix):
-    """Seconds that another watcher takes to be ready in a folder with heaps, and to end."""
+    """Seconds that another watcher takes to start in a folder with heaps, and to end."""
     command = [*prefix, sys.executable, "-Es", "-c", SHMWATCH, nursery.root]
     began = time.monotonic()
     with beside(command, stdout=subprocess.PIPE) as watcher, watcher.stdout:
@@ -78,7 +79,7 @@ def start_and_end(nursery, prefix):
 
 
 def run(nursery, command, *arguments):
-    """How a command ends beside the stuck process: seconds, exit status, stderr."""
+    """The run of a command beside the stuck process: seconds, exit status, stderr."""
     code = COMMAND.format(command, "sys.argv[1:]")
     began = time.monotonic()
     try:

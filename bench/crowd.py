@@ -1,9 +1,9 @@
-"""Heaps left after the last of 300 deaths, with two redhawk-shmwatch, a shmclean and a shminfo beside.
+"""Orphans left after 300 deaths, with two redhawk-shmwatch, a shmclean and a shminfo at the same time.
 
     bench/crowd.py [TURNS]
 
-The latter two run again and again in a process each. Exit status 1 if an orphan is left 50 ms after the last
-death in the median of the turns.
+The last two run in a loop, in a process each. Exit status 1 if an orphan is left 50 ms after the last death,
+in the median of the turns.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ AGAIN = (
 
 
 def since(moment, done):
-    """Seconds from then until it is so."""
+    """Seconds from `moment` until `done()` is true."""
     while not done():
         time.sleep(0.001)
     return time.monotonic() - moment

@@ -1,11 +1,11 @@
-"""How long a dead process' heap stays: redhawk-shmwatch against a bare loop of event, lease and unlink.
+"""Kill to unlink: redhawk-shmwatch compared with a bare loop of event, lease and unlink.
 
     bench/death.py [DEATHS [TURNS]]
 
-Both are processes of their own, each with 100 live heaps beside in a folder of its own. They take turns: a
-small process is SIGKILLed in the one folder, then one in the other. The time runs from just before kill()
-to when this program sees the name go, for both. Then 300 processes are killed at once, in turns too.
-Exit status 1 if a target is missed: 1.3 times the bare loop in the median, a 99th percentile of 5 ms.
+Each of the two runs in its own process, on its own folder with 100 live heaps. They take turns: a small
+process is SIGKILLed in one folder, then one in the other. The time is measured from just before kill() until
+this program sees the name go. Then 300 processes are killed at once, also in turns.
+Exit status 1 if a target is missed: 1.3 times the bare loop in the median, 5 ms in the 99th percentile.
 """
 
 import statistics
@@ -55,7 +55,7 @@ def main(arguments):
         for number in range(deaths):
             for nursery in (watched, bare)[:: 1 if number % 2 else -1]:
                 pids = nursery.create()
-                time.sleep(SETTLED)  # the watcher has seen it alive, and the machine is quiet
+                time.sleep(SETTLED)  # until the watcher has seen it alive, and the machine is quiet
                 single[nursery] += nursery.deaths(pids)
         many = {watched: [], bare: []}
         for number in range(turns):

@@ -1,11 +1,11 @@
-"""The device in a node with 1,000 heaps: queries, allocation, start, memory, and its cleaning beside.
+"""The device in a node with 1,000 heaps: queries, allocation, start, memory, and its cleaning meanwhile.
 
     bench/device.py [HEAPS [DEATHS]]
-    bench/device.py idle [HEAPS [PROCESSES]]   only what it costs when nothing happens and nobody asks
+    bench/device.py idle [HEAPS [PROCESSES]]   only its cost without events and queries
 
 The node's DCD has the device; its GPP has no plugin. Small processes are SIGKILLed, in turns without clients
-and while four of them query everything ten times a second each. Exit status 1 if a target is missed. Needs
-omniORB.
+and with four clients that each query everything ten times a second. Exit status 1 if a target is missed.
+Needs omniORB.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ IDLE_PERCENT, IDLE_SECONDS, IDLE_HEAPS = 0.1, 120, 200
 
 
 def install(sdrroot, root):
-    """An SDRROOT with the stand-in GPP and the device, which watches `root`, and no plugin."""
+    """Fill an SDRROOT with the stand-in GPP and the device, which watches `root`; without a plugin."""
     installing.gpp(sdrroot)
     installer = os.path.join(ROOT, "python", "gppshm", "redhawk", "install.py")
     subprocess.check_output(
@@ -44,7 +44,7 @@ def install(sdrroot, root):
 
 
 def timed(call, times, pause=0.0):
-    """Seconds that each of so many calls takes."""
+    """Seconds that each of `times` calls takes."""
     took = []
     for _ in range(times):
         began = time.monotonic()
@@ -74,7 +74,7 @@ def deaths(nursery, count):
 
 @contextlib.contextmanager
 def clients(device):
-    """Processes that query everything, so often each; niced, for clients mostly are on other hosts."""
+    """Processes that query everything periodically; niced, because clients are usually on other hosts."""
     where = client.orb().object_to_string(device)
     command = [sys.executable, "-Es", os.path.abspath(__file__), "ask", where]
     with contextlib.ExitStack() as ending:
@@ -110,7 +110,7 @@ def measure_calls(targets, device):
 
 def measure_deaths(targets, nursery, device, count):
     with contextlib.suppress(OSError):
-        os.nice(-10)  # so that this program sees an unlink at once, whatever is computed beside
+        os.nice(-10)  # so that this program sees an unlink at once, whatever else runs
     without, beside = [], []
     while len(beside) < count:
         without += deaths(nursery, TURN)
@@ -126,7 +126,7 @@ def measure_deaths(targets, nursery, device, count):
 
 @contextlib.contextmanager
 def device_among(nursery, folder):
-    """The domain and the device, in a node of its own, watching the nursery's heaps."""
+    """The domain and the device, in its own node, watching the nursery's heaps."""
     sdrroot = os.path.join(folder, "sdr")
     install(sdrroot, nursery.root)
     with client.Domain(sdrroot, folder, stdout=subprocess.DEVNULL) as domain:

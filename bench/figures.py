@@ -1,4 +1,4 @@
-"""Figures as the measurements tell them, and whether their targets are met."""
+"""Prints the figures of the measurements, and checks their targets."""
 
 import statistics
 
@@ -8,25 +8,25 @@ def percentile(values, percent=99):
 
 
 def milliseconds(seconds):
-    """Median, 95th and 99th percentile, and the largest of some times."""
+    """Median, 95th and 99th percentile, and maximum of some times, as text."""
     ms = sorted(1000 * value for value in seconds)
     found = statistics.median(ms), percentile(ms, 95), percentile(ms), ms[-1]
     return "median %.3f, p95 %.3f, p99 %.3f, max %.3f ms" % found
 
 
 def ratio(values, others):
-    """Of the medians."""
+    """The ratio of the medians."""
     return statistics.median(values) / statistics.median(others)
 
 
 class Targets:
-    """Prints figures with their targets; `end` says whether all were met, as an exit status."""
+    """Prints figures with their targets; `end` returns the exit status."""
 
     def __init__(self):
         self._missed = 0
 
     def below(self, what, value, target, unit=""):
-        """A figure that shall be at most `target`."""
+        """Print a figure whose target is at most `target`."""
         missed = not value <= target
         self._missed += missed
         print(
@@ -35,7 +35,7 @@ class Targets:
         )
 
     def holds(self, what, true):
-        """Something that shall be so."""
+        """Print a condition that must be true."""
         self._missed += not true
         print("  %s: %s" % (what, "yes" if true else "NO: MISSED"), flush=True)
 

@@ -1,11 +1,11 @@
-"""What a flood of events costs redhawk-shmwatch, and how long a dead process' heap stays meanwhile.
+"""The cost of a flood of events for redhawk-shmwatch, and kill to unlink meanwhile.
 
     bench/flood.py [EVENTS A SECOND [DEATHS]]
 
 For each kind of flood: the time from kill() to the unlink, as in bench/death.py, without and with 10,000
-events a second of files that are no heaps, and the watcher's share of a processor. Exit status 1 if the
-flood of files that are no heaps delays an unlink by more than 20 ms: in the 99th percentile (the largest
-is printed too), against that without a flood.
+events a second of files that are no heaps, and the watcher's share of a core. Exit status 1 if the flood of
+files that are no heaps delays an unlink by more than 20 ms in the 99th percentile (the maximum is printed,
+too).
 """
 
 import contextlib
@@ -42,10 +42,10 @@ while True:
 
 
 def flood(act, root, events):
-    """A process that does it so often that there are so many events a second."""
+    """A process that repeats `act` to cause `events` events a second."""
     if not act:
         return contextlib.nullcontext()
-    # A file that is created and closed makes two events; here most are only closed.
+    # Creating and closing a file causes two events; most kinds only close.
     rate = events // 2 if "unlink" in act else events
     return beside([sys.executable, "-c", FLOODER.format(act), root, str(rate)])
 

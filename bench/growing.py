@@ -1,9 +1,9 @@
-"""What redhawk-shmwatch costs while 1,000 heaps grow, each once a second.
+"""The cost of redhawk-shmwatch while 1,000 heaps grow, each once a second.
 
     bench/growing.py [HEAPS [SECONDS]]
 
-Each creator adds a superblock to its own heap. Processor time of the watcher and of all processes that it
-started, also of those that came and went. Exit status 1 if a target is missed.
+Each creator adds a superblock to its own heap. Measured is the processor time of the watcher and of all
+processes that it started, including those that have ended. Exit status 1 if a target is missed.
 """
 
 import os
@@ -20,14 +20,14 @@ SETTLED, DEATHS = 5.0, 40
 
 
 def grow_for_ever(heap):
-    """Once a second, from some moment on; what it does in that time is not much more."""
+    """Grow the heap once a second, from a random moment on, with little other work."""
 
     def grow(number, frame):
         heap.grow(4096)
 
     signal.signal(signal.SIGALRM, grow)
     signal.setitimer(signal.ITIMER_REAL, 1 + random.random(), 1.0)
-    heap.close_fd = lambda: None  # it is grown by this descriptor
+    heap.close_fd = lambda: None  # this descriptor grows it
 
 
 def main(arguments):
@@ -35,7 +35,7 @@ def main(arguments):
     seconds = float(arguments[1]) if arguments[1:] else 20.0
     with Nursery(SHMWATCH, "--json", size=4096) as nursery:
         some = nursery.create(heaps, grow_for_ever)[0]
-        time.sleep(SETTLED)  # it looks at each of them
+        time.sleep(SETTLED)  # the watcher inspects each of them
         size, pids = os.stat(nursery.path(some)).st_size, family(nursery.cleaner.pid)
         used = processor_seconds(pids)
         time.sleep(seconds)

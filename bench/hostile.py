@@ -1,12 +1,12 @@
-"""What another user's files cost redhawk-shmwatch, and how long an ordinary crash waits beside them.
+"""The cost of another user's files for redhawk-shmwatch, and kill to unlink beside them.
 
     bench/hostile.py [FILES [DEATHS [KIND]]]
 
-For each kind of 20,000 files (or FILES; only those kinds that have KIND in their name): the seconds until the
-watcher is ready, the time from kill() to the unlink of a creator without and with a peer, beside that in
-another folder where nothing of the kind is, in turns; then the watcher's share of a core, and its memory
-beyond that of the other. Files that are held are held open for writing, so no lease tells of them. The churn
-is of 50,000 files, made and removed again and again. Exit status 1 if a target is missed. Needs root.
+For each kind of 20,000 files (or FILES; only kinds with KIND in their name): the seconds until the watcher is
+ready; the time from kill() to the unlink of a creator without and with a peer, in turns with the same in
+another folder without such files; then the watcher's share of a core, and its memory beyond that of the other
+watcher. Held files are open for writing, so that no lease is granted on them. The churn creates and removes
+50,000 files again and again. Exit status 1 if a target is missed. Needs root.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from nursery import kill as end
 
 STRANGER = 4321
 EACH = 900
-"""So many files one process holds."""
+"""Files held by one process."""
 PID_MAX, DEAD = 4194304, 2000000
-"""The largest pid of any Linux, and one from which on there are none here."""
+"""The largest pid of any Linux, and a pid above all that exist here."""
 READY_S, LATER_MS, SHARE, MEMORY_MB = 2.0, 2.0, 5.0, 40.0
 SETTLED, WATCHED = 60.0, 10.0
-"""Seconds that it may be busy at first, and for which it is watched then."""
+"""Seconds that the watcher may be busy at first, and for which it is measured then."""
 CHURN = """
 import os, sys
 os.setgid(4321); os.setuid(4321)
@@ -60,7 +60,7 @@ KINDS = (
 
 
 class Flood:
-    """The files of one kind, and who holds them.  A context manager."""
+    """The files of one kind and their holders; a context manager."""
 
     def __init__(self, make, held, count):
         self._make, self._held, self._count = make, held, count
@@ -90,7 +90,7 @@ def _hold(root, names):
 
 
 def death(nursery, pid):
-    """Seconds from kill to unlink. Looked for by name: events of it come behind all those of the flood."""
+    """Seconds from kill to unlink. It polls the name: the event would come after all those of the flood."""
     nursery.forget([pid])
     started = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -104,7 +104,7 @@ def death(nursery, pid):
 
 
 def delays(flooded, quiet, deaths, peers, wait):
-    """Seconds from kill to unlink there and there, in turns, of creators that lived for `wait` seconds."""
+    """Seconds from kill to unlink in both folders, in turns, of creators that lived for `wait` seconds."""
     found = [], []
     for turn in range(deaths):
         order = [(flooded, found[0]), (quiet, found[1])][:: 1 if turn % 2 else -1]
@@ -124,7 +124,7 @@ def share(pids, seconds):
 
 
 def settled_share(pid):
-    """The share of a core, in percent, of the watcher and its children, once it is settled, or at last."""
+    """Percent of a core that watcher and children use once idle, or after SETTLED; and the busy seconds."""
     started = time.monotonic()
     while share(family(pid), 2.0) > SHARE and time.monotonic() - started < SETTLED:
         pass
@@ -143,7 +143,7 @@ def measure(targets, name, make, held, count, deaths):
             churn = stack.enter_context(beside([sys.executable, "-c", CHURN, flooded.root, str(count)]))
         targets.below("ready after", flooded.seconds, READY_S, " s")
         for peers, how in ((0, "alone"), (1, "a peer attached")):
-            # Of events that the kernel drops a rescan stands in, once a second.
+            # If the kernel drops events, a rescan follows, once a second.
             there, here = delays(flooded, quiet, deaths, peers, 0.15 if make else 1.5)
             print("  %-16s %s" % (how, milliseconds(there)))
             print("  %-16s %s" % ("  without them", milliseconds(here)))

@@ -1,9 +1,9 @@
-"""What redhawk-shmwatch costs while nothing happens, with 200 heaps, each with two peers attached.
+"""The cost of an idle redhawk-shmwatch, with 200 heaps, each with two peers attached.
 
     bench/idle.py [SECONDS]
 
 With the default rescan of 30 s: wake-ups, processor time and memory of the watcher and of all processes that
-it started. Those that came and went have no wake-ups that could be counted; their processor time is in.
+it started. Of those that have ended, processor time is included, but wake-ups cannot be counted.
 Exit status 1 if a target is missed.
 """
 
@@ -24,7 +24,7 @@ def main(arguments):
     seconds = float(arguments[0]) if arguments else 60.0
     with Nursery(SHMWATCH, "--rescan=30", "--json") as nursery:
         nursery.attach(nursery.create(HEAPS), PEERS)
-        time.sleep(SETTLED)  # it looks at each of them
+        time.sleep(SETTLED)  # the watcher inspects each of them
         pids = family(nursery.cleaner.pid)
         woken, used = switches(pids), processor_seconds(pids)
         time.sleep(seconds)

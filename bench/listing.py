@@ -1,8 +1,8 @@
-"""How long redhawk-shminfo takes, as multiples of the bare start of the same interpreter (`-I -c pass`).
+"""Duration of redhawk-shminfo, as a multiple of the bare start of the same interpreter (`-I -c pass`).
 
-The bare start and the forms measured take turns, so a busy machine is busy for all; medians. As root the
-heaps lie in a /dev/shm of this program's own (a private mount namespace), so the plain invocation is what
-is measured; otherwise in a subfolder, and each listing also pays for argparse (--root). Either is removed.
+The bare start and the commands take turns, so that a busy machine affects all; medians. As root the heaps are
+in a private /dev/shm (in its own mount namespace), and the command is run without options. Otherwise they are
+in a subfolder, and each run also pays for argparse (--root). Both are removed at the end.
 Exit status 1 if a target is missed.
 """
 
@@ -27,11 +27,11 @@ PRIVATE = "--in-a-private-dev-shm"
 
 
 def make_heaps(root, count, superblocks, separately):
-    """`count` sparse heaps of this process, each mapped at once, or its superblocks each by themselves."""
+    """Make `count` sparse heaps of this process; map each as a whole, or each superblock separately."""
     pid, kept = os.getpid(), []
     step = mmap.PAGESIZE + SIZE
     for number in range(count):
-        # Names of pids that cannot be, but for one: the creator in the header lives and maps all.
+        # All names but one have impossible pids; the creator in the header lives and maps all heaps.
         name = "heap-%d" % (4194304 + number if number else pid)
         fd = os.open(os.path.join(root, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         length = mmap.PAGESIZE + superblocks * step
@@ -49,7 +49,7 @@ def make_heaps(root, count, superblocks, separately):
 
 
 def make_heaps_of_many(root, count):
-    """`count` heaps, each with a small living process of its own: its children, which end with its stdin."""
+    """Make `count` heaps, each of a small child process; the children end with this program's stdin."""
     reader, writer = os.pipe()
     for _ in range(count):
         if os.fork() == 0:
@@ -64,7 +64,7 @@ def make_heaps_of_many(root, count):
 
 
 def holder(root, count, superblocks, how):
-    """Run as a process of its own: makes the heaps, says so, and keeps them until stdin ends."""
+    """Runs as a separate process: makes the heaps, reports that, and keeps them until stdin ends."""
     kept = (
         make_heaps_of_many(root, count)
         if how == "many"
@@ -77,7 +77,7 @@ def holder(root, count, superblocks, how):
 
 
 def peak_memory(command):
-    """Peak resident size of a command, in MB."""
+    """Peak resident set size of a command, in MB."""
     code = (
         "import resource, subprocess, sys\n"
         "subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)\n"

@@ -1,6 +1,6 @@
-"""What the measurements share: cheap creators of heaps, their peers, crowds, a folder with a cleaner.
+"""Shared by the measurements: cheap creators of heaps, their peers, crowds, and a folder with a cleaner.
 
-Processes are forks of this process, made by `spawn`; none outlives it.
+The processes are forks of this process, made by `spawn`; none outlives it.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from gppshm import kernel  # noqa: E402
 SIZE = 65536
 """Bytes of a creator's superblock."""
 MAPPINGS, LARGE = 20000, 5
-"""So many mappings have so many processes of a crowd."""
+"""Number of mappings of the large processes of a crowd, and number of these processes."""
 PR_SET_PDEATHSIG, PROT_READ = 1, 1
 ENDED = (FileNotFoundError, ProcessLookupError)
-"""What reading /proc of a process that has ended raises."""
+"""Raised by reading /proc of a process that has ended."""
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 COMMAND = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.{{}} import main; sys.exit(main({{}}))"
 SHMWATCH = COMMAND.format("shmwatch", "['--rescan=3600', '--root'] + sys.argv[1:]")
-"""The real command; it says that it is ready in its first line."""
+"""The real command; its first line says that it is ready."""
 NOBODY = "import time; print('ready', flush=True); time.sleep(1000000)"
-"""In the place of a cleaner: none."""
+"""Runs in place of a cleaner, and does nothing."""
 NO_PIDFDS = (
     sys.executable,
     "-c",
@@ -49,20 +49,20 @@ NO_PIDFDS = (
     "434:38",  # pidfd_open: ENOSYS, as before Linux 5.3
     "--",
 )
-"""A prefix for a command: it finds a kernel without pidfds."""
+"""The prefix of a command that sees a kernel without pidfds."""
 
 
 def end_with(parent):
-    """In a child: be killed when the parent ends."""
+    """Have the kernel kill this child when the parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def spawn(acts):
-    """The pids of new processes; each does its act, keeps what that returns, and waits to be killed.
+    """Fork a process for each act; returns their pids when all acts are done.
 
-    Returns when all have done it; ends this program if one could not.
+    Each keeps the result of its act, and waits to be killed. If an act fails, this program ends.
     """
     gc.freeze()  # so that a child copies fewer pages
     parent = os.getpid()
@@ -106,14 +106,14 @@ def kill(pids):
 
 
 def reap(pids):
-    """Wait for these children, which have been zombies, as a component is until its GPP asks."""
+    """Wait for these children, which are zombies until then, like a component until its GPP reaps it."""
     for pid in pids:
         os.waitpid(pid, 0)
 
 
 @contextlib.contextmanager
 def beside(command, **options):
-    """A program that runs meanwhile, as subprocess.Popen starts it; it is killed at the end."""
+    """Start a program by subprocess.Popen; a context manager that kills it at the end."""
     parent = os.getpid()
     process = subprocess.Popen(
         command,
@@ -129,7 +129,7 @@ def beside(command, **options):
 
 
 class Crowd:
-    """So many idle processes, a few of them with very many mappings.  A context manager."""
+    """Idle processes, a few of them with very many mappings; a context manager."""
 
     def __init__(self, count):
         self.pids = spawn([_map_much] * min(LARGE, count) + [lambda: None] * max(0, count - LARGE))
@@ -144,18 +144,18 @@ class Crowd:
 def _map_much():
     area = mmap.mmap(-1, MAPPINGS * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    # Every other page of another protection: the kernel cannot merge them.
+    # Every second page gets another protection, so that the kernel cannot merge the mappings.
     for page in range(0, MAPPINGS, 2):
         LIBC.mprotect(ctypes.c_void_p(address + page * mmap.PAGESIZE), mmap.PAGESIZE, PROT_READ)
     return area
 
 
 class Nursery:
-    """A new folder of /dev/shm with the program `cleaner` at work on it, and creators.  A context manager.
+    """A new folder of /dev/shm with the program `cleaner` running on it, and creators; a context manager.
 
     prefix   of the cleaner's command
     before   called with the folder before the cleaner is started
-    seconds  that the cleaner took to say its first word
+    seconds  from the cleaner's start to its first line
     """
 
     def __init__(self, cleaner, *arguments, size=SIZE, prefix=(), before=lambda root: None):
@@ -164,7 +164,7 @@ class Nursery:
         os.chmod(self.root, 0o1777)
         self.inotify = kernel.Inotify(self.root, kernel.IN_DELETE | kernel.IN_MOVED_FROM)
         self.living = []
-        # A file takes all that it says, and keeps nobody waiting.
+        # A file takes all output without blocking the writer.
         self.said = tempfile.TemporaryFile()  # noqa: SIM115
         before(self.root)
         started = time.monotonic()
@@ -192,7 +192,10 @@ class Nursery:
         return f"{self.root}/heap-{pid}"
 
     def create(self, count=1, then=lambda heap: None):
-        """The pids of so many new creators; each makes a heap, maps it for life, and does `then(heap)`."""
+        """Start `count` creators; returns their pids.
+
+        Each makes a heap, maps it for life, and calls `then(heap)`.
+        """
 
         def act():
             heap = heapwriter.LiveHeap.create(self.root, ((self.size, ()),), keep_fd=True)
@@ -205,19 +208,19 @@ class Nursery:
         return pids
 
     def attach(self, creators, peers=1):
-        """The pids of so many new peers of each creator, which map the heap for writing."""
+        """Start `peers` peers of each creator, which map its heap for writing; returns their pids."""
         acts = [functools.partial(_map, self.path(pid)) for pid in creators for _ in range(peers)]
         pids = spawn(acts)
         self.living += pids
         return pids
 
     def end(self, pids):
-        """Peers end."""
+        """End peers."""
         self.forget(pids)
         kill(pids)
 
     def deaths(self, pids, deadline=30.0):
-        """Kill the creators; seconds from before the first kill to each unlink, in the order of these."""
+        """Kill the creators; seconds from before the first kill to each unlink, in order of the unlinks."""
         names = {b"heap-%d" % pid for pid in pids}
         self.forget(pids)
         self.inotify.read()
@@ -236,14 +239,14 @@ class Nursery:
         return delays
 
     def told(self):
-        """What the cleaner has said so far with --json."""
+        """The cleaner's objects so far, with --json."""
         self.said.flush()
         with open(f"/proc/self/fd/{self.said.fileno()}", "rb") as stream:
             lines = stream.read().split(b"\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith(b"{")]
 
     def evidence(self, pids):
-        """How many of these creators' heaps were removed by each evidence, with --json, once all are told."""
+        """evidence -> number of removals of these creators' heaps, with --json, once all are reported."""
         names, found, end = {"heap-%d" % pid for pid in pids}, {}, time.monotonic() + 10
         while sum(found.values()) < len(names) and time.monotonic() < end:
             time.sleep(0.05)
@@ -254,7 +257,7 @@ class Nursery:
         return found
 
     def forget(self, pids):
-        """Somebody else kills and reaps these."""
+        """Leave killing and reaping these to the caller."""
         gone = set(pids)
         self.living = [pid for pid in self.living if pid not in gone]
 
@@ -264,22 +267,22 @@ def _map(path):
         return mmap.mmap(heap.fileno(), 0)
 
 
-# -- what processes take ------------------------------------------------------------------------------------
+# -- resources of processes ---------------------------------------------------------------------------------
 
 
 def status(pid, key):
-    """A number of /proc/<pid>/status."""
+    """A number from /proc/<pid>/status."""
     with open(f"/proc/{pid}/status") as stream:
         return next(int(line.split()[1]) for line in stream if line.startswith(key + ":"))
 
 
 def resident(pid):
-    """MB of memory that a process takes."""
+    """Resident set size of a process, in MB."""
     return status(pid, "VmRSS") / 1024
 
 
 def family(pid):
-    """The pids of a process and of all that descend from it."""
+    """The pids of a process and of all its descendants."""
     found = [pid]
     with contextlib.suppress(*ENDED):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -290,7 +293,7 @@ def family(pid):
 
 
 def processor_seconds(pids):
-    """What processes have used so far, and those of their children that have ended."""
+    """Processor seconds used so far by processes and by their children that have ended."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(*ENDED), open(f"/proc/{pid}/stat") as stream:
@@ -299,7 +302,7 @@ def processor_seconds(pids):
 
 
 def switches(pids):
-    """pid -> how often it has gone to sleep so far, all its threads together: so often it was woken."""
+    """pid -> number of wake-ups so far of all its threads, counted as voluntary context switches."""
     found = {}
     for pid in pids:
         with contextlib.suppress(*ENDED):
@@ -310,7 +313,7 @@ def switches(pids):
 
 
 def memory(pids):
-    """(PSS, RSS) of processes together, MB: shared pages by halves, thirds and so on, and each time whole."""
+    """(PSS, RSS) of all these processes in MB; PSS divides shared pages among their processes."""
     found = {"Pss": 0, "Rss": 0}
     for pid in pids:
         with contextlib.suppress(*ENDED), open(f"/proc/{pid}/smaps_rollup") as stream:

@@ -1,9 +1,10 @@
-"""The plugin inside the stand-in GPP: start to registered, death to unlink, idle wake-ups, memory.
+"""The plugin in the stand-in GPP: start to registration, death to unlink, idle wake-ups, memory.
 
     bench/plugin.py [DEATHS [SECONDS]]
 
-The GPP cleans nothing itself. Small processes that are no children of its are SIGKILLed; the time runs from
-just before kill() to when this program sees the unlink. Exit status 1 if a target is missed. Needs omniORB.
+The GPP itself cleans nothing. Small processes that are not its children are SIGKILLed. The time is measured
+from just before kill() until this program sees the unlink. Exit status 1 if a target is missed. Needs
+omniORB.
 """
 
 import os
@@ -25,7 +26,7 @@ START_S, MEDIAN_MS, WAKEUPS, MEGABYTES = 1.0, 1.5, 0.5, 45.0
 
 
 def install(sdrroot, root):
-    """An SDRROOT with the plugin in it, which watches `root`."""
+    """Fill an SDRROOT with the plugin, which watches `root`."""
     installer = os.path.join(ROOT, "python", "gppshm", "redhawk", "install.py")
     subprocess.check_output(
         [sys.executable, "-I", installer, "install", "--sdrroot", sdrroot, "--python", sys.executable]

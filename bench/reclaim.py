@@ -1,15 +1,15 @@
-"""How much memory of a dead process comes back under its peers, and how soon.
+"""Memory of an orphaned heap that is given back while peers are attached: how much, and how soon.
 
     bench/reclaim.py [PEERS [ROUNDS]]
 
-A heap of 64 MB, 90 % of it free, whose creator is SIGKILLed while so many peers (default 2) are attached.
-Measured from just after the unlink: until all is back that is free, with the look at all processes that it
-takes; the same after the peers have let go of the rest; and what a look costs when nothing has changed.
-Then the same under redhawk-shmwatch, from kill() to the unlink and from there until 85 % is back; and with
---no-reclaim, for the time to the unlink alone.
-Exit status 1 if a target is missed: 85 % of the file within 20 ms; in the end, within 1 s, all but the header
-pages and a page at either end of each free block; the unlink at most 1.3 x as late with as without; the
-descriptor let go of within 10 ms.
+The creator of a heap of 64 MB, 90 % of it free, is SIGKILLed with PEERS peers (default 2) attached.
+Measured from just after the unlink: the time until all free memory is given back, including the inspection of
+all processes; the time after the peers have released the rest; the cost of a pass when nothing has changed.
+Then under redhawk-shmwatch: from kill() to the unlink, and from there until 85 % is given back; and with
+--no-reclaim, from kill() to the unlink.
+Exit status 1 if a target is missed: 85 % of the file within 20 ms; after the release, within 1 s, all but the
+header pages and a page at either end of each free block; the unlink at most 1.3 x as late as without; the
+descriptor closed within 10 ms.
 """
 
 import os
@@ -34,7 +34,7 @@ SHARE, MS, LATER, LET_GO = 0.85, 20.0, 1.0, 10.0
 
 
 class Process:
-    """A process of demo/heapwriter.py; forks of one process would all map the heap at the same address."""
+    """A process of demo/heapwriter.py. Forks of one process would all map the heap at the same address."""
 
     def __init__(self, *arguments):
         command = [sys.executable, "-I", heapwriter.__file__, *arguments]
@@ -51,7 +51,7 @@ class Process:
         self.process.stdin.flush()
 
     def checks(self, count):
-        """Have a peer that holds check every byte and release so many blocks; False if one is damaged."""
+        """Have a peer check every byte of its blocks and release `count` of them; False if one is damaged."""
         self.tell(str(count))
         return bool(self.process.stdout.readline())
 
@@ -64,8 +64,9 @@ class Process:
 
 
 def measure(root, peers):
-    """One round: share of the file, milliseconds until then and of these for the look at processes, seconds
-    of the rest, pages that are left too many, microseconds of a look when nothing changed."""
+    """One round. Returns the share of the file given back at first, milliseconds for that, milliseconds of
+    these for inspecting processes, seconds for the rest after its release, pages left beyond the minimum, and
+    microseconds of a pass when nothing has changed."""
     living = []
     try:
         creator = Process("own", "--root=" + root, f"--holders={peers}", *HEAP)
@@ -80,7 +81,7 @@ def measure(root, peers):
         os.unlink(os.path.join(root, creator.name))
         started = time.monotonic()
         found = kinship.UNTOLD
-        while found is kinship.UNTOLD:  # some process of this host is just ending
+        while found is kinship.UNTOLD:  # some process of this host is exiting
             found = kinship.kin(file_id, noted)[0]
         looked = time.monotonic() - started
         it = reclaim.Reclaim(fd, found)
@@ -100,7 +101,7 @@ def measure(root, peers):
             if time.monotonic() > began + 10:
                 sys.exit("what the peers let go of does not come back")
         rest = time.monotonic() - began
-        # The header page; of each superblock its own, and one at either end of its one free block.
+        # Left at least: the header page, and for each superblock its header and both ends of its free block.
         surplus = it.taken // PAGE - (1 + 3 * SUPERBLOCKS)
         os.close(fd)
         return share, 1000 * first, 1000 * looked, rest, surplus, 1e6 * look
@@ -110,7 +111,7 @@ def measure(root, peers):
 
 
 def is_kept(pid, name):
-    """Whether that process has the unlinked file open."""
+    """Whether the process has the unlinked file open."""
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
             if os.readlink(f"/proc/{pid}/fd/{fd}").endswith(name + " (deleted)"):
@@ -121,8 +122,8 @@ def is_kept(pid, name):
 
 
 def watched(nursery, peers, gives_back):
-    """Milliseconds from kill() to the unlink under a watcher, from there until SHARE is back, and from the
-    last peer's end until the watcher has let go of the file."""
+    """Milliseconds under a watcher: from kill() to the unlink, from there until SHARE is given back, and from
+    the last peer's end until the watcher has closed the file."""
     living = []
     try:
         creator = Process("own", "--root=" + nursery.root, f"--holders={peers}", *HEAP)
@@ -132,7 +133,7 @@ def watched(nursery, peers, gives_back):
         path = os.path.join(nursery.root, creator.name)
         fd = os.open(path, os.O_RDONLY)
         wanted = os.fstat(fd).st_blocks * (1 - SHARE)
-        time.sleep(0.5)  # the watcher knows who the creator is
+        time.sleep(0.5)  # until the watcher knows the creator
         began = time.monotonic()
         creator.process.kill()
         while os.path.exists(path):
@@ -155,7 +156,7 @@ def watched(nursery, peers, gives_back):
 
 
 def under_watchers(peers, rounds):
-    """Medians of milliseconds: to the unlink without and with it, until SHARE is back, until it is let go."""
+    """Median milliseconds: to the unlink without and with giving back, to SHARE given back, to the close."""
     with Nursery(SHMWATCH, "--no-reclaim") as plain, Nursery(SHMWATCH) as giving:
         without = [watched(plain, peers, False)[0] for _ in range(rounds)]
         unlinks, backs, let_go = zip(*[watched(giving, peers, True) for _ in range(rounds)])

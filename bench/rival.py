@@ -2,10 +2,10 @@
 
     bench/rival.py [CRASHES [DELAY_MS]]
 
-The rival is told by SIGCHLD, asks waitpid() whose end that was, and unlinks that heap at once, or (REDHAWK's
-GPP, measured) some 46 ms after the death. Creators are SIGKILLed one by one and 100 at once, every second one
-with a peer, beside heaps that stay. Exit status 1 if a live heap is lost, an orphan is left, or a crash is
-not told exactly once, as "removed" or as "removed by others".
+The rival gets SIGCHLD, calls waitpid(), and unlinks the heap at once, or 46 ms after the death as REDHAWK's
+GPP does (measured). Creators are SIGKILLed one by one and 100 at once, every second one with a peer, beside
+live heaps. Exit status 1 if a live heap is lost, an orphan is left, or a crash is not reported exactly once,
+as "removed" or as "removed by others".
 """
 
 import collections
@@ -23,7 +23,7 @@ TOLD = ("removed", "removed by others")
 
 
 class Rival:
-    """The process; `create` makes its children, each with a heap."""
+    """The rival process; `create` makes its children, each with a heap."""
 
     def __init__(self, nursery, delay):
         self.nursery = nursery
@@ -59,7 +59,7 @@ class Rival:
 
 
 def _clean(root, orders, answers, delay):
-    """Make children as ordered; unlink the heaps of those that have ended, `delay` seconds later."""
+    """Make children as ordered; unlink the heap of each ended child after `delay` seconds."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     me, due = os.getpid(), collections.deque()
     os.set_blocking(orders, False)
@@ -92,7 +92,7 @@ def _clean(root, orders, answers, delay):
 
 
 def crash(nursery, rival, count):
-    """So many children of the rival are killed at once; their pids."""
+    """Kill `count` children of the rival at once; returns their pids."""
     pids = rival.create(count)
     peers = nursery.attach(pids[::2])
     time.sleep(PAUSE if count == 1 else 1.0)

@@ -1,13 +1,13 @@
-"""10,000 crashes under redhawk-shmwatch: no live heap lost, no orphan left, descriptors and memory flat.
+"""10,000 crashes under redhawk-shmwatch: no live heap lost, no orphan left, descriptors and memory constant.
 
     bench/soak.py [CRASHES [BATCH [SECONDS]]]
 
-Batches of so many (50) cheap creators are SIGKILLed, some with a peer attached that dies a little later,
-beside 50 live heaps and a process that opens all of them for writing again and again, as REDHAWK's shminfo
-does.  After each batch eight with 1 to 3 peers that hold all their blocks: they check every byte, release,
-check again and end in one way or another, while what is free is given back.  With a batch of 0 all are such.
-Of one in four somebody else unlinks the heap, as a GPP does, if the watcher is not first.  After so many
-seconds it comes to its end, however many crashes there were.
+Batches of BATCH (50) cheap creators are SIGKILLed, some with a peer attached that dies a little later. Beside
+them are 50 live heaps and a process that opens all of them for writing again and again, as REDHAWK's shminfo
+does.  After each batch, eight creators with 1 to 3 peers crash.  These peers hold all blocks, check every
+byte, release, check again and end in different ways, while free memory is given back.  With BATCH 0 all
+crashes are of this kind.  One in four heaps is unlinked by another process, as by a GPP, if the watcher is
+not faster.  After SECONDS the measurement ends, whatever the number of crashes.
 Exit status 1 if a byte is damaged, a live heap is lost, an orphan is left, descriptors leak or memory grows
 by more than 1 MB.
 """
@@ -42,7 +42,7 @@ def descriptors(pid):
 
 
 def unlinked(path):
-    """Unlink it, if nobody was quicker."""
+    """Unlink the file; False if another process was faster."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -51,10 +51,10 @@ def unlinked(path):
 
 
 def crash_with_peers(nursery):
-    """One crash with peers; whether each byte that they held stayed what it was, and another unlinked it.
+    """One crash with peers; whether each byte that they held was unchanged, and whether another unlinked it.
 
-    They are programs of their own: forks of one process share the layout of its addresses, and could not be
-    told from the creator's children.
+    The peers are separate programs: forks of one process have the same addresses, like children of the
+    creator.
     """
     peers = random.randint(1, 3)
     living = []

@@ -1,10 +1,10 @@
-"""A process into which nobody can look: /proc/<pid>/cmdline and maps block for ever.  Needs root and FUSE.
+"""A process that blocks its readers: /proc/<pid>/cmdline and maps block for ever.  Needs root and FUSE.
 
     with Stuck() as pid: ...
 
-It is in state D, in the middle of an mmap() that holds the lock of its memory: the file's server, a process
-here, never answers a read() of another process, and who maps the file anew has to wait for that page. So do
-threads on a network file system whose server is gone.
+The process is in state D, in an mmap() that holds the lock of its memory.  The file's FUSE server, a process
+started here, never answers a read() of another process, and the mmap() has to wait for that page.  The same
+happens to threads on a network file system whose server is gone.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ SIZE = 1 << 20
 
 
 class Stuck:
-    """`pid` of the process that is stuck.  A context manager; OSError where there can be none."""
+    """A context manager with the `pid` of the stuck process.  Raises OSError if it cannot be made."""
 
     def __enter__(self):
         self.folder = tempfile.mkdtemp(prefix="gppshm-bench-")
@@ -56,7 +56,7 @@ class Stuck:
         return self.pid
 
     def __exit__(self, *exc):
-        """Its server ends, which frees it."""
+        """End its server, which frees it."""
         os.kill(self.server, signal.SIGKILL)
         os.waitpid(self.server, 0)
         for name in os.listdir(self.folder):
@@ -70,7 +70,7 @@ def _is_stuck(pid):
 
 
 def _serve(path, tell):
-    """Mount one file there, for this process and its children alone, and serve it."""
+    """Mount one file at `path`, only for this process and its children, and serve it."""
     with open(path, "w"):
         pass
     if LIBC.unshare(CLONE_NEWNS) or LIBC.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
@@ -99,7 +99,7 @@ def _serve(path, tell):
                 "=Q2I6Q10I", 3600, 0, 0, 1, SIZE, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0
             )
         elif opcode == OPEN:
-            # By the page cache for who reads, past it for who maps.
+            # The first open reads through the page cache, later ones bypass it.
             answer = struct.pack("=Q2I", opened, FOPEN_KEEP_CACHE | (FOPEN_DIRECT_IO if opened else 0), 0)
             opened += 1
         elif opcode == READ:
@@ -118,7 +118,7 @@ def _start_mapping(fd, path, server):
     if not pid:
         end_with(server)
         os.close(fd)
-        # Over another mapping, of which the kernel then has the lock, too.
+        # Mapped over another mapping, so that the kernel also locks that.
         area = mmap.mmap(-1, SIZE)
         address = ctypes.addressof(ctypes.c_char.from_buffer(area))
         file = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What redhawk-shmtop costs with 1,000 heaps of living creators, on a terminal of 200 x 50 cells.
+"""The cost of redhawk-shmtop with 1,000 heaps of living creators, on a terminal of 200 x 50 cells.
 
     bench/top.py [SECONDS]
 
@@ -22,12 +22,12 @@ HEAPS = 1000
 WIDTH, HEIGHT = 200, 50
 PERCENT, CRASH, KEY = 15.0, 1.0, 0.1
 NOBODY = "import signal; print('ready', flush=True); signal.pause()"
-"""In the place of a cleaner: none."""
+"""Runs in place of a cleaner, and does nothing."""
 COMMAND = f"import sys; sys.path[:0] = {FOLDERS!r}; from gppshm.cli.shmtop import main; sys.exit(main())"
 
 
 class Display:
-    """The command on a pseudo-terminal of that size, and what it has written to it so far."""
+    """The command on a pseudo-terminal, and its output so far."""
 
     def __init__(self, root):
         self.pid, self.fd = pty.fork()
@@ -37,14 +37,14 @@ class Display:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
 
     def read(self, seconds):
-        """What it writes within that time."""
+        """Its output within `seconds`."""
         end, said = time.monotonic() + seconds, b""
         while select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]:
             said += os.read(self.fd, 65536)
         return said
 
     def until(self, words, deadline=20.0):
-        """Seconds until it has written these words."""
+        """Seconds until its output has these words."""
         started, said = time.monotonic(), b""
         while words not in said:
             if time.monotonic() - started > deadline:
@@ -63,14 +63,14 @@ def main(arguments):
     with Nursery(NOBODY) as nursery:
         pids = nursery.create(HEAPS)
         display = Display(nursery.root)
-        display.read(5.0)  # it has looked through all processes, and is at rest
-        os.write(display.fd, b"\x0c")  # Ctrl-L: everything anew
+        display.read(5.0)  # until it has inspected all processes, and is idle
+        os.write(display.fd, b"\x0c")  # Ctrl-L: draw everything again
         display.until(b"%d heaps" % HEAPS)
         before = display.processor_seconds()
         display.read(seconds)
         percent = 100 * (display.processor_seconds() - before) / seconds
         os.write(display.fd, b"s")
-        key = display.until(b"\xe2\x96\xb4")  # the mark in the title that it sorts by
+        key = display.until(b"\xe2\x96\xb4")  # the mark in the title of the sorted column
         os.kill(pids[0], signal.SIGKILL)
         crash = display.until(b"orphaned")
         megabytes = resident(display.pid)

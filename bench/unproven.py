@@ -1,11 +1,12 @@
-"""A crash with peers attached about which nothing could be proven in advance: kill to unlink.
+"""A crash with peers attached without an established identity: kill to unlink.
 
     bench/unproven.py [PROCESSES [DEATHS]]
 
-Among 500 others, some with 20,000 mappings, and among 5,000 (or among PROCESSES): creators that grow their
-heap at the very end, which makes void what was established of them, so that the host is looked at; and
-creators that die a few milliseconds after the birth, before anything was found out about them. Beside: the
-same crash proven in advance. Exit status 1 if a target is missed.
+Two kinds of creators: those that grow their heap just before the crash, which makes their identity void, so
+that all processes must be inspected; and those that die a few milliseconds after their start, before anything
+is known about them. They are killed among 500 other processes, some with 20,000 mappings, and among 5,000 (or
+PROCESSES), and compared with the same crash with an established identity. Exit status 1 if a target is
+missed.
 """
 
 import os
@@ -18,11 +19,11 @@ from figures import Targets, milliseconds
 from nursery import SHMWATCH, Crowd, Nursery
 
 TARGET_MS = {500: 6.0, 5000: 40.0}
-"""By how many others there are, at most."""
+"""Number of other processes -> target in milliseconds."""
 
 
 def grow(path):
-    """What inotify tells of a growth, and no more: no descriptor is closed, which would be a trigger."""
+    """Cause the inotify event of a growth, without closing a descriptor, which would be a trigger."""
     os.truncate(path, os.stat(path).st_size + 65536)
 
 

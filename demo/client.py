@@ -1,8 +1,7 @@
-"""For tests and the demonstration: start a stand-in GPP, or a domain with a node, in processes of their own,
-and deal with them over CORBA.
+"""Starts a stand-in GPP, or a domain with a node, as processes, and talks to them over CORBA.
 
-Each wait has a limit and raises TimeoutError; a CORBA call that is not answered raises CORBA.TRANSIENT or
-CORBA.TIMEOUT after CALL_LIMIT seconds.
+For tests and the demonstration.  Each wait has a limit and raises TimeoutError.  A CORBA call without a reply
+raises CORBA.TRANSIENT or CORBA.TIMEOUT after CALL_LIMIT seconds.
 """
 
 import collections
@@ -33,13 +32,13 @@ CALL_LIMIT = 10.0
 install_plugin = installing.plugin
 
 Message = collections.namedtuple("Message", "when id fields data dropped")
-"""One message that the GPP got.
+"""One message that the GPP received.
 
 when     seconds since 1970
 id       the message id; None if the push was no CF::Properties
 fields   its members' anys by whole id (`plugin::message::busy`); None if its value was no CF::Properties
-data     the any as pushed, with every TypeCode
-dropped  "" or why REDHAWK's C++ would have ignored it
+data     the any as pushed, with all TypeCodes
+dropped  why REDHAWK's C++ would have ignored it; else ""
 """
 
 
@@ -50,7 +49,7 @@ def orb():
 
 
 def wait_for(fact, limit=10.0):
-    """Wait until `fact()` is true; what it returned."""
+    """Wait until `fact()` is true; returns its value."""
     deadline = time.monotonic() + limit
     while True:
         found = fact()
@@ -65,12 +64,12 @@ def wait_for(fact, limit=10.0):
 
 
 def prop(id_, type_, value):
-    """A CF::DataType of a simple type, as a PRF names it: prop("shm::capacity", "longlong", 64)."""
+    """A CF::DataType of a simple type, named as in a PRF: prop("shm::capacity", "longlong", 64)."""
     return CF.DataType(id_, CORBA.Any(wire.TYPES[type_][0], value))
 
 
 def query(ref, id_):
-    """A property's value as Python's: a struct is a dict by the last part of each id, a sequence a list."""
+    """A property's value in Python: a struct is a dict by the last part of each id, a sequence a list."""
     return wire.plain(ref.query([CF.DataType(id_, wire.NULL)])[0].value)
 
 
@@ -79,15 +78,15 @@ def query_all(ref):
 
 
 def configure(ref, id_, value):
-    """Set a property with the types that it has now; of a struct, the members that `value`, a dict, names."""
+    """Set a property, with its current types; of a struct, only the members in the dict `value`."""
     (item,) = ref.query([CF.DataType(id_, wire.NULL)])
     ref.configure([CF.DataType(id_, wire.changed(item.value, value))])
 
 
 class Listener:
-    """What comes from a uses port or, if `port` is one, an event channel, while it is entered.
+    """Receives from a uses port or, if `port` is one, an event channel; a context manager.
 
-    heard  the anys as they came
+    heard  the anys in order of arrival
     """
 
     def __init__(self, port):
@@ -111,11 +110,11 @@ class Listener:
             else:
                 self.proxy.disconnect_push_supplier()
         except CORBA.Exception:
-            # Its owner has ended.
+            # The port's owner has ended.
             pass
 
     def messages(self, wanted=None):
-        """Every message so far, or those of one id: (id, members)."""
+        """(id, members) of each message so far, or of those with one id."""
         items = [item for data in list(self.heard) for item in data.value()]
         return [(item.id, wire.plain(item.value)) for item in items if wanted in (None, item.id)]
 
@@ -134,7 +133,7 @@ class Listener:
 
 
 class Marked:
-    """Processes known by a mark in their environment; a context manager that leaves none of them running."""
+    """Processes with a mark in their environment; a context manager that ends all of them."""
 
     def __init__(self, sdrroot, environment, stdout, stderr):
         self.mark = f"STANDIN_MARK={uuid.uuid4()}"
@@ -153,7 +152,7 @@ class Marked:
         return process
 
     def run(self, program, pairs, folder):
-        """One of the stand-in's programs: its process, and the object whose reference it writes."""
+        """Start one of the stand-in's programs; its process, and the object whose reference it writes."""
         ior = os.path.join(folder, f".{program}.ior")
         if os.path.exists(ior):
             os.unlink(ior)
@@ -178,7 +177,7 @@ class Marked:
         self.close()
 
     def descendants(self):
-        """The pids of these processes and of all that they started, while they live."""
+        """The pids of the living processes among these and all that they started."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -219,11 +218,11 @@ class GppRef:
     # What an operator sees
 
     def query(self, name):
-        """A property's value, as Python's."""
+        """A property's value in Python."""
         return query(self.ref, name)
 
     def status(self):
-        """plugin::status: a dict for each plugin (id, name, description, busy, alive, pid, metric_names)."""
+        """plugin::status: one dict per plugin (id, name, description, busy, alive, pid, metric_names)."""
         return self.query("plugin::status")
 
     def plugin(self, name):
@@ -231,7 +230,7 @@ class GppRef:
         return next((each for each in reversed(self.status()) if each["name"] == name), None)
 
     def metric_status(self):
-        """plugin::metric_status: a dict for each metric, its keys the members of plugin::message."""
+        """plugin::metric_status: one dict per metric, with the members of plugin::message as keys."""
         return self.query("plugin::metric_status")
 
     def metric(self, name):
@@ -239,7 +238,7 @@ class GppRef:
         return next((each for each in self.metric_status() if each["metric_name"] == name), None)
 
     def set_threshold(self, plugin_id, metric, value):
-        """As from the IDE. The same three as the last time reach no plugin, as in REDHAWK."""
+        """Set a threshold, as the IDE does. If nothing has changed, no plugin gets it, as in REDHAWK."""
         new = wire.pack(
             "plugin::set_threshold", plugin_id=plugin_id, metric_name=metric, metric_threshold_value=value
         )
@@ -254,7 +253,7 @@ class GppRef:
         return self.query("busy_reason")
 
     def messages(self, wanted=None):
-        """Every `Message` so far, or those of one message id, in the order they came."""
+        """Each `Message` so far, or those of one message id, in order of arrival."""
         found = []
         for push in self.ref.received():
             items = push.data.value() if push.data.typecode().equivalent(wire.PROPERTIES) else [None]
@@ -268,22 +267,22 @@ class GppRef:
     # Its components
 
     def execute(self, argv):
-        """Start a component: argv[0] is a path; its pid."""
+        """Start a component; argv[0] is a path. Returns its pid."""
         return self.ref.execute([str(word) for word in argv])
 
     def terminate(self, pid, patience=(2.0, 2.0, 0.5)):
-        """SIGINT, SIGTERM, SIGKILL, so many seconds apart; then the GPP forgets it, ended or not."""
+        """Send SIGINT, SIGTERM, SIGKILL, `patience` seconds apart; then the GPP forgets it, ended or not."""
         self.ref.terminate(pid, list(patience))
 
 
 class Gpp(Marked, GppRef):
     """A stand-in GPP without a node, and all that it started.
 
-    pid      of the GPP, which leads a process group of its own; its plugins are in that, components are not
-    process  the same as a subprocess.Popen
-
-    `environment` is added to the GPP's and so to its plugins'. `settings` are more name/value pairs for the
-    command line. Output is where `stdout` and `stderr` say, as in subprocess.Popen.
+    pid          of the GPP, the leader of a process group; its plugins are in the group, components are not
+    process      its subprocess.Popen
+    environment  added to that of the GPP, and so of its plugins
+    settings     more name/value pairs for the command line
+    stdout, stderr  as in subprocess.Popen
     """
 
     def __init__(
@@ -321,7 +320,7 @@ class Gpp(Marked, GppRef):
     # Its ends
 
     def release(self):
-        """It exits by itself, and signals nobody."""
+        """Release the GPP: it exits by itself and sends no signals."""
         self.ref.release()
         self.process.wait(CALL_LIMIT)
 
@@ -330,16 +329,16 @@ class Gpp(Marked, GppRef):
         self.process.wait()
 
     def stop(self):
-        """SIGSTOP it: it hangs, its sockets stay."""
+        """Send SIGSTOP: it hangs, and its sockets stay."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
 
     def shut_node_down(self):
-        """What a DeviceManager does to the GPP's process group: SIGINT, 0.5 s later SIGTERM, then SIGKILL.
+        """Signal the GPP's process group like a DeviceManager: SIGINT, 0.5 s later SIGTERM, then SIGKILL.
 
-        Blocks for that second. The moments of the three signals (time.monotonic()).
+        Blocks for that second. Returns the times of the three signals (time.monotonic()).
         """
         moments = []
         self.ref.release()
@@ -357,15 +356,15 @@ class Gpp(Marked, GppRef):
 
 
 class Domain(Marked):
-    """A naming service, a domain of that version of REDHAWK, and nodes of it.
+    """A naming service, a domain of one version of REDHAWK, and its nodes.
 
-    ref      the CF::DomainManager
-    manager  the CF::DeviceManager of the node that was started last; `process` is its process
-    names    the naming service's root
-
-    `environment` is added to that of all, and so of the devices. `folder` is for their files: a device works
-    in FOLDER/.NODE/LABEL. `settings` are those of the node. Output is where `stdout` and `stderr` say, as in
-    subprocess.Popen.
+    ref          the CF::DomainManager
+    manager      the CF::DeviceManager of the last node started; `process`: its process
+    names        the root of the naming service
+    environment  added to that of all processes, and so of the devices
+    folder       for their files: a device works in FOLDER/.NODE/LABEL
+    settings     of the node
+    stdout, stderr  as in subprocess.Popen
     """
 
     def __init__(
@@ -421,9 +420,9 @@ class Domain(Marked):
         self.names = wait_for(reached)
 
     def start_node(self, node, debug_level=3, **settings):
-        """Start the node of that name, or of that DCD below $SDRROOT/dev; its CF::DeviceManager.
+        """Start the node with this name, or this DCD below $SDRROOT/dev; returns its CF::DeviceManager.
 
-        `settings` are more name/value pairs for its command line.
+        settings  more name/value pairs for its command line
         """
         dcd = node if node.startswith("/") else f"/nodes/{node}/DeviceManager.dcd.xml"
         pairs = {"DCD_FILE": dcd, "SDRCACHE": self.folder, "DEBUG_LEVEL": debug_level, **settings}
@@ -432,7 +431,7 @@ class Domain(Marked):
         return self.manager
 
     def devices(self):
-        """The last node's registered devices that answer, by their labels."""
+        """label -> registered device of the last node, if it answers."""
         found = {}
         for device in self.manager._get_registeredDevices():
             try:
@@ -442,22 +441,22 @@ class Domain(Marked):
         return found
 
     def device(self, label, limit=10.0):
-        """Wait until a device of that label is registered; it."""
+        """Wait for a registered device with this label; returns it."""
         return wait_for(lambda: self.devices().get(label), limit)
 
     def gpp(self, label="GPP_1"):
-        """Wait until the stand-in GPP of that label is registered; it."""
+        """Wait for a registered stand-in GPP with this label; returns it."""
         return GppRef(self.device(label))
 
     def resolve(self, *words):
-        """What is bound under these names, below the domain's; None if nothing is."""
+        """The object bound under these names, below the domain's; None if there is none."""
         try:
             return self.names.resolve(serving.name(self.name, *words))
         except CosNaming.NamingContext.NotFound:
             return None
 
     def create(self, sad, name=""):
-        """Create the waveform of a SAD below $SDRROOT/dom; its CF::Application. releaseObject() ends it."""
+        """Create a waveform from a SAD below $SDRROOT/dom; its CF::Application. releaseObject() ends it."""
         return self.ref.createApplication(sad, name, [], [])
 
     def states(self):
@@ -465,12 +464,12 @@ class Domain(Marked):
         return Listener(self.ref._get_eventChannelMgr().get("IDM_Channel"))
 
     def shut_node_down(self, limit=20.0):
-        """As the IDE does; wait until the manager's process has ended."""
+        """Shut the node down, as the IDE does; wait until the manager's process has ended."""
         omniORB.setClientCallTimeout(self.manager, int(limit * 1000))
         self.manager.shutdown()
         self.process.wait(limit)
 
     def kill_node(self):
-        """The manager alone: its devices stay."""
+        """Kill only the manager: its devices stay."""
         self.process.kill()
         self.process.wait()

@@ -3,26 +3,26 @@
     heapwriter.py own [OPTION ...] [NAME VALUE ...]   create the heap of this process, and keep it
     heapwriter.py attach NAME [OPTION ...]            attach to a heap as a peer, and keep it
 
-NAME VALUE are for others to see on the command line: REDHAWK starts a component with such pairs.
+NAME VALUE only appear on the command line: REDHAWK starts a component with such pairs.
 
-Prints "ready NAME" once the heap is there or attached to, then waits until stdin ends, and leaves as a
-REDHAWK process does that exits normally: an owner unlinks its heap. Killed, it leaves everything behind.
+It prints "ready NAME" when the heap is created or attached, then waits until stdin ends, and exits like a
+normal REDHAWK process: an owner unlinks its heap. If killed, it leaves everything behind.
 
-  --root=DIR        where heaps lie (default /dev/shm)
-  --keep-fd         keep the descriptor open too (default: only the mappings, which are for life)
-  --for-ever        do not look at stdin: wait until killed
-of own only:
-  --superblocks=N   how many (default 1)
-  --size=BYTES      of each one's data area (default 2097152); rounded up to whole pages
-  --used=BYTES      in use in all of them together, block headers included (default 0)
-  --block=BYTES     in each block in use, header included (default 65536)
-  --mode=OCTAL      of the file (default 666 less the umask)
-  --holders=N       how many references each block in use has (default 1)
+  --root=DIR        directory of the heaps (default /dev/shm)
+  --keep-fd         keep the descriptor open, too (default: only the mappings, which stay for life)
+  --for-ever        ignore stdin: wait until killed
+only for own:
+  --superblocks=N   number of superblocks (default 1)
+  --size=BYTES      size of each data area (default 2097152); rounded up to whole pages
+  --used=BYTES      bytes in use in all superblocks, with block headers (default 0)
+  --block=BYTES     size of each block in use, with header (default 65536)
+  --mode=OCTAL      mode of the file (default 666 minus the umask)
+  --holders=N       references to each block in use (default 1)
   --hold-lock       hold the lock of the first superblock for ever
-of attach only:
-  --hold            hold one reference to each block in use. Each line of stdin is a number: so many of these
-                    blocks are released, in random order, as REDHAWK releases them, once every byte of all of
-                    them was found as its owner wrote it; it answers "holds N", of the rest
+only for attach:
+  --hold            hold one reference to each block in use. Each line of stdin is a number of blocks: they
+                    are released in random order, as REDHAWK does, after a check that every byte of all held
+                    blocks is as its owner wrote it. The answer is "holds N", the number left
 """
 
 import ctypes
@@ -63,8 +63,8 @@ def put_superblock(
 ):
     """Write a superblock of `size` bytes, for `offset` in the file, into `buffer` at `at` (default `offset`).
 
-    `fill`: its blocks, end to end, as (bytes, refcount), header included; refcount FREE for a free one.
-    What they leave of `size` is free. No two free blocks may be neighbours: the allocator joins them.
+    fill  its blocks in order, as (bytes with header, refcount); refcount FREE for a free block
+    The rest of `size` is free. Two free blocks must not be adjacent: the allocator merges them.
     """
     at = offset if at is None else at
     left = size - sum(length for length, _ in fill)
@@ -91,7 +91,7 @@ def put_superblock(
 
 
 def put_free_list(buffer, at, bins):
-    """Link the free blocks: `bins` is their positions by size, all in units; the first and the last bin."""
+    """Link the free blocks; returns the first and the last bin. `bins`: size -> positions, in units."""
     heads = [bins[units][0] for units in sorted(bins)]
     for smaller, head, larger, units in zip([0] + heads, heads, heads[1:] + [0], sorted(bins)):
         chain = bins[units]
@@ -102,7 +102,7 @@ def put_free_list(buffer, at, bins):
 
 
 def image(pid, superblocks=((SUPERBLOCK_SIZE, ()),), name=None, page=PAGE, lock_size=LOCK_SIZE, refcount=1):
-    """A whole heap as a bytearray; `superblocks` as (size, fill) each."""
+    """A whole heap as a bytearray; `superblocks`: (size, fill) each."""
     buffer = bytearray(page + sum(page + size for size, _ in superblocks))
     put_header(buffer, pid, refcount)
     offset = page
@@ -113,7 +113,7 @@ def image(pid, superblocks=((SUPERBLOCK_SIZE, ()),), name=None, page=PAGE, lock_
 
 
 def create(path, pid, superblocks=((SUPERBLOCK_SIZE, ()),), mode=0o644, refcount=1):
-    """Write the heap that `pid` would leave behind at `path`; no process has it open or mapped."""
+    """Write a heap at `path` as if left behind by `pid`; no process has it open or mapped."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         os.fchmod(fd, mode)
@@ -134,7 +134,7 @@ def filled(count, size, used, block=65536, holders=1):
     superblocks = []
     for _ in range(count):
         here = min(used, size) // UNIT * UNIT
-        # What is left must be big enough to be a block.
+        # The rest must be large enough for a block.
         if 0 < size - here < MIN_BLOCK:
             here = size - MIN_BLOCK
         whole = max(block, MIN_BLOCK) // UNIT * UNIT
@@ -150,7 +150,7 @@ def filled(count, size, used, block=65536, holders=1):
 
 
 def mapped(fd, offset, size):
-    """A read-write mapping that holds no descriptor (mmap.mmap keeps a copy of it), for ever."""
+    """A permanent read-write mapping without a descriptor (mmap.mmap would keep a copy of it)."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
@@ -161,7 +161,7 @@ def mapped(fd, offset, size):
 
 
 def pattern(offset, size):
-    """What the data of a block at `offset` in the file are filled with."""
+    """The bytes that fill the data of a block at `offset` in the file."""
     digest = hashlib.sha256(b"%d" % offset).digest()
     return (digest * (size // len(digest) + 1))[:size]
 
@@ -172,7 +172,7 @@ class LiveSuperblock:
     Positions and sizes of blocks are in units, as in the file.  Each field is written by one store.
     """
 
-    # Fields of a block, as words of 4 bytes; the last four of a free one only.
+    # Fields of a block, as words of 4 bytes; the last four only in a free block.
     MAGIC, COUNT, PLACE, UNITS, PREVIOUS_FREE, NEXT_FREE, SMALLER, LARGER = range(8)
 
     def __init__(self, mapping):
@@ -180,7 +180,7 @@ class LiveSuperblock:
         self.words = (ctypes.c_uint32 * (len(mapping) // 4)).from_address(address)
         self.lock = ctypes.c_void_p(address + 272)
         self.used = ctypes.c_uint64.from_address(address + 272 + LOCK_SIZE)
-        self.first = (272 + LOCK_SIZE + 8) // 4  # the words that tell of the free list
+        self.first = (272 + LOCK_SIZE + 8) // 4  # the words of the free list
         self.last = self.first + 1
         self.offset, size, start = struct.unpack_from("<QII", mapping, 256)
         self.begin, self.end = start // UNIT, (start + size) // UNIT
@@ -207,7 +207,7 @@ class LiveSuperblock:
             position += self.get(position, self.UNITS)
 
     def data(self, position):
-        """Address in memory, offset in the file, and length of what a block's user may write to."""
+        """Address in memory, offset in the file, and length of a block's data."""
         at, size = (position + 1) * UNIT, (self.get(position, self.UNITS) - 1) * UNIT
         return self.address + at, self.offset + at, size
 
@@ -216,7 +216,7 @@ class LiveSuperblock:
         ctypes.memmove(address, pattern(offset, size), size)
 
     def whole(self, position):
-        """Whether every byte of the block is as `write` left it."""
+        """Whether every byte of the block is as `write` wrote it."""
         address, offset, size = self.data(position)
         return ctypes.string_at(address, size) == pattern(offset, size)
 
@@ -225,7 +225,7 @@ class LiveSuperblock:
         with self:
             count = self.get(position, self.COUNT) - 1
             self.put(position, self.COUNT, count)
-        # Here REDHAWK too is between the count, which is atomic, and the lock.
+        # REDHAWK, too, changes the count atomically before it takes the lock.
         if not count:
             with self:
                 self._free(position)
@@ -255,7 +255,7 @@ class LiveSuperblock:
 
     def _join(self, position, following):
         self.put(position, self.UNITS, self.get(position, self.UNITS) + self.get(following, self.UNITS))
-        # A block that was joined is made invalid, after the size of the whole was written.
+        # A merged block is made invalid after the size of the result was written.
         self.put(following, self.MAGIC, 0xFFFFFFFF ^ 0xBADDC0DE)
         self.put(following, self.UNITS, 0xFFFFFFFF)
 
@@ -295,12 +295,12 @@ class LiveSuperblock:
             self.put(position, field, value)
 
     def _between_bins(self, smaller, up, larger, down):
-        """Bins lead from `smaller` (0: the head) to `up`, and from `larger` (0: the end) back to `down`."""
+        """Link the bin `smaller` (0: the head) to `up`, and `larger` (0: the end) back to `down`."""
         self.words[4 * smaller + self.LARGER if smaller else self.first] = up
         self.words[4 * larger + self.SMALLER if larger else self.last] = down
 
     def allocate(self, size):
-        """The position of a new block for so many bytes; 0 = no room.  The creator alone allocates."""
+        """The position of a new block for `size` bytes; 0 = no room.  Only the creator allocates."""
         units = max(-(-(size + UNIT) // UNIT), MIN_BLOCK // UNIT)
         with self:
             bin = self.words[self.first]
@@ -328,14 +328,14 @@ class LiveSuperblock:
 class LiveHeap:
     """A heap that this process keeps mapped read-write until it ends, as its owner or as a peer.
 
-    name  of the file under root
+    name  of the file in root
     fd    a descriptor opened O_RDWR, or None
     """
 
     def __init__(self, root, name, flags, keep_fd):
         self.path = os.path.join(root, name)
         self.name = name
-        # As shm_open() does.
+        # The same flags as shm_open().
         self.fd = os.open(self.path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         self.keep_fd = keep_fd
         self.mappings = []
@@ -350,7 +350,7 @@ class LiveHeap:
         name=None,
         hold_lock=False,
     ):
-        """The heap of this process; `superblocks` as (size, fill) each (see `put_superblock`)."""
+        """Create the heap of this process; `superblocks`: (size, fill) each (see `put_superblock`)."""
         heap = cls(root, name or "heap-%d" % os.getpid(), os.O_CREAT | os.O_TRUNC, True)
         if mode is not None:
             os.fchmod(heap.fd, mode)
@@ -388,7 +388,7 @@ class LiveHeap:
         put_superblock(self.mappings[-1], self.name, offset, size, fill, at=0, lock_owner=lock_owner)
 
     def superblocks(self):
-        """These as LiveSuperblocks; only while the heap is whole."""
+        """The LiveSuperblocks; valid only while the heap is sound."""
         return [LiveSuperblock(mapping) for mapping in self.mappings[1:]]
 
     def in_use(self):
@@ -406,17 +406,17 @@ class LiveHeap:
         struct.pack_into("<i", self.mappings[0], 8, refcount + change)
 
     def close_fd(self):
-        """The mappings alone keep the heap from now on."""
+        """Close the descriptor; only the mappings keep the heap."""
         fd, self.fd = self.fd, None
         if fd is not None:
             os.close(fd)
 
     def detach(self):
-        """What a peer does when it exits normally."""
+        """Detach, as a peer does when it exits normally."""
         self.count(-1)
 
     def unlink(self):
-        """Unlink it as its owner does at a normal exit; it may be unlinked already."""
+        """Unlink the heap, as its owner does at a normal exit; it may be unlinked already."""
         try:
             os.unlink(self.path)
         except FileNotFoundError:
@@ -424,7 +424,7 @@ class LiveHeap:
 
 
 def hold(heap, lines):
-    """Hold the blocks in use, and release as many as each line says; ValueError if one of them is damaged."""
+    """Hold the blocks in use; release the number in each line. Raises ValueError if a block is damaged."""
     held = heap.in_use()
     random.shuffle(held)
     for line in lines:
@@ -473,7 +473,7 @@ def main(arguments):
         sys.stdout.flush()
         if "hold" in flags:
             hold(heap, sys.stdin)
-        # The writing end of the pipe is this process' own: only a signal ends the wait.
+        # This process has the writing end of the pipe: only a signal ends the wait.
         wait = os.pipe()[0] if "for-ever" in flags else 0
         while os.read(wait, 4096):
             pass

@@ -1,4 +1,4 @@
-"""The fixtures of all tests: real processes, folders on real tmpfs, other namespaces."""
+"""Fixtures for all tests: real processes, folders on real tmpfs, other namespaces."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from spawning import Spawn, python_command, run_command  # noqa: E402
 
 @pytest.fixture
 def spawn():
-    """A `Spawn`; every process that it started is killed and reaped at the end."""
+    """A `Spawn`; all processes that it started are killed and reaped at the end."""
     spawner = Spawn()
     try:
         yield spawner
@@ -32,7 +32,7 @@ def spawn():
 
 @pytest.fixture
 def shm_root():
-    """An own subfolder of the real /dev/shm, which every user may write to, as to /dev/shm itself."""
+    """A new subfolder of the real /dev/shm, writable for every user like /dev/shm itself."""
     folder = tempfile.mkdtemp(prefix="gppshm-test-", dir="/dev/shm")
     os.chmod(folder, 0o1777)
     try:
@@ -43,10 +43,10 @@ def shm_root():
 
 @pytest.fixture
 def private_tmpfs(tmp_path):
-    """run(code, *arguments, options="", fs="tmpfs"): run Python `code` where `tmp_path` is a new tmpfs.
+    """run(code, *arguments, options="", fs="tmpfs"): run Python `code` with a new tmpfs at `tmp_path`.
 
-    In a mount namespace of its own, so nobody else sees it; `options` are those of mount (size=64k).
-    `sys.argv[1]` is the folder, the arguments follow. Returns the CompletedProcess. Needs root.
+    It runs in its own mount namespace. `options` are those of mount (size=64k). `sys.argv[1]` is the folder,
+    followed by the arguments. Returns the CompletedProcess. Needs root.
     """
 
     def run(code, *arguments, options="mode=1777", fs="tmpfs"):

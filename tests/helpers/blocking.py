@@ -1,4 +1,4 @@
-"""Processes that block whoever looks into them (silent.py), and families of processes."""
+"""Processes that block their readers (silent.py), and descendants of processes."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from spawning import status_of
 
 SILENT = os.path.join(HELPERS, "silent.py")
 ENDING = 3.0
-"""Seconds within which whatever looked into such a process must have ended."""
+"""Seconds within which a reader of such a process must have ended."""
 
 KINDS = {
     "command line": ["--memory"],
@@ -22,7 +22,7 @@ KINDS = {
 
 @pytest.fixture
 def blocked(spawn, shm_root, tmp_path):
-    """blocked(kind): a process with a heap that blocks so whoever looks into it."""
+    """blocked(kind): a process with a heap that blocks its readers in this way."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("needs /dev/fuse")
 
@@ -38,7 +38,7 @@ def blocked(spawn, shm_root, tmp_path):
 
 
 def over(*pairs):
-    """The prefix of a command that finds other files at some paths: (file, path) each."""
+    """The prefix of a command that sees other files at some paths: (file, path) each."""
     words = [word for pair in pairs for word in pair]
     script = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
     return ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", *words, "--")
@@ -50,7 +50,7 @@ def fifo(path):
 
 
 def family(pid):
-    """The processes that descend from one, itself left out."""
+    """The pids of all descendants of a process."""
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():

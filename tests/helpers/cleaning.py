@@ -1,4 +1,4 @@
-"""What the tests of redhawk-shmclean share: the command, started as its launcher starts it, and orphans."""
+"""Shared by the tests of redhawk-shmclean: the command, started like its launcher does, and orphans."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ from gppshm.cli import shmclean
 PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(shmclean.__file__))))
 CODE = f"import sys; sys.path.append({PACKAGES!r}); from gppshm.cli.shmclean import main; sys.exit(main())"
 CLEAN = (sys.executable, "-IS", "-c", CODE)
-"""The command, but for --root: without that it would clean the machine's own /dev/shm."""
+"""The command without --root; so it would clean the machine's /dev/shm."""
 
 
 class Done:
-    """How a run ended: `status`, `out`, `err`."""
+    """The result of a run: `status`, `out`, `err`."""
 
     def __init__(self, status, out, err):
         assert "Traceback" not in err, err
@@ -28,7 +28,7 @@ class Done:
 
 
 def clean(root, *arguments, prefix=(), stdout=subprocess.PIPE):
-    """Run the command on `root` to its end."""
+    """Run the command on `root`; returns Done."""
     done = subprocess.run(
         [*prefix, *CLEAN, "--root", root, *arguments],
         stdin=subprocess.DEVNULL,
@@ -48,6 +48,6 @@ def orphan(spawn, root):
 
 
 def put_orphan(spawn, root, name):
-    """A heap of that name that nobody has open, by a creator that has ended; the name."""
+    """Write a heap of an ended creator under this name, which no process has open; returns the name."""
     heapwriter.create(os.path.join(root, name), spawn.dead_pid(), [(4096, ())])
     return name

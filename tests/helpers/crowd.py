@@ -1,4 +1,4 @@
-"""A domain of many devices, on real CORBA, for the tests: their answers are made up, and some never come.
+"""A domain of many devices, on real CORBA; their answers are made up, and some never come.
 
     crowd.py HOST:PORT DEVICES HANGING [hanging-manager | one-host | strange | hostile]
 
@@ -67,7 +67,7 @@ class Device(CF__POA.Device):
         return [CF.DataType(each.id, answers[each.id]) for each in wanted]
 
     def spoil(self, usage, answers):
-        """What the first four say and should not; the others are well, but for one more member."""
+        """Make the answers of the first four devices wrong; the others get only one more member."""
         removal = {
             "name": "heap-1",
             "reason": "r",

@@ -1,4 +1,4 @@
-"""What the tests of the device share: a DeviceManager in this process, and the device in another one."""
+"""Shared by the tests of the device: a DeviceManager in this process, and the device in another one."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def orb():
 
 
 class FileSystem(CF__POA.FileSystem):
-    """Has the profiles that it was told of."""
+    """A file system that has only the given profiles."""
 
     def __init__(self, *files):
         self.files = set(files)
@@ -46,9 +46,9 @@ class FileSystem(CF__POA.FileSystem):
 
 
 class DomainManager(CF__POA.DomainManager):
-    """Says what version of REDHAWK it is of; of none if that is "", and None: it cannot be asked.
+    """A DomainManager of a version of REDHAWK; "": it gives none; None: asking for it fails.
 
-    calls  what it was called for
+    calls  the calls so far
     """
 
     def __init__(self, version):
@@ -73,12 +73,12 @@ class DomainManager(CF__POA.DomainManager):
 
 
 class DeviceManager(CF__POA.DeviceManager):
-    """Does inside `registerDevice` what REDHAWK's does with a device that it launched.
+    """A DeviceManager that does in `registerDevice` what REDHAWK's does with a device that it launched.
 
-    values  what it initialises the properties with
+    values  initial values of the properties
     domain  a DomainManager, or None
-    calls   what it was called for
-    hangs   while it is set, nobody is unregistered
+    calls   the calls so far
+    hangs   while it is set, no device is unregistered
     """
 
     def __init__(self, values=(), launches=True):
@@ -131,7 +131,7 @@ class DeviceManager(CF__POA.DeviceManager):
 
 
 def default_arguments(manager):
-    """What a DeviceManager starts a device with, by name."""
+    """The arguments with which a DeviceManager starts a device, by name."""
     return {
         "PROFILE_NAME": PROFILE,
         "DEVICE_ID": "DCE:tests:GppShmPlugin_1",
@@ -143,11 +143,12 @@ def default_arguments(manager):
 
 
 class Running:
-    """The device in a process of its own, registered with `manager`.
+    """The device as a process, registered with `manager`.
 
     ref      the object
     process  a subprocess.Popen
-    It is that of this checkout, or an installed `program`; it writes to `log`, or to the descriptor `stdout`.
+    program  an installed device; by default that of this checkout
+    It writes to `log`, or to the descriptor `stdout`.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class Running:
             return stream.read()
 
     def query(self, identifier):
-        """A property as Python's value: a struct is a dict by its members' names."""
+        """A property's value in Python: a struct is a dict by its members' names."""
         return plain(
             self.ref.query([CF.DataType(identifier, CORBA.Any(CORBA.TC_null, None))])[0].value,
         )
@@ -208,7 +209,7 @@ class Running:
         self.ref.configure([CF.DataType(identifier, value)])
 
     def end(self, number=signal.SIGTERM):
-        """End it by a signal; its exit status."""
+        """End it by a signal; returns its exit status."""
         self.process.send_signal(number)
         return self.process.wait(10)
 
@@ -227,7 +228,7 @@ def plain(value):
 
 
 def struct(identifier, **members):
-    """A struct's any; members are anys, or Python values of an obvious type."""
+    """The any of a struct; members are anys, or Python values of an obvious type."""
     fields = [
         CF.DataType(f"{identifier}::{name}", value if isinstance(value, CORBA.Any) else anys.to_any(value))
         for name, value in members.items()
@@ -252,13 +253,13 @@ sys.stdin.read()
 
 
 def foreign_channel(spawn):
-    """An event channel in a process of its own, and its reference."""
+    """An event channel in another process, and its reference."""
     process = spawn.python(CHANNEL)
     return process, orb().string_to_object(process.name)
 
 
 class Channel(ExtendedEvent__POA.MessageEvent):
-    """An event channel that keeps what is pushed into it; while `free` is not set, pushes wait."""
+    """An event channel that stores everything pushed; while `free` is not set, pushes block."""
 
     def __init__(self):
         self.pushed = []
@@ -287,7 +288,7 @@ class Channel(ExtendedEvent__POA.MessageEvent):
         return self.admin._this()
 
     def messages(self, identifier):
-        """The messages of that id so far, each a dict of its members' anys."""
+        """The messages with this id so far, each a dict of its members' anys."""
         found = []
         for data in list(self.pushed):
             if data.typecode().equivalent(CF._tc_Properties):
@@ -297,7 +298,7 @@ class Channel(ExtendedEvent__POA.MessageEvent):
         return found
 
     def events(self, identifier):
-        """What property events told of that property so far, as Python's values."""
+        """The values of this property in the property events so far."""
         return [
             plain(change.value)
             for data in list(self.pushed)

@@ -1,4 +1,4 @@
-"""Looks at a folder as it would be looked at from elsewhere, and prints the verdicts as JSON.
+"""Inspects a folder, from another process or namespace, and prints the verdicts as JSON.
 
 looks.py ROOT [NAME ...]
 """
@@ -14,7 +14,7 @@ from gppshm import creator, shmfs, snapshot
 
 
 def verdicts(root, names=None):
-    """{name: what is known of it}; without a verdict, state and reason are None."""
+    """name -> what is known of it; without a verdict, state and reason are None."""
     with shmfs.ShmDirectory(root) as directory:
         taken = snapshot.take(directory, names)
     found = {}
@@ -39,9 +39,9 @@ def verdict(root, name):
 
 
 def become(uid):
-    """Turn this process into an ordinary user's, for good; its /proc is readable, as after an exec."""
+    """Change this process to an ordinary user for good; its /proc stays readable, as after an exec."""
     import ctypes
-    import tempfile  # noqa: F401  gppshm.lease will want it on CPython 3.6, perhaps from a closed home
+    import tempfile  # noqa: F401  gppshm.lease imports it on CPython 3.6, where this user may not read it
 
     os.setgroups([])
     os.setresgid(uid, uid, uid)

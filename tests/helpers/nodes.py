@@ -1,6 +1,6 @@
-"""What the tests of a whole node share: an SDRROOT that `./build.sh install` has filled, a domain, its nodes.
+"""Shared by the tests of a whole node: an SDRROOT that `./build.sh install` has filled, a domain, its nodes.
 
-`filled`, `sdr` and `domain` are fixtures, to be imported.
+`filled`, `sdr` and `domain` are fixtures to import.
 """
 
 import os
@@ -19,7 +19,7 @@ PLUGIN = os.path.join("dev", "devices", "GPP", "plugins", NAME)
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory):
-    """An SDRROOT with the stand-in GPP, and everything that is installed for this interpreter."""
+    """An SDRROOT with the stand-in GPP, and everything that is installed with this interpreter."""
     sdrroot = tmp_path_factory.mktemp("sdr")
     installing.gpp(sdrroot)
     installing.component(sdrroot, "/components/rh/SigGen/SigGen.spd.xml")
@@ -29,7 +29,7 @@ def filled(tmp_path_factory):
 
 
 class Sdr:
-    """A copy of that SDRROOT, in which plugin and device work on a folder of their own."""
+    """A copy of that SDRROOT, in which plugin and device watch a folder of their own."""
 
     def __init__(self, filled, path, shm_root):
         self.path = str(path)
@@ -50,11 +50,11 @@ def sdr(filled, tmp_path, shm_root):
 
 
 class Domain(client.Domain):
-    """A domain of an Sdr; `told()` is what all its processes have written."""
+    """A domain of an Sdr; `told()` returns the output of all its processes."""
 
     def __init__(self, sdr, folder, node=None, **options):
         self.log = str(folder / "log")
-        self.stream = open(self.log, "ab")  # noqa: SIM115 (as long as processes are started)
+        self.stream = open(self.log, "ab")  # noqa: SIM115 (open while processes are started)
         super().__init__(sdr.path, folder, node, stdout=self.stream, stderr=self.stream, **options)
 
     def close(self):
@@ -68,7 +68,7 @@ class Domain(client.Domain):
 
 @pytest.fixture
 def domain(sdr, tmp_path):
-    """domain(node, **options): a Domain with that node."""
+    """domain(node, **options): a Domain with this node."""
     running = []
 
     def start(node, **options):
@@ -78,4 +78,4 @@ def domain(sdr, tmp_path):
     yield start
     for each in running:
         each.close()
-        print(each.told())  # pytest shows it with a test that failed
+        print(each.told())  # pytest shows it for a failed test

@@ -1,4 +1,4 @@
-"""Processes with a pid of the test's choice, here and in a pid namespace."""
+"""Processes with a given pid, in this pid namespace and in another one."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from spawning import IN_A_PID_NAMESPACE
 
 CLONE3 = 435
 
-# The first process of the namespace makes the next one the creator, with the pid sys.argv[2] there.
+# The first process of the namespace gives the next one, the creator, the pid sys.argv[2] there.
 PID_OF_CHOICE = """
 import heapwriter
 with open("/proc/sys/kernel/ns_last_pid", "w") as last:
@@ -32,7 +32,7 @@ HALF_MADE = """
 
 
 def free_pid():
-    """A pid that nobody here has, nor is about to be given."""
+    """A pid that no process has or is about to get."""
     with open("/proc/loadavg") as stream:
         last = int(stream.read().split()[-1])
     with open("/proc/sys/kernel/pid_max") as stream:
@@ -48,9 +48,9 @@ def container_with(spawn, root, body, pid):
 
 
 def fork_as(pid):
-    """Fork; the child is given `pid` if that is possible, else any."""
+    """Fork; the child gets `pid` if possible, else any."""
     set_tid = (ctypes.c_int * 1)(pid)
     arguments = struct.pack("=11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(set_tid), 1, 0)
-    # PyDLL: the child, too, must come back with the interpreter's lock held.
+    # PyDLL: the child, too, must return with the interpreter lock held.
     child = ctypes.PyDLL(None).syscall(CLONE3, arguments, len(arguments))
     return os.fork() if child < 0 else child

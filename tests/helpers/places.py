@@ -1,4 +1,4 @@
-"""Where the project's folders are."""
+"""Paths of the project's folders."""
 
 import os
 
@@ -11,7 +11,7 @@ DEMO = os.path.join(ROOT, "demo")
 PYTHON = os.path.join(ROOT, "python")
 
 FOLDERS = [DEMO, PYTHON, HELPERS]
-"""What a process needs in its sys.path, to import what the tests do."""
+"""Entries of sys.path for a process that imports the same modules as the tests."""
 
 HEAPWRITER = os.path.join(DEMO, "heapwriter.py")
 LOOKS = os.path.join(HELPERS, "looks.py")

@@ -1,6 +1,6 @@
-"""What the tests of the GPP plugin share: an installed plugin, a stand-in GPP that runs it, its components.
+"""Shared by the tests of the GPP plugin: an installed plugin, a stand-in GPP that runs it, its components.
 
-`installed`, `sdr`, `start` and `node` are fixtures, to be imported.
+`installed`, `sdr`, `start` and `node` are fixtures to import.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ METRICS = {"shm_free", "shm_orphaned", "shm_held", "shm_removed", "shm_reclaimed
 
 
 def install(*arguments, **options):
-    """Run the installer; the CompletedProcess."""
+    """Run the installer; returns the CompletedProcess."""
     return subprocess.run(
         [sys.executable, "-I", INSTALL, *arguments],
         stdin=subprocess.DEVNULL,
@@ -37,7 +37,7 @@ def install(*arguments, **options):
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """The launcher of a plugin that was installed with this interpreter."""
+    """The launcher of a plugin installed with this interpreter."""
     sdrroot = tmp_path_factory.mktemp("sdr")
     done = install("install", "--sdrroot", str(sdrroot), "--python", sys.executable)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def installed(tmp_path_factory):
 
 
 class Sdr:
-    """An SDRROOT with the plugin in it, and settings of its own; `program` is what the GPP starts."""
+    """An SDRROOT with the plugin and its settings; `program` is the file that the GPP starts."""
 
     def __init__(self, path, launcher, shm_root):
         self.path = str(path)
@@ -83,7 +83,7 @@ class Node:
             )
 
     def ready(self):
-        """Wait until the plugin has registered and sent every metric; its status."""
+        """Wait until the plugin has registered and sent all metrics; returns its status."""
         wait_for(lambda: {each["metric_name"] for each in self.gpp.metric_status()} == METRICS)
         return self.gpp.plugin(NAME)
 
@@ -100,7 +100,7 @@ class Node:
             return stream.read()
 
     def component(self, *options):
-        """A child of the GPP with a heap; its pid."""
+        """Start a child of the GPP with a heap; returns its pid."""
         return self.heap(
             self.gpp.execute(
                 [sys.executable, "-I", HEAPWRITER, "own", f"--root={self.shm_root}", "--for-ever", *options]
@@ -108,12 +108,12 @@ class Node:
         )
 
     def heap(self, pid):
-        """Wait until process `pid` has made its heap, and the plugin has seen it alive; the pid."""
+        """Wait until process `pid` has made its heap and the plugin has seen it alive; returns the pid."""
         wait_for(lambda: watches(self._plugin(), pid))
         return pid
 
     def _plugin(self):
-        """The plugin's process; asked for once, for the GPP may hang later."""
+        """The plugin's process; asked for only once, because the GPP may hang later."""
         if self._plugin_pid is None:
             self._plugin_pid = self.pid
         return self._plugin_pid
@@ -147,7 +147,7 @@ def node(start):
 
 
 def watches(watcher, pid):
-    """Whether process `watcher`, or its engine, has a pidfd of process `pid`: it has seen it own a heap."""
+    """Whether process `watcher` or its engine has a pidfd of process `pid`, which it saw with a heap."""
     wanted = b"\nPid:\t%d\n" % pid
     for each in [watcher, *children(watcher)]:
         try:
@@ -163,7 +163,7 @@ def watches(watcher, pid):
 
 
 def children(pid):
-    """The pids of the children of a process, whichever thread has started them."""
+    """The pids of the children of a process, started by any thread."""
     found = []
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -173,7 +173,7 @@ def children(pid):
 
 
 def seconds_until(fact, limit=10.0):
-    """How long it takes until `fact()` is true."""
+    """Seconds until `fact()` is true."""
     start = time.monotonic()
     wait_for(fact, limit)
     return time.monotonic() - start

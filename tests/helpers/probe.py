@@ -1,8 +1,8 @@
-"""A device that shows what the runtime (gppshm.redhawk.runtime) does to one.
+"""A device that shows what the runtime (gppshm.redhawk.runtime) does with a device.
 
     probe.py NAME VALUE ...
 
-A setting beside those of a DeviceManager: with DEFY 1 neither releaseObject() nor SIGINT nor SIGTERM end it.
+One more setting than a DeviceManager's: with DEFY 1 neither releaseObject() nor SIGINT nor SIGTERM end it.
 """
 
 import os
@@ -157,7 +157,7 @@ class Probe(CF__POA.Device, Device):
             self.query([])
         return True
 
-    # Capacity, as much as a waveform needs
+    # Capacity, as far as a waveform needs it
 
     def allocateCapacity(self, wanted):
         print("allocateCapacity", [(each.id, each.value.value()) for each in wanted], flush=True)

@@ -1,6 +1,6 @@
-"""What the tests of the runtime and of the stand-in's managers share: a domain, a node, the device probe.py.
+"""Shared by the tests of the runtime and of the stand-in's managers: a domain, a node, the device probe.py.
 
-`sdrroot`, `start` and `probe` are fixtures, to be imported.
+`sdrroot`, `start` and `probe` are fixtures to import.
 """
 
 import os
@@ -49,14 +49,14 @@ PROFILE = "/devices/Probe/Probe.spd.xml"
 
 @pytest.fixture
 def sdrroot(tmp_path):
-    """With the probe in it as a device."""
+    """An SDRROOT with the probe as a device."""
     program = f'#!/bin/sh\nexec "{sys.executable}" "{PROBE}" "$@"\n'
     assert installing.device(tmp_path / "sdr", "Probe", program, PRF) == PROFILE
     return tmp_path / "sdr"
 
 
 class Started(client.Domain):
-    """A domain whose node has these devices; `told()` is what all its processes have written."""
+    """A domain whose node has these devices; `told()` returns the output of all its processes."""
 
     def __init__(self, sdrroot, folder, devices, **options):
         installing.node(sdrroot, "node", devices)
@@ -74,11 +74,11 @@ class Started(client.Domain):
             return stream.read()
 
     def lines(self, *words):
-        """The lines so far that begin with one of these words."""
+        """The lines of output so far that begin with one of these words."""
         return [line for line in self.told().splitlines() if line.startswith(words)]
 
     def launch_outside(self, label="Outside_1", id_="outside", profile=PROFILE, **settings):
-        """A probe that no manager has launched; its process."""
+        """Start a probe that no manager has launched; returns its process."""
         pairs = {
             "PROFILE_NAME": profile,
             "DEVICE_ID": id_,
@@ -90,14 +90,14 @@ class Started(client.Domain):
         return self.spawn([sys.executable, PROBE, *words], self.folder)
 
     def outside(self, **settings):
-        """The same, registered."""
+        """As `launch_outside`; returns the device after it has registered."""
         self.launch_outside(**settings)
         return self.device(settings.get("label", "Outside_1"))
 
 
 @pytest.fixture
 def start(sdrroot, tmp_path):
-    """Start a domain; what it is given goes to Started, by default one probe with a startorder."""
+    """start(...): a Started with these arguments; by default with one probe with a startorder."""
     domains = []
 
     def start(devices=(("Probe_1", PROFILE, 0, {}),), **options):
@@ -111,7 +111,7 @@ def start(sdrroot, tmp_path):
 
 @pytest.fixture
 def probe(start):
-    """The device itself, started."""
+    """The started device."""
     found = start().device("Probe_1")
     wait_for(found._get_started)
     return found

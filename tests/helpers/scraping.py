@@ -1,4 +1,4 @@
-"""What the tests of the metrics share: asking for them, and reading them as Prometheus does."""
+"""Shared by the tests of the metrics: scraping and parsing them like Prometheus."""
 
 import socket
 import urllib.request
@@ -11,14 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def free_port():
-    """A port on loopback that nobody had just now."""
+    """A port on loopback that was free just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def get(url):
-    """What is to be had there, whatever proxy the environment names."""
+    """The response from a URL, without any proxy of the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=10) as answer:
         return answer.read().decode()
@@ -29,7 +29,7 @@ def scrape(port, host="127.0.0.1"):
 
 
 def read(text):
-    """The samples of an exposition: {"name{label=value}": value}, without redhawk_shm_."""
+    """The samples of an exposition: "name{label=value}" -> value, without the prefix redhawk_shm_."""
     return samples(text_string_to_metric_families(text))
 
 

@@ -1,4 +1,4 @@
-"""A real terminal for the tests: redhawk-shmtop in tmux; its screen is looked at, its keys are pressed."""
+"""A real terminal for the tests: runs redhawk-shmtop in tmux, reads its screen, and presses keys."""
 
 import os
 import re
@@ -28,7 +28,7 @@ needs_terminal = pytest.mark.skipif(
 
 
 class Screen:
-    """A terminal of that size with a command in it; when that has ended, its status is on the screen."""
+    """A terminal that runs a command; when the command has ended, its status is on the screen."""
 
     def __init__(self, folder, command, width=80, height=24, environment=None, term="screen-256color"):
         self._tmux = ["tmux", "-S", os.path.join(str(folder), "tmux.socket"), "-f", os.devnull]
@@ -60,7 +60,7 @@ class Screen:
 
     @property
     def text(self):
-        """What is on it now."""
+        """The current text of the screen."""
         return self.tmux("capture-pane", "-p")
 
     @property
@@ -69,7 +69,7 @@ class Screen:
 
     @property
     def styled(self):
-        """The same, with the escape sequences that colours and the like are made of."""
+        """The current screen with the escape sequences of colours and styles."""
         return self.tmux("capture-pane", "-p", "-e")
 
     def press(self, *keys):
@@ -80,7 +80,7 @@ class Screen:
         self.tmux("send-keys", "-l", words)
 
     def click(self, word, button=0):
-        """Press and release the mouse on the first place where the word stands."""
+        """Press and release a mouse button on the first occurrence of the word."""
         for number, line in enumerate(self.lines):
             if word in line:
                 at = f"{line.index(word) + 1};{number + 1}"
@@ -96,7 +96,7 @@ class Screen:
         self.tmux("resize-window", "-x", str(width), "-y", str(height))
 
     def shows(self, *wanted, deadline=10.0):
-        """Wait until all of these are on the screen, and return it; else fail with it."""
+        """Wait until all of these are on the screen; returns its text, or fails with it."""
         return self.so(lambda text: all(word in text for word in wanted), deadline, wanted)
 
     def shows_no(self, *unwanted, deadline=10.0):
@@ -106,7 +106,7 @@ class Screen:
         return self.so(lambda text: re.search(pattern, text, re.M), deadline, pattern)
 
     def so(self, predicate, deadline=10.0, what=""):
-        """Wait until `predicate(text)` is true of what is on the screen."""
+        """Wait until `predicate(text)` is true for the text of the screen."""
         end = time.monotonic() + deadline
         while True:
             text = self.text
@@ -117,15 +117,15 @@ class Screen:
 
     @property
     def pid(self):
-        """Of the command in it."""
+        """The pid of the command."""
         shell = self.tmux("list-panes", "-F", "#{pane_pid}").split()[0]
         with open(f"/proc/{shell}/task/{shell}/children") as stream:
             return int(stream.read().split()[0])
 
     def ended(self, deadline=10.0):
-        """Wait for the end of the command; its status. The terminal is as it was before."""
+        """Wait for the end of the command; returns its status. Checks that the terminal is restored."""
         text = self.matches(r"^status \d+", deadline)
-        self.matches(r"\bextproc\b|\bechoprt\b")  # among the last that stty lists
+        self.matches(r"\bextproc\b|\bechoprt\b")  # among the last settings that stty lists
         for setting in ("icanon", "echo", "opost", "isig"):
             assert re.search(rf"(^| ){setting}\b", self.text, re.M), self.text
         assert self.tmux("display", "-p", "#{alternate_on}#{mouse_any_flag}#{cursor_flag}").strip() == "001"
@@ -133,7 +133,7 @@ class Screen:
 
 
 class Top(Screen):
-    """The display of that directory, once it has shown something."""
+    """The display of a directory, after its first frame."""
 
     def __init__(self, folder, root, *arguments, **options):
         super().__init__(folder, [*TOP, f"--root={root}", *arguments], **options)
@@ -144,7 +144,7 @@ class Top(Screen):
             raise
 
     def names(self):
-        """The heaps in the table, from the top."""
+        """The names of the heaps in the table, from the top."""
         names = []
         for line in self.lines:
             if "removed lately" in line:

@@ -1,16 +1,16 @@
-"""A process that blocks whoever looks into it, for real: by FUSE, whose files never answer a read.
+"""A process that really blocks its readers, by FUSE files that never answer a read.
 
     silent.py FOLDER [--heap=ROOT] [--memory] [--descriptor]
 
 --heap        it has a heap of its own in ROOT
---memory      its memory is locked for ever, as by a thread in state D: to read its command line (and, before
-              Linux 6.17, its maps) is to wait; SIGKILL still ends who does
---descriptor  it has a file open that never tells its status, as on a dead network file system; who asks, by
-              /proc/<pid>/fd, waits in state D, which no signal ends
---over=PATH   its file lies there, too; a line on stdin is what the file answers to those who wait, and later
+--memory      its memory is locked for ever, as by a thread in state D: a reader of its command line (and,
+              before Linux 6.17, of its maps) blocks; SIGKILL still ends the reader
+--descriptor  it has a file open whose status never comes, as on a dead network file system; a reader of
+              /proc/<pid>/fd blocks in state D, which no signal ends
+--over=PATH   its file is also mounted there; a line on stdin is its answer to waiting and later reads
 
-Prints "ready PID", of itself.  FOLDER is a mount point, in a mount namespace of its own.  All that waits is
-released when it is killed: its file system goes with it.
+It prints "ready" and its pid.  FOLDER is a mount point, in its own mount namespace.  All blocked readers are
+released when it is killed: its file system ends with it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CLONE_NEWNS, MS_PRIVATE, MS_REC, MS_BIND = 0x20000, 1 << 18, 1 << 14, 1 << 12
 PR_SET_PDEATHSIG = 1
 LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH, INIT, BATCH_FORGET = 1, 2, 3, 14, 15, 18, 25, 26, 42
 FILE, NAME = 2, "file"
-"""The one file's inode number, and its name."""
+"""Inode number and name of the only file."""
 MUTE = b"\0"
 
 # linux/fuse.h
@@ -50,7 +50,7 @@ def checked(result, what):
 
 
 class FileSystem:
-    """Answers what is asked of a directory with one file, until `silent`; a read only when it is told to."""
+    """Serves a directory with one file until `silent`; answers a read only with a line from stdin."""
 
     def __init__(self, folder, say):
         self._say = say
@@ -61,7 +61,7 @@ class FileSystem:
         checked(libc.mount(b"silent", os.fsencode(folder), b"fuse", 0, options), "mount")
 
     def serve(self, silent):
-        """`silent`: a descriptor; when it is readable, the file's status is not told any more."""
+        """Serve requests; when the descriptor `silent` is readable, the file's status is not answered."""
         mute = False
         poll = select.poll()
         for fd in (self._fd, silent):
@@ -115,7 +115,7 @@ def attributes(node):
 
 
 def in_a_child(act):
-    """Run it in a child that ends with this thread; its pid."""
+    """Run `act` in a child that ends with this thread; returns its pid."""
     pid = os.fork()
     if not pid:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -158,7 +158,7 @@ def main():
     if options.memory:
         page = checked(libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0), "mmap")
         memory = os.open(f"/proc/{os.getpid()}/mem", os.O_RDONLY)
-        # It reads this process' memory, and waits for the page with the lock of that memory in its hand.
+        # It reads this process' memory, and holds the lock of that memory while it waits for the page.
         in_a_child(lambda: os.pread(memory, 1, page))
         assert os.read(hear, 1) == b"r"
     if options.descriptor:
@@ -168,7 +168,7 @@ def main():
         os.close(fd)
     print("ready", os.getpid(), flush=True)
     if options.memory:
-        # Who waits to write to that lock keeps all readers out, too.
+        # A waiting writer of that lock keeps out all readers, too.
         libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     for line in sys.stdin.buffer:
         os.write(silence, line)

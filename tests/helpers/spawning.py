@@ -1,4 +1,4 @@
-"""Real processes for the tests, and how to wait for what they do."""
+"""Real processes for the tests, and functions that wait for their effects."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import pytest
 from places import FOLDERS, HEAPWRITER, LOOKS
 
 IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child")
-"""To see no process outside, a program also needs a /proc of its own: add --mount-proc."""
+"""Add --mount-proc for a /proc of its own, in which no process outside is visible."""
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: to make namespaces and mounts, or to become another user"
@@ -23,7 +23,7 @@ needs_root = pytest.mark.skipif(
 
 
 def wait_for(predicate, deadline=10.0):
-    """Wait until `predicate()` is true, and return what it returned; fail after `deadline` seconds."""
+    """Wait until `predicate()` is true; returns its value, or fails after `deadline` seconds."""
     end = time.monotonic() + deadline
     while True:
         found = predicate()
@@ -35,7 +35,7 @@ def wait_for(predicate, deadline=10.0):
 
 
 def stays(predicate, seconds):
-    """Fail unless `predicate()` is true for so many seconds: for promises that something does not happen."""
+    """Fail unless `predicate()` is true for `seconds`: for promises that something does not happen."""
     end = time.monotonic() + seconds
     while True:
         if not predicate():
@@ -46,7 +46,7 @@ def stays(predicate, seconds):
 
 
 def status_of(pid):
-    """State (R, S, D, Z ..) and parent of a process; "" and 0 if there is none."""
+    """State (R, S, D, Z ..) and parent of a process; "" and 0 if it does not exist."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:
             fields = stream.read().rpartition(b")")[2].split()
@@ -60,12 +60,12 @@ def state_of(pid):
 
 
 def lives(pid):
-    """Whether there is such a process and it is no zombie: a container's init may reap late."""
+    """Whether a process exists and is no zombie: a container's init may reap late."""
     return state_of(pid) not in ("", "Z", "X")
 
 
 def descriptors():
-    """What this process has open but sockets: the ORB of earlier tests closes its own when it likes."""
+    """The open descriptors of this process except sockets, which the ORB of earlier tests closes late."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -74,10 +74,10 @@ def descriptors():
 
 
 class Child:
-    """A process that said "ready ..." and now waits until its stdin ends.
+    """A process that printed "ready ..." and waits until its stdin ends.
 
-    pid     of the program itself, as seen from here, also where `unshare` started it
-    name    what it said after "ready"; of a heap's owner, the name of the heap
+    pid     of the program itself in this pid namespace, also if `unshare` started it
+    name    the text after "ready"; for a heap's owner, the name of the heap
     """
 
     def __init__(self, command, deadline=20.0):
@@ -95,7 +95,7 @@ class Child:
         self.pid = self._descendants()[-1]
 
     def read_line(self, deadline=20.0):
-        """The next line that it prints; fail if it ends, or prints none within `deadline` seconds."""
+        """The next line that it prints; fails if it ends, or prints none within `deadline` seconds."""
         stream, line, end = self.process.stdout.fileno(), b"", time.monotonic() + deadline
         while not line.endswith(b"\n"):
             if not select.select([stream], [], [], max(0, end - time.monotonic()))[0]:
@@ -107,7 +107,7 @@ class Child:
         return os.fsdecode(line[:-1])
 
     def _descendants(self):
-        """The process itself and, if `unshare` started the program, that program."""
+        """The process and, if it is `unshare`, the program that it started."""
         pids = [self.process.pid]
         if os.path.basename(self.process.args[0]) == "unshare":
             with open("/proc/{0}/task/{0}/children".format(pids[0])) as stream:
@@ -119,17 +119,17 @@ class Child:
         self.process.stdin.write(line.encode() + b"\n")
 
     def kill(self, number=signal.SIGKILL):
-        """End it by a signal, as a crash does, and reap it; nothing if it has ended already."""
+        """End it by a signal, as a crash does, and reap it; does nothing if it has ended already."""
         if self.process.poll() is None:
             try:
-                # `unshare` ends after the program, and by then all of that is gone.
+                # `unshare` ends after the program and all its processes.
                 os.kill(self._descendants()[-1], number)
             except (OSError, IndexError):
                 self.process.send_signal(number)
         return self._reap()
 
     def leave(self):
-        """Let it exit normally; its exit status."""
+        """Let it exit normally; returns its exit status."""
         self.process.stdin.close()
         return self._reap()
 
@@ -151,26 +151,26 @@ class Spawn:
         self.children = []
 
     def program(self, *command):
-        """A program that says "ready ...", as a Child."""
+        """Start a program that prints "ready ..."; returns the Child."""
         child = Child(command)
         self.children.append(child)
         return child
 
     def owner(self, root, *options, prefix=()):
-        """A process with a heap of its own in `root` (see demo/heapwriter.py for the options)."""
+        """Start a process with a heap of its own in `root` (options: see demo/heapwriter.py)."""
         return self.program(*prefix, sys.executable, "-I", HEAPWRITER, "own", f"--root={root}", *options)
 
     def peer(self, root, heap, *options, prefix=()):
-        """A process that is attached to the heap of an owner, or of that name."""
+        """Start a process that is attached to a heap, given by its owner or its name."""
         name = getattr(heap, "name", heap)
         return self.program(
             *prefix, sys.executable, "-I", HEAPWRITER, "attach", name, f"--root={root}", *options
         )
 
     def python(self, code, *arguments, prefix=()):
-        """A process that runs `code` (which must print a line "ready ..." and, then, wait on stdin).
+        """Start a process that runs `code`, which must print a line "ready ..." and then wait for stdin.
 
-        Its sys.path is that of the tests, `sys.argv[1:]` the arguments; os and sys are imported.
+        It has the sys.path of the tests, the arguments in `sys.argv[1:]`, and os and sys imported.
         """
         return self.program(*prefix, *python_command(code, *arguments))
 
@@ -191,7 +191,7 @@ def python_command(code, *arguments):
 
 
 def run_command(command, timeout=60, **options):
-    """Run a command to its end; the CompletedProcess, with stdout and stderr as str."""
+    """Run a command; returns the CompletedProcess, with stdout and stderr as str."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -204,16 +204,16 @@ def run_command(command, timeout=60, **options):
 
 
 def look(root, *names, prefix=()):
-    """What another process sees: {name: {"kind", "state", "reason", ...}}, see tests/looks.py."""
+    """What another process sees: name -> {"kind", "state", "reason", ...}; see looks.py."""
     done = run_command([*prefix, sys.executable, "-I", LOOKS, root, *names])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def in_child(function, *arguments, uid=None):
-    """Run `function(*arguments)` in a forked child, as user `uid` if given; what it returns, by way of JSON.
+    """The result of `function(*arguments)`, run in a forked child, as user `uid` if given; it must fit JSON.
 
-    A user without rights may not be able to start this interpreter, from a closed home: so there is no exec.
+    It does not exec: an ordinary user may not be able to read this interpreter.
     """
     reader, writer = os.pipe()
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""The limits of the shipped systemd unit, as far as they can be had without systemd."""
+"""The limits of the shipped systemd unit, as far as possible without systemd."""
 
 import errno
 import functools
@@ -21,16 +21,16 @@ needs_systemd = pytest.mark.skipif(
 
 
 def setting(name):
-    """The words of all lines of that setting."""
+    """The words of all lines of a setting."""
     with open(UNIT) as stream:
         return " ".join(re.findall(f"^{name}=(.*)$", stream.read(), re.M)).split()
 
 
 def limited(*writable, groups="--clear-groups", network=False, lacking=()):
-    """The prefix of a command that has the unit's rights and sees its file systems; needs root.
+    """The prefix of a command that runs with the unit's rights and file systems; needs root.
 
-    writable  folders, as ReadWritePaths=; /dev/shm is one
-    lacking   capabilities that it has not, though the unit has them
+    writable  folders as in ReadWritePaths=; /dev/shm is one of them
+    lacking   capabilities of the unit that the command does not get
     """
     kept = [name for name in setting("CapabilityBoundingSet") if name not in lacking]
     bounds = ",".join(["-all"] + ["+" + name[4:].lower() for name in kept])
@@ -58,7 +58,7 @@ def limited(*writable, groups="--clear-groups", network=False, lacking=()):
 
 @functools.lru_cache(None)
 def system_calls():
-    """For `Shmwatch(without=...)`: what SystemCallFilter= refuses; nothing where that cannot be told."""
+    """For `Shmwatch(without=...)`: the calls that SystemCallFilter= refuses; empty if that is unknown."""
     if shutil.which("systemd-analyze") is None or not os.path.exists(_NUMBERS):
         return []
     groups, group = {}, None

@@ -1,4 +1,4 @@
-"""Watchers for the tests: in a thread of this process, and the real command; and many cheap creators."""
+"""Watchers for the tests, in a thread of this process and as the real command; and many cheap creators."""
 
 import ctypes
 import errno
@@ -28,7 +28,7 @@ PIDFD_OPEN = (434,)
 
 
 class Watching:
-    """A watcher that runs in a thread; `events` are what it told, `threads_error` what ended it early."""
+    """A watcher that runs in a thread; `events` so far, `threads_error`: the exception that ended it."""
 
     def __init__(self, root, **options):
         self.events = []
@@ -64,14 +64,14 @@ class Watching:
         wait_for(lambda: self.error or names <= set(self.watcher.living()))
 
     def identified(self, *heaps):
-        """Wait until it is established of all these heaps who their creators are."""
+        """Wait until the identities of all these heaps' creators are established."""
         self.knows(*heaps)
         known = self.watcher._known
         names = [getattr(heap, "name", heap) for heap in heaps]
         wait_for(lambda: self.error or all(known[name].identity for name in names))
 
     def told(self, kind, name="", deadline=10.0):
-        """Wait for the event of that kind on that heap, and return it."""
+        """Wait for an event of this kind on this heap; returns it."""
         name = getattr(name, "name", name)
         return wait_for(
             lambda: self.error or next((e for e in self.of_kind(kind) if e.name == name), None), deadline
@@ -79,7 +79,7 @@ class Watching:
 
 
 class ByHand:
-    """A watcher that takes its steps only when a test says so: what happens in between waits for it."""
+    """A watcher whose steps are called by the test; events wait in between."""
 
     def __init__(self, root, **options):
         self.events = []
@@ -94,7 +94,7 @@ class ByHand:
         self.watcher.close()
 
     def until(self, predicate, deadline=10.0):
-        """Take steps until `predicate()` is true, and return what it returned."""
+        """Take steps until `predicate()` is true; returns its value."""
         end = time.monotonic() + deadline
         while True:
             found = predicate()
@@ -105,13 +105,13 @@ class ByHand:
             self.watcher.step(0.02)
 
     def steps(self, seconds):
-        """Take steps for so long."""
+        """Take steps for `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.watcher.step(0.02)
 
     def keeps(self, heap, seconds=0.7):
-        """Take steps for so long, and fail if the heap loses its name, or anything is told as removed."""
+        """Take steps for `seconds`; fails if the heap loses its name, or a removal is reported."""
         path = os.path.join(self.root, getattr(heap, "name", heap))
         inode = os.stat(path).st_ino
         end = time.monotonic() + seconds
@@ -121,27 +121,27 @@ class ByHand:
         assert not [event for event in self.events if event.kind == watch.REMOVED], self.told_so_far()
 
     def identity(self, heap):
-        """What is established of the heap's creator; None if nothing is."""
+        """The established identity of the heap's creator; None if there is none."""
         known = self.watcher._known.get(getattr(heap, "name", heap))
         return known and known.identity
 
     def identified(self, heap):
-        """Take steps until it is established who the heap's creator is."""
+        """Take steps until the identity of the heap's creator is established."""
         return self.until(lambda: self.identity(heap))
 
     def told(self, kind, heap=""):
-        """Take steps until the event of that kind on that heap comes, and return it."""
+        """Take steps until an event of this kind on this heap comes; returns it."""
         name = getattr(heap, "name", heap)
         return self.until(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
 
     def told_so_far(self):
-        """But for what is wrong with triggers."""
+        """The events so far, without those about problems of triggers."""
         news = [event for event in self.events if event.kind != watch.TROUBLE]
         return [(event.kind, event.name, event.reason) for event in news]
 
 
 class Shmwatch:
-    """The real command, with --json; `ready` is what it said first."""
+    """The real command, with --json; `ready` is its first object."""
 
     def __init__(self, root, *arguments, prefix=(), without=(), json_lines=True):
         command = [sys.executable, "-s", "-c", COMMAND, f"--root={root}", *arguments]
@@ -176,12 +176,12 @@ class Shmwatch:
         self.process.stderr.close()
 
     def find_pid(self):
-        """The pid of the command itself where `unshare` started it."""
+        """The pid of the command itself, also if `unshare` started it."""
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as stream:
             self.pid = int(stream.read().split()[0])
 
     def line(self, deadline=10.0):
-        """Its next line; fail if there is none in time."""
+        """Its next line; fails if there is none within `deadline` seconds."""
         stream, end = self.process.stdout.fileno(), time.monotonic() + deadline
         while b"\n" not in self._rest:
             if not select.select([stream], [], [], max(0, end - time.monotonic()))[0]:
@@ -194,7 +194,7 @@ class Shmwatch:
         return line.decode()
 
     def wait(self, event, name=None, deadline=10.0):
-        """Its next object of that kind (on that heap); those before it are in `said`, too."""
+        """Its next object of this kind (on this heap); all objects so far are in `said`."""
         name = getattr(name, "name", name)
         while True:
             said = json.loads(self.line(deadline))
@@ -203,7 +203,7 @@ class Shmwatch:
                 return said
 
     def complaint(self, deadline=10.0):
-        """The first line on stderr; fail if there is none in time."""
+        """The first line on stderr; fails if there is none within `deadline` seconds."""
         if not select.select([self.process.stderr], [], [], deadline)[0]:
             pytest.fail(f"nothing on stderr within {deadline} seconds; said: {self.said}")
         return self.process.stderr.readline().decode()
@@ -213,7 +213,7 @@ class Shmwatch:
         return self.wait("state")
 
     def end(self, number=signal.SIGTERM):
-        """End it by a signal; what it said last, and what is on stderr. Its status is 0."""
+        """End it by a signal; returns its last object, and stderr. Checks that its status is 0."""
         os.kill(self.pid, number)
         out, err = self.process.communicate(timeout=10)
         assert self.process.returncode == 0, err
@@ -266,18 +266,18 @@ for pid in pids:
         return self
 
     def __exit__(self, *exc):
-        """All of them end."""
+        """End all of them."""
         self.child.leave()
 
 
 def gone(root, *heaps):
-    """Wait until these heaps are not there any more."""
+    """Wait until these heaps do not exist any more."""
     names = [getattr(heap, "name", heap) for heap in heaps]
     wait_for(lambda: not [name for name in names if os.path.exists(os.path.join(root, name))])
 
 
 def forbid(numbers, error):
-    """From now on these system calls fail with `error` in this process, and in all that it becomes."""
+    """Make these system calls fail with `error` in this process from now on, also after an exec."""
     machine = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[os.uname().machine]
     LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
     ERRNO, ALLOW = 0x00050000, 0x7FFF0000
@@ -295,7 +295,7 @@ def forbid(numbers, error):
 
 
 def exec_without():
-    """NUMBER:ERRNO ... -- COMMAND: become the command, for which these system calls fail."""
+    """NUMBER:ERRNO ... -- COMMAND: exec the command, with these system calls failing."""
     cut = sys.argv.index("--")
     for word in sys.argv[1:cut]:
         number, error = word.split(":")
@@ -304,7 +304,7 @@ def exec_without():
 
 
 def failing(numbers, error):
-    """For `Shmwatch(without=...)`: these system calls fail with that error."""
+    """For `Shmwatch(without=...)`: the system calls that fail with `error`."""
     return [f"{number}:{error}" for number in numbers]
 
 
