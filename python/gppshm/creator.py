@@ -151,9 +151,9 @@ def identify(sighting: shmfs.Sighting, processes: procfs.Processes, now: float) 
 def presumed(sighting: shmfs.Sighting, processes: procfs.Processes) -> int:
     """The pid of the process that must be a heap's creator, though its memory map cannot be read; else 0.
 
-    So it is with a program that has file capabilities, for an ordinary user.  Name and header agree on that
-    process, it lives, somebody writes to the file, and nobody else can be meant by the pid.  It is no
-    evidence of a death: it tells whose heap it is.  `processes` must be younger than `sighting`.
+    An ordinary user cannot read the map of a program with file capabilities.  These must hold: name and
+    header agree on the process; it lives; the file has a writer; the pid can mean no other process.  This is
+    no evidence of a death.  `processes` must have been made after `sighting`.
     """
     pid = sighting.name_pid
     if sighting.kind is not shmfs.HEAP or sighting.header is None or sighting.answer is not lease.REFUSED:
@@ -220,7 +220,7 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
 
 
 def without_a_look(sighting: shmfs.Sighting) -> "Optional[Verdict]":
-    """ALIVE or UNKNOWN where no look at any process would tell more, which is quickly seen; else None."""
+    """ALIVE or UNKNOWN if inspecting processes would add nothing; else None.  Fast: reads no process."""
     if sighting.kind is not shmfs.HALF_MADE:
         return None
     if sighting.answer is lease.REFUSED:

@@ -32,7 +32,7 @@ TROUBLE = Kind("trouble")
 """A trigger is missing or has lost events; the reason says what replaces it.  Reported once until over."""
 
 OF_WHAT_STAYS = (FAILED, UNPROVEN, UNLINKED, TROUBLE)
-"""What anybody may cause as often as he likes, and nothing was done about: of these not all are told."""
+"""Kinds that other users can cause without limit and that changed nothing; they are rate-limited."""
 
 KINDS = (REMOVED, WOULD_REMOVE, FAILED, UNPROVEN, CLEANED, RETURNED, UNLINKED, TROUBLE)
 

@@ -84,7 +84,7 @@ def pidfd_open(pid: int) -> int:
 
 
 def exit_status(pidfd: int) -> "Optional[int]":
-    """The wait status of an ended and reaped process, child or not; None if the kernel does not tell.
+    """The wait status of an ended and reaped process, child or not; None if the kernel does not give it.
 
     OSError (ENOTTY, EINVAL) on Linux before 6.13.
     """

@@ -173,7 +173,7 @@ class Processes:
         Processes whose descriptors cannot be read are skipped: absence is no evidence.
         """
         if self._writers is None and not self.mapping(file_id):
-            # Of all files at once: somebody may hold ten thousand of those that are asked for.
+            # One pass for all files: a process may hold thousands of the files in question.
             self._writers = {}
             for process in self.all():
                 for each in self.open_files(process.pid, True) or ():
@@ -295,7 +295,7 @@ def status(pid: int, proc_root: str = "/proc") -> "Dict[bytes, bytes]":
 
 
 def maps_of(pid: int, proc_root: str = "/proc") -> "Optional[bytes]":
-    """The text of /proc/<pid>/maps; b"" of who has no memory of its own, None if it cannot be read.
+    """The text of /proc/<pid>/maps; b"" for a process without memory of its own, None if unreadable.
 
     It cannot be had by the main thread once that has ended: then it is had by another that lives on.
     """

@@ -52,7 +52,7 @@ class Timers:
 
 
 def retry_delay(attempts: int) -> float:
-    """Seconds before the try after so many; jitter keeps two cleaners from colliding again and again."""
+    """Seconds until the next try after `attempts`; jitter keeps two cleaners from colliding repeatedly."""
     return RETRIES[attempts] * random.uniform(0.5, 1.5)
 
 
@@ -109,11 +109,11 @@ class FairQueue:
                 del self._queues[owner]
 
     def owners(self) -> "List[int]":
-        """All that have names here, in the order of their turns."""
+        """The owners that have names here, in the order of their turns."""
         return list(self._queues)
 
     def take(self, owner: int, count: int) -> "List[str]":
-        """So many names of that owner, whose turn comes last then."""
+        """Remove and return up to `count` names of that owner, whose turn is last then."""
         queue = self._queues[owner]
         names = [queue.popitem(last=False)[0] for _ in range(min(count, len(queue)))]
         for name in names:

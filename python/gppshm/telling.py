@@ -140,7 +140,7 @@ class Telling:
         self._survey(self._pending.values())
 
     def _survey(self, pending: "Iterable[_Pending]") -> None:
-        """Have it found out who holds the files of these, unless that is just being found out of others."""
+        """Ask for the holders of these files, unless such a question is pending already."""
         if not self._surveying:
             self._surveying = {each.file_id for each in pending if each.holders and each.file_id}
             if self._surveying:

@@ -118,7 +118,7 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
 
 
 def _width() -> int:
-    """Of the terminal, or what COLUMNS says; 0 where neither tells."""
+    """The width of the terminal or from COLUMNS; 0 if unknown."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdigit() and int(columns):
         return int(columns)

@@ -156,7 +156,7 @@ class Output:
             self._change.notify_all()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is written, up to so many seconds; nothing more may be put."""
+        """Wait until everything is written, at most `seconds`; nothing more may be put."""
         with self._change:
             self._finishing = True
             self._change.notify_all()

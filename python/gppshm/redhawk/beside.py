@@ -122,7 +122,7 @@ class Beside(threading.Thread):
             self._stopped.wait(RETRIES[min(attempt, len(RETRIES) - 1)])
 
     def retire(self, seconds: float) -> None:
-        """Remove the device, within so many seconds."""
+        """Remove the device, within `seconds`."""
         self._stopped.set()
         if self.presence is not None:
             self.presence.retire(seconds)

@@ -32,9 +32,9 @@ FIGURES = (
 )
 RECENT = "shm::recent"
 SHARE = 0.8
-"""Of the time limit, for one call: who waits for it still has time to say so."""
+"""Part of the time limit for one call; the rest is for reporting that it took too long."""
 FEW = 0.3
-"""Likewise, for the managers: what they do not tell in this time the naming service is asked for."""
+"""Part of the time limit for the managers; then the naming service is asked instead."""
 
 
 class Failure(Exception):
@@ -209,7 +209,7 @@ class Domain:
 
     @staticmethod
     def _names_of(asked: "_Questions", bound: "Optional[int]") -> "List[Tuple[str, str, Any]]":
-        """(node, label, reference) as far as the naming service was asked, and has told them."""
+        """(node, label, reference) from the naming service; empty if it was not asked or did not answer."""
         answer: Any = LATE if bound is None else asked.answer(bound)
         return [] if _is_bad(answer) else list(answer)
 

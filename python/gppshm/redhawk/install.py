@@ -241,8 +241,8 @@ class Program:
     what      plugin or device
     top       the folder that is ours, or becomes it
     path      the executable, in `top` or below it
-    settings  where its settings are, if somebody makes that file
-    beside    content of each other file by path; all is written anew at each install
+    settings  path of its settings file, which may not exist
+    beside    path -> content of other files; all are written again at each install
     """
 
     def __init__(self, what: str, top: str, path: str, beside: "Dict[str, bytes]") -> None:

@@ -21,9 +21,9 @@ NAME = "GppShmPlugin"
 
 
 class Logger(logging.Logger):
-    """Of what one line of code logs, from INFO on, not all is told when it comes thick; see `sparing`.
+    """A logger with a rate limit for each line of code, from INFO on; see `sparing`.
 
-    Others cause what is logged: a client whose requests are refused asks again as fast as it can.
+    Other programs cause log lines: a client whose requests are refused may repeat them as fast as it can.
     """
 
     _sparing = sparing.Sparing()
@@ -40,7 +40,7 @@ class Logger(logging.Logger):
 
 
 SPARED = "spared"
-"""A record that has this set has been judged already; `extra={SPARED: True}` for one that is always told."""
+"""A record with this attribute has passed the rate limit; `extra={SPARED: True}` exempts a record."""
 
 _tree = logging.Manager(logging.RootLogger(logging.WARNING))
 _tree.setLoggerClass(Logger)
@@ -112,7 +112,7 @@ class Handler(logging.Handler):
         _tree.getLogger(NAME).setLevel(1)
 
     def drain(self, seconds: float) -> None:
-        """Wait until everything is written, up to so many seconds."""
+        """Wait until everything is written, at most `seconds`."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._records or self._writing:

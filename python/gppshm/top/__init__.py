@@ -1,4 +1,4 @@
-"""What redhawk-shmtop shows: looked at in threads (scanner, details), drawn as plain lines (draw, view).
+"""The display of redhawk-shmtop: data from threads, drawn as plain lines (canvas, panels, table).
 
-`screen` alone knows the terminal library; one frame can be printed without it.
+`terminal` alone imports the terminal library; one frame can be printed without it.
 """

@@ -1,6 +1,6 @@
-"""What pictures are made of: lines of (style, text) as wide as they are asked to be, in cells of a terminal.
+"""Elements of pictures: lines of (style, text) of a given width, in cells of a terminal.
 
-Styles are names; what they look like is `screen`'s affair, and nothing is told by a colour alone.
+Styles are names; `screen` gives them their look.  No information is in a colour alone.
 """
 
 import unicodedata
@@ -47,7 +47,7 @@ def _cells(letter: str) -> int:
 
 
 def fitted(words: str, width: int, more: str, right: bool = False) -> str:
-    """Cut or filled up to exactly so many cells."""
+    """The text cut or padded to exactly `width` cells."""
     missing = width - width_of(words)
     if missing >= 0:
         return " " * missing + words if right else words + " " * missing
@@ -86,7 +86,7 @@ class Frame:
         self.lines.append(line)
 
     def fill(self, height: int) -> None:
-        """Empty lines, until there are so many."""
+        """Add empty lines up to `height` lines."""
         while len(self.lines) < height:
             self.put()
 

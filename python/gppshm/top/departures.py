@@ -1,7 +1,7 @@
-"""Why a heap is not there any more, as far as the order of the kernel's events tells it.
+"""Why a heap is gone, as far as the order of the kernel's events shows.
 
-A process that exits unlinks its heap and lets go of it then; of one that was killed the kernel closes the
-heap first, and a cleaner unlinks it after.  inotify tells both in their order.
+A process that exits normally unlinks its heap and closes it then.  Of a killed process the kernel closes the
+heap first, and a cleaner unlinks it afterwards.  inotify reports both in order.
 """
 
 import time

@@ -134,7 +134,7 @@ class View:
         return self.first, self.rows[self.first : self.first + height]
 
     def lines(self, count: int, height: int) -> int:
-        """The first of so many lines to show in `height`."""
+        """The first line to show, of `count` lines in `height`."""
         self.scroll = max(0, min(self.scroll, count - height))
         return self.scroll
 

@@ -41,7 +41,7 @@ def state_change(version: str, device: str, category: str, old: "Any", new: "Any
 
 
 def content(version: str, files: "Any", path: str, most: int) -> bytes:
-    """At most so many bytes of a file in a CF::FileSystem; the sizes of 2.x are shorter on the wire."""
+    """The first `most` bytes of a file in a CF::FileSystem; its sizes are shorter on the wire in 2.x."""
     types = of_redhawk_2() if is_2(version) else CF
     file = files.open(path, True)._unchecked_narrow(types.File)
     try:
