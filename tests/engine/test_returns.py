@@ -121,7 +121,8 @@ def test_a_heap_that_is_let_go_of_waits_for_no_garbage_collector(spawn, shm_root
     gc.disable()
     try:
         owner.kill()
-        wait_for(kept)
+        watched.told(watch.REMOVED, owner)
+        assert kept()
         peer.kill()
         wait_for(lambda: not kept())
     finally:
