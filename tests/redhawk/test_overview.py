@@ -15,12 +15,12 @@ class Heap:
 
 
 class Usage:
-    total, free, heaps, held, other, reserved = 100 * MB, 60 * MB, 30 * MB, 0, 10 * MB, 0
+    total, free, heaps, held, other, reserved, age = 100 * MB, 60 * MB, 30 * MB, 0, 10 * MB, 0, 0.0
 
 
 def seen(heaps=(), usage=Usage, orders=None, refusal=""):
     census = overview.Census(heaps)
-    return overview.Overview(census, usage, 50 * MB, Journal("/nowhere"), orders or Orders(), refusal)
+    return overview.Overview(census, usage, 50 * MB, Journal("/nowhere"), orders or Orders(), refusal, 0.0)
 
 
 @pytest.mark.parametrize(
