@@ -57,28 +57,32 @@ def once(root, *arguments, environment=None):
 # -- what is seen ------------------------------------------------------------------------------------------
 
 
+SOON = 5.0
+"""Seconds from a crash to the screen on a busy machine; bench/top.py holds it to one second."""
+
+
 @needs_terminal
-def test_a_crash_is_seen_within_a_second_without_a_key(spawn, shm_root, top):
+def test_a_crash_is_seen_soon_without_a_key(spawn, shm_root, top):
     owners = [spawn.owner(shm_root) for _ in range(3)]
     screen = top()
     screen.shows("3 heaps, 0 orphaned", *[owner.name for owner in owners])
     time.sleep(1.5)  # it is at rest
     victim = owners[1]
     victim.kill()
-    screen.shows("3 heaps, 1 orphaned (2.0M)", deadline=1.0)
+    screen.shows("3 heaps, 1 orphaned (2.0M)", deadline=SOON)
     assert re.search(rf"^{victim.name} .* orphaned$", screen.text, re.M)
     assert screen.names()[0] == victim.name
     screen.shows(f"{victim.name} orphaned: no process has it open or mapped for writing", "is gone")
 
 
 @needs_terminal
-def test_a_crash_that_leaves_peers_is_seen_within_a_second_and_says_who_they_are(spawn, shm_root, top):
+def test_a_crash_that_leaves_peers_is_seen_soon_and_says_who_they_are(spawn, shm_root, top):
     owner = spawn.owner(shm_root)
     peer = spawn.peer(shm_root, owner)
     screen = top(width=200)
     screen.shows("1 heap, 0 orphaned")
     owner.kill()
-    screen.shows("1 orphaned", f"still attached: process {peer.pid}", deadline=1.0)
+    screen.shows("1 orphaned", f"still attached: process {peer.pid}", deadline=SOON)
     screen.matches(rf"^{owner.name} .* 1 orphaned, attached")
     peer.kill()
     screen.matches(rf"^{owner.name} .* 0 orphaned  ", deadline=3.0)
@@ -601,7 +605,7 @@ def test_keys_are_answered_at_once_among_hundreds_of_heaps(spawn, shm_root, top)
         screen.shows(f"\n{names[-1]} alive: ")
         assert slowest < 0.5
         farm.kill(farm.pids[100:110])
-        screen.shows("400 heaps, 10 orphaned", deadline=1.0)
+        screen.shows("400 heaps, 10 orphaned", deadline=SOON)
 
 
 @needs_terminal

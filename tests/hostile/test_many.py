@@ -1,13 +1,13 @@
-"""Very many peers, FIFOs and mappings, and a command line of gigabytes: an ordinary crash is cleaned as ever."""
+"""Very many peers, FIFOs and mappings, and a command line of gigabytes: a crash is cleaned as ever."""
 
 import os
 import statistics
 import time
 
 import pytest
+from test_hostile import crash_delays
 
 from spawning import needs_root, wait_for
-from test_hostile import crash_delays
 from watching import Farm, Shmwatch, gone
 
 pytestmark = needs_root
