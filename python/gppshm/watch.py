@@ -74,13 +74,15 @@ HEADROOM = triggers.HEADROOM
 class Watcher(settling.Settling):
     """Watches one directory, removes orphaned heaps, and calls `on_event` with an `Event` for each.
 
-    scope     HOST: every orphan; CHILDREN: only heaps whose creator was seen alive as a descendant of
-    `parent` rescan    seconds between rescans, which inspect every file remove_fifos  at each rescan, also
-    remove dead processes' FIFOs in `fifo_root` on_change  called with the name of each heap for which
-    `record` has changed also      a descriptor; `step` returns when it is readable reclaim   give back free
-    memory of removed heaps with attached peers A context manager.  `run` works in the calling thread.  It
-    makes no other thread, but one process, the observer.  An exception of `on_event` ends `run`.  OSError if
-    the directory cannot be opened.
+    scope     HOST: every orphan; CHILDREN: only heaps whose creator descends from `parent`
+    rescan    seconds between rescans, which inspect every file
+    remove_fifos  at each rescan, also remove dead processes' FIFOs in `fifo_root`
+    on_change  called with the name of each heap for which `record` has changed
+    also      a descriptor; `step` returns when it is readable
+    reclaim   give back free memory of removed heaps with attached peers
+
+    A context manager.  `run` works in the calling thread.  It makes no other thread, but one process, the
+    observer.  An exception of `on_event` ends `run`.  OSError if the directory cannot be opened.
 
     The latency of an event counts from its trigger: the end of the wait for it or, if it arrived while the
     watcher was busy, the end of the wait before.

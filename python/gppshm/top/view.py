@@ -56,11 +56,13 @@ def ordered(
 class View:
     """The user's choices at the display.
 
-    state     a state.State, or another object with `rows`, each with a name `file`; None before the first
-    scan rows      the listed rows, in order selected  the name of a heap; it stays selected when the order
-    changes first     number of the row, or line, at the top message   the result of the last action, and
-    whether it is an error to_clean  with CONFIRM: what a confirmation removes sorts, haystack  of the class:
-    the sort keys of rows, and the text that a filter searches
+    state     a state.State, or another object with `rows`, each with a name `file`; None before a scan
+    rows      the listed rows, in order
+    selected  the name of a heap; it stays selected when the order changes
+    first     number of the row, or line, at the top
+    message   the result of the last action, and whether it is an error
+    to_clean  with CONFIRM: what a confirmation removes
+    sorts, haystack  of the class: the sort keys of rows, and the text that a filter searches
     """
 
     sorts: "Dict[str, Callable[[Any], Any]]" = _SORTS
