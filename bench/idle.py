@@ -43,7 +43,8 @@ def main(arguments):
     targets.holds("all creators are watched", state["living"] == state["pidfds"] == HEAPS)
     targets.below("wake-ups a second:", woken / seconds, WAKEUPS)
     targets.below("processor: %.2f s," % used, 100 * used / seconds, PERCENT, " % of a core")
-    targets.below("memory: PSS %.1f MB, RSS" % pss, rss, MEGABYTES, " MB")
+    # Forks share most of their pages, which RSS counts once for each of them.
+    targets.below("memory: RSS %.1f MB, PSS" % rss, pss, MEGABYTES, " MB")
     return targets.end()
 
 
