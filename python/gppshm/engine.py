@@ -188,7 +188,18 @@ def _counts_message(counts: events.Counts) -> "Tuple[Any, ...]":
     return "counts", values, list(counts.latencies.counts), counts.latencies.seconds
 
 
+def _hurry() -> None:
+    """Take a larger share of a busy processor, if that is allowed (sched(7)): it works for milliseconds."""
+    try:
+        with open("/proc/self/autogroup", "wb", buffering=0) as share:
+            share.write(b"-10")
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    except OSError:
+        pass  # not root's, or a kernel without autogroups
+
+
 def main() -> None:
+    _hurry()
     os.closerange(3, 4096)
     os.chdir("/")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):

@@ -9,7 +9,7 @@ import pytest
 
 from blocking import family
 from gppshm import engine, watch
-from spawning import descriptors, lives, wait_for
+from spawning import descriptors, lives, needs_root, wait_for
 from watching import Farm, gone
 
 ORDERS = (watch.HOST, 1000.0, False, False, True)
@@ -87,6 +87,14 @@ def test_a_killed_process_is_started_anew_and_goes_on_and_what_was_counted_is_ke
         wait_for(lambda: running.engine.living() == farm.names[5:])
         assert len(running.faults) == 1 and "it is started again" in running.faults[0]
         wait_for(lambda: not any(lives(pid) for pid in (old, *helpers)))
+
+
+@needs_root
+def test_it_has_a_larger_share_of_a_busy_processor_than_others(shm_root):
+    with Running(shm_root) as running:
+        assert os.getpriority(os.PRIO_PROCESS, running.engine.pid) == -10
+        observer = wait_for(lambda: family(running.engine.pid))[0]
+        wait_for(lambda: os.getpriority(os.PRIO_PROCESS, observer) == 0)
 
 
 def test_orders_are_obeyed_and_outlive_a_restart(spawn, shm_root):
