@@ -2,8 +2,7 @@
 
 There are two sources.  /proc/self/mountinfo lists the mounts of this namespace and is fast to read.
 statfs(2) works on every open directory, without /proc and in any namespace, but Python needs ctypes for it,
-which takes
-2 ms to import.
+which takes 2 ms to import.
 """
 
 from gppshm import procfs

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 DELETED = b" (deleted)"
 
 
+FILES = 20000
+"""The files of a directory with more are not added up; every scan then searches for held memory."""
+
+
 class Holder:
     """One process that holds a file.
 
@@ -287,3 +291,23 @@ def _inodes(directory: shmfs.ShmDirectory) -> "FrozenSet[int]":
 def _unescaped(name: bytes) -> str:
     """The real name: /proc/<pid>/maps escapes only newlines, as \\012 (proc(5))."""
     return os.fsdecode(name.replace(b"\\012", b"\n"))
+
+
+def add_files(folders: "List[str]", found: "Dict[int, int]", left: int) -> bool:
+    """Add to `found` inode -> bytes of all files below these folders; False if there are more than `left`."""
+    while folders and left >= 0:
+        try:
+            entries = list(os.scandir(folders.pop()))
+        except OSError:
+            continue
+        left -= len(entries)
+        for entry in entries if left >= 0 else ():
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                found[status.st_ino] = status.st_blocks * 512
+    return left >= 0

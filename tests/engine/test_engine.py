@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -10,40 +9,9 @@ import pytest
 from blocking import family
 from gppshm import engine, watch
 from spawning import descriptors, lives, needs_root, wait_for
-from watching import Farm, gone
+from watching import ORDERS, Farm, Running, gone
 
-ORDERS = (watch.HOST, 1000.0, False, False, True)
 SMALL = "--size=4096"
-
-
-class Running:
-    """An engine whose `step` a thread does."""
-
-    def __init__(self, root, orders=ORDERS, **options):
-        self.events, self.faults = [], []
-        self.engine = engine.Engine(root, self.events.append, orders, on_fault=self.faults.append, **options)
-        self.thread = threading.Thread(target=self.engine.run)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        self.engine.finish()
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-        self.engine.close()
-
-    def knows(self, *heaps):
-        names = {getattr(heap, "name", heap) for heap in heaps}
-        wait_for(lambda: names <= set(self.engine.living()))
-
-    def names(self, kind):
-        return [event.name for event in self.events if event.kind == kind]
-
-    def told(self, kind, heap):
-        name = getattr(heap, "name", heap)
-        return wait_for(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
 
 
 def test_what_the_process_does_and_knows_is_told_here(spawn, shm_root):

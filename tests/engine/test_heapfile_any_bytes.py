@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import heapwriter
+from damage import for_damaged
 from gppshm import heapfile
 from places import SAMPLES
 
@@ -121,16 +122,7 @@ places = st.one_of(
 def test_a_mutated_sample_is_read(name):
     original = sample(name)
 
-    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-    @given(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8), st.integers(0, len(original)))
-    def mutate(damages, length):
-        image = bytearray(original)
-        for place, byte in damages:
-            image[place] = byte
-        look(bytes(image))
-        look(bytes(image[:length]))
-
-    mutate()
+    for_damaged(original, places, look)
 
 
 def apart(blocks):

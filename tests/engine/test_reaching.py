@@ -9,6 +9,7 @@ import pytest
 import heapwriter
 from blocking import blocked as blocked
 from gppshm import held, observing, watch
+from pids import FORKING
 from spawning import descriptors, needs_root, wait_for
 from watching import ByHand, Shmwatch
 
@@ -114,21 +115,7 @@ def test_one_that_grew_and_was_not_identified_since_gives_back_all_the_same(spaw
 
 
 def test_a_forked_child_keeps_everything_and_goes_on_allocating(spawn, shm_root, by_hand):
-    code = """
-import heapwriter, os, signal
-heap = heapwriter.LiveHeap.create(sys.argv[1], ((1 << 20, ()),), keep_fd=True)
-print("ready", heap.name, flush=True)
-if os.fork():
-    signal.pause()
-print("child", os.getpid(), flush=True)
-(superblock,) = heap.superblocks()
-held = []
-for line in sys.stdin:
-    held.append(superblock.allocate(100000))
-    superblock.write(held[-1])
-    print("whole", all(map(superblock.whole, held)), flush=True)
-"""
-    owner = spawn.python(code, shm_root)
+    owner = spawn.python(FORKING, shm_root, "keep fd")
     child = int(owner.read_line().split()[1])
     watching = by_hand()
     watching.identified(owner)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import heapwriter
+from damage import for_damaged
 from gppshm import kinship, reclaim
 from places import SAMPLES
 
@@ -214,13 +215,4 @@ def test_a_mutated_real_heap_loses_only_what_is_free_up_to_the_fault(name):
         st.integers(0, len(original) - 1),
     )
 
-    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-    @given(st.lists(st.tuples(there, st.integers(0, 255)), max_size=8), st.integers(0, len(original)))
-    def mutate(damages, length):
-        image = bytearray(original)
-        for place, byte in damages:
-            image[place] = byte
-        check(bytes(image))
-        check(bytes(image[:length]))
-
-    mutate()
+    for_damaged(original, there, check)

@@ -4,14 +4,13 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 
 import pytest
 
-from gppshm import engine, relay, watch
+from gppshm import relay, watch
 from spawning import descriptors, lives, needs_root, python_command, stays, wait_for
+from watching import Running
 
-ORDERS = (watch.HOST, 1000.0, False, False, True)
 DRY = (watch.HOST, 1000.0, True, False, True)
 SMALL = "--size=4096"
 
@@ -31,29 +30,9 @@ for line in sys.stdin:
 """
 
 
-class Following:
-    """An engine that follows whoever leads, in a thread."""
-
-    def __init__(self, root, node, orders=ORDERS, **options):
-        self.events, self.faults = [], []
-        self.engine = engine.Engine(
-            root, self.events.append, orders, on_fault=self.faults.append, node=node, follows=True, **options
-        )
-        self.thread = threading.Thread(target=self.engine.run)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        self.engine.finish()
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-        self.engine.close()
-
-    @property
-    def leader(self):
-        return self.engine.leader
+def following(root, node, **options):
+    """An engine that follows whoever leads."""
+    return Running(root, node=node, follows=True, **options)
 
 
 @pytest.fixture
@@ -82,12 +61,12 @@ def test_whoever_starts_first_one_process_cleans_and_both_show_the_same(spawn, s
     owner, other = spawn.owner(shm_root, SMALL), spawn.owner(shm_root, SMALL)
     if first == "leader":
         lead()
-    with Following(shm_root, node) as follower:
+    with following(shm_root, node) as follower:
         own = follower.engine.pid
         assert bool(own) == (first == "follower")
         if first == "follower":
             lead()
-        wait_for(lambda: follower.leader == ("leader", ""))
+        wait_for(lambda: follower.engine.leader == ("leader", ""))
         assert not follower.engine.pid and (not own or not lives(own))
         wait_for(lambda: sorted(follower.engine.living()) == sorted([owner.name, other.name]))
         owner.kill()
@@ -103,7 +82,7 @@ def test_when_the_leader_is_killed_the_follower_cleans_and_keeps_what_was_counte
 ):
     owners = [spawn.owner(shm_root, SMALL) for _ in range(4)]
     first = lead()
-    with Following(shm_root, node) as follower:
+    with following(shm_root, node) as follower:
         for number, owner in enumerate(owners[:3], 1):
             wait_for(lambda: len(follower.engine.living()) == 5 - number)  # noqa: B023
             owner.kill()
@@ -113,10 +92,10 @@ def test_when_the_leader_is_killed_the_follower_cleans_and_keeps_what_was_counte
             if number == 1:
                 assert follower.engine.counts.removed == 1
                 first.kill()
-                wait_for(lambda: follower.leader == ("", "") and follower.engine.pid)
+                wait_for(lambda: follower.engine.leader == ("", "") and follower.engine.pid)
             elif number == 2:
                 lead()
-                wait_for(lambda: follower.leader[0])
+                wait_for(lambda: follower.engine.leader[0])
         assert follower.faults == []
 
 
@@ -125,14 +104,14 @@ def test_when_the_leaders_own_process_is_killed_somebody_cleans_and_nothing_coun
 ):
     owners = [spawn.owner(shm_root, SMALL) for _ in range(3)]
     leader = lead()
-    with Following(shm_root, node) as follower:
+    with following(shm_root, node) as follower:
         wait_for(lambda: len(follower.engine.living()) == 3)
         owners[0].kill()
         wait_for(lambda: follower.engine.counts.removed == 1)
         os.kill(int(leader.name), signal.SIGKILL)
         owners[1].kill()
         wait_for(lambda: not there(shm_root, owners[1]))
-        wait_for(lambda: follower.leader[0] == "leader")
+        wait_for(lambda: follower.engine.leader[0] == "leader")
         wait_for(lambda: follower.engine.living() == [owners[2].name])
         owners[2].kill()
         wait_for(lambda: not there(shm_root, owners[2]))
@@ -146,11 +125,11 @@ def test_a_leader_that_cleans_nothing_is_obeyed_from_the_start_on(spawn, shm_roo
     leader = lead("dry")
     owner.kill()
     wait_for(lambda: there(shm_root, owner))
-    with Following(shm_root, node) as follower:
-        assert follower.leader == ("leader", "dry")
+    with following(shm_root, node) as follower:
+        assert follower.engine.leader == ("leader", "dry")
         stays(lambda: there(shm_root, owner), 0.5)
         leader.tell("all")
-        wait_for(lambda: follower.leader == ("leader", "all"))
+        wait_for(lambda: follower.engine.leader == ("leader", "all"))
         wait_for(lambda: not there(shm_root, owner))
 
 
@@ -159,11 +138,11 @@ def test_a_leader_that_hangs_before_its_first_word_is_not_waited_for(spawn, shm_
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
         silent.bind(f"\0{relay.PREFIX}{node}-00")
         silent.listen(1)
-        with Following(shm_root, node) as follower:
+        with following(shm_root, node) as follower:
             wait_for(follower.engine.living)
             owner.kill()
             wait_for(lambda: not there(shm_root, owner))
-            assert follower.leader == ("", "")
+            assert follower.engine.leader == ("", "")
 
 
 @pytest.mark.parametrize("manager, folder", [("IOR:2", ""), ("IOR:1", "other")])
@@ -172,11 +151,11 @@ def test_the_leader_of_another_node_or_directory_is_not_followed(spawn, shm_root
     os.makedirs(root, exist_ok=True)
     spawn.python(LEADER, root, manager, "dry")
     owner = spawn.owner(shm_root, SMALL)
-    with Following(shm_root, node) as follower:
+    with following(shm_root, node) as follower:
         wait_for(follower.engine.living)
         owner.kill()
         wait_for(lambda: not there(shm_root, owner))
-        assert follower.leader == ("", "")
+        assert follower.engine.leader == ("", "")
 
 
 STRANGER = """
@@ -197,11 +176,11 @@ while True:
 def test_a_stranger_leads_nobody_and_keeps_nobody_from_leading(spawn, shm_root, node, lead):
     spawn.python(STRANGER, node)
     owner = spawn.owner(shm_root, SMALL)
-    with Following(shm_root, node) as follower:
+    with following(shm_root, node) as follower:
         wait_for(follower.engine.living)
-        assert follower.leader == ("", "")
+        assert follower.engine.leader == ("", "")
         lead()
-        wait_for(lambda: follower.leader == ("leader", ""))
+        wait_for(lambda: follower.engine.leader == ("leader", ""))
         owner.kill()
         wait_for(lambda: not there(shm_root, owner))
 
@@ -231,8 +210,8 @@ def test_a_stranger_is_told_nothing(spawn, shm_root, node, lead):
 def test_once_ended_a_follower_holds_no_descriptor(shm_root, node, lead):
     leader = lead()
     before = descriptors()
-    with Following(shm_root, node) as follower:
-        wait_for(lambda: follower.leader[0])
+    with following(shm_root, node) as follower:
+        wait_for(lambda: follower.engine.leader[0])
         os.kill(leader.pid, signal.SIGKILL)
         wait_for(lambda: follower.engine.pid)
     assert descriptors() == before

@@ -9,6 +9,7 @@ import pytest
 
 import heapwriter
 from gppshm import held, kinship, returns, shmfs, telling, triggers, watch
+from pids import FORKING
 from spawning import descriptors, stays, wait_for
 from watching import Shmwatch, Watching
 
@@ -148,21 +149,7 @@ def test_a_last_exit_that_was_missed_is_found_at_the_next_rescan(spawn, shm_root
 def test_nothing_is_given_back_while_a_forked_child_is_attached_and_it_goes_on_allocating(
     spawn, shm_root, watched
 ):
-    code = """
-import heapwriter, os, signal
-heap = heapwriter.LiveHeap.create(sys.argv[1], ((1 << 20, ()),))
-print("ready", heap.name, flush=True)
-if os.fork():
-    signal.pause()
-print("child", os.getpid(), flush=True)
-(superblock,) = heap.superblocks()
-held = []
-for line in sys.stdin:
-    held.append(superblock.allocate(100000))
-    superblock.write(held[-1])
-    print("whole", all(map(superblock.whole, held)), flush=True)
-"""
-    owner = spawn.python(code, shm_root)
+    owner = spawn.python(FORKING, shm_root)
     child = int(owner.read_line().split()[1])
     watched.knows(owner)
     os.kill(owner.pid, signal.SIGKILL)

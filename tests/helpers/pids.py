@@ -31,6 +31,26 @@ HALF_MADE = """
 """
 
 
+FORKING = """
+import heapwriter, os, signal
+heap = heapwriter.LiveHeap.create(sys.argv[1], ((1 << 20, ()),), keep_fd=len(sys.argv) > 2)
+print("ready", heap.name, flush=True)
+if os.fork():
+    signal.pause()
+print("child", os.getpid(), flush=True)
+(superblock,) = heap.superblocks()
+held = []
+for line in sys.stdin:
+    held.append(superblock.allocate(100000))
+    superblock.write(held[-1])
+    print("whole", all(map(superblock.whole, held)), flush=True)
+"""
+"""A creator with a forked child, which allocates a block at each line of stdin and checks all of them.
+
+With a second argument they keep the heap's descriptor.
+"""
+
+
 def free_pid():
     """A pid that no process has or is about to get."""
     with open("/proc/loadavg") as stream:

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from gppshm import kernel, watch
+from gppshm import engine, kernel, watch
 from places import FOLDERS
 from spawning import wait_for
 
@@ -76,6 +76,39 @@ class Watching:
         return wait_for(
             lambda: self.error or next((e for e in self.of_kind(kind) if e.name == name), None), deadline
         )
+
+
+ORDERS = (watch.HOST, 1000.0, False, False, True)
+
+
+class Running:
+    """An engine whose `step` a thread does."""
+
+    def __init__(self, root, orders=ORDERS, **options):
+        self.events, self.faults = [], []
+        self.engine = engine.Engine(root, self.events.append, orders, on_fault=self.faults.append, **options)
+        self.thread = threading.Thread(target=self.engine.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.engine.finish()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        self.engine.close()
+
+    def knows(self, *heaps):
+        names = {getattr(heap, "name", heap) for heap in heaps}
+        wait_for(lambda: names <= set(self.engine.living()))
+
+    def names(self, kind):
+        return [event.name for event in self.events if event.kind == kind]
+
+    def told(self, kind, heap):
+        name = getattr(heap, "name", heap)
+        return wait_for(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
 
 
 class ByHand:

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 
-from gppshm import asking, creator, kernel, shmfs, snapshot
+from gppshm import asking, creator, held, kernel, shmfs, snapshot
 from gppshm.redhawk import logs, overview
 from gppshm.redhawk.cleaning import Cleaning
 from gppshm.redhawk.shown import HeapFigure, Usage
@@ -42,8 +42,6 @@ SAME = 0.02
 """Seconds for which a listing of the directory is used again."""
 READING = 0.05
 """Seconds that a query may spend reading heaps that the last scan did not see."""
-FILES = 20000
-"""The files of a directory with more are not added up; every scan then searches for held memory."""
 
 NOT_YET = creator.Verdict(creator.UNKNOWN, "it is new: its creator has not been looked at yet")
 
@@ -52,7 +50,7 @@ class Listing:
     """The files of the directory at one moment.
 
     files    name -> status, without folders
-    visible  bytes of all files, those in folders included; -1 if there are more than FILES
+    visible  bytes of all files, those in folders included; -1 if there are more than held.FILES
     """
 
     __slots__ = ("files", "moment", "visible")
@@ -72,28 +70,8 @@ class Listing:
             else:
                 self.files[name] = status
         each = {status.st_ino: status.st_blocks * 512 for status in self.files.values()}
-        below = _below(folders, each, FILES - len(names))
+        below = held.add_files(folders, each, held.FILES - len(names))
         self.visible = sum(each.values()) if below else -1
-
-
-def _below(folders: "List[str]", found: "Dict[int, int]", left: int) -> bool:
-    """Add to `found` inode -> bytes of all files below these folders; False if there are more than `left`."""
-    while folders and left >= 0:
-        try:
-            entries = list(os.scandir(folders.pop()))
-        except OSError:
-            continue
-        left -= len(entries)
-        for entry in entries if left >= 0 else ():
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except OSError:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            else:
-                found[status.st_ino] = status.st_blocks * 512
-    return left >= 0
 
 
 class _Scan:

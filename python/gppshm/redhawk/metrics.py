@@ -1,10 +1,9 @@
 """The plugin's metrics: their values, whether they are busy, and the reason as a sentence."""
 
 import errno
-import os
 import time
 
-from gppshm import asking, shmfs
+from gppshm import asking, held, shmfs
 from gppshm.redhawk import thresholds
 from gppshm.redhawk.journal import Journal, Orphan
 from gppshm.redhawk.text import megabytes, plain
@@ -23,9 +22,6 @@ RECLAIMED = "shm_reclaimed"
 NAMES = (FREE, ORPHANED, HELD, REMOVED, RECLAIMED)
 COUNTS = (REMOVED, RECLAIMED)
 """Metrics that are never busy."""
-
-FILES = 20000
-"""The files of a directory with more are not added up; every measurement then searches for held memory."""
 
 
 SURVEY = 60.0
@@ -171,27 +167,10 @@ class Gauge:
         ]
 
     def _visible(self) -> int:
-        """Bytes of all files with a name; -1 if there are more than FILES."""
-        total, left, folders, seen = 0, FILES, [self._directory.root], set()
-        while folders:
-            try:
-                entries = list(os.scandir(folders.pop()))
-            except OSError:
-                continue
-            left -= len(entries)
-            if left < 0:
-                return -1
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif status.st_ino not in seen:
-                    seen.add(status.st_ino)
-                    total += status.st_blocks * 512
-        return total
+        """Bytes of all files with a name; -1 if there are more than held.FILES."""
+        found: Dict[int, int] = {}
+        whole = held.add_files([self._directory.root], found, held.FILES)
+        return sum(found.values()) if whole else -1
 
 
 class Metrics:
