@@ -5,10 +5,10 @@ from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from typing import Callable, Iterator, List, Sequence, Tuple
 
     from gppshm import snapshot
-    from gppshm.cli import shminfo
 
 # Free, partly in use, in use, and what lies behind a broken chain of blocks.
 CELLS = {True: "\u00b7\u2592\u2588?", False: ".+#?"}
@@ -46,7 +46,7 @@ class Tally:
 def show(
     directory: shmfs.ShmDirectory,
     shot: "snapshot.Snapshot",
-    options: "shminfo.Options",
+    options: "argparse.Namespace",
     output: text.Record,
 ) -> int:
     if not shot.entries:

@@ -5,14 +5,15 @@ from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
+
     from gppshm import snapshot
-    from gppshm.cli import shminfo
 
 
 def show(
     directory: shmfs.ShmDirectory,
     shot: "snapshot.Snapshot",
-    options: "shminfo.Options",
+    options: "argparse.Namespace",
     output: text.Output,
 ) -> int:
     entries = [entry for entry in shot.entries if entry.is_heap or options.names]

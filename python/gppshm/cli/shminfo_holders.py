@@ -7,10 +7,10 @@ from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from typing import Dict, Tuple
 
     from gppshm import snapshot
-    from gppshm.cli import shminfo
 
 
 def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Survey, int]":
@@ -25,7 +25,7 @@ def survey(directory: shmfs.ShmDirectory, output: text.Output) -> "Tuple[held.Su
 def show(
     directory: shmfs.ShmDirectory,
     shot: "snapshot.Snapshot",
-    options: "shminfo.Options",
+    options: "argparse.Namespace",
     output: text.Output,
 ) -> int:
     size = text.size_format(options.format)

@@ -8,10 +8,10 @@ from gppshm.cli import shminfo_holders, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from typing import Any, Dict, List, Sequence
 
     from gppshm import snapshot
-    from gppshm.cli import shminfo
 
 SCHEMA = "gppshm.shminfo/1"
 
@@ -29,7 +29,7 @@ _TYPES = (
 def show(
     directory: shmfs.ShmDirectory,
     shot: "snapshot.Snapshot",
-    options: "shminfo.Options",
+    options: "argparse.Namespace",
     output: text.Output,
 ) -> int:
     survey, result = shminfo_holders.survey(directory, output)
