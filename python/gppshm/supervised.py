@@ -36,6 +36,8 @@ TRIES = 8
 AT_ONCE = {"urgent": 8, "soon": 2, "telling": 1, "names": 2}
 """Pieces of work of each class that run at the same time."""
 URGENT, SOON, TELLING, NAMES = AT_ONCE
+GIVES_WAY = 0.1
+"""Seconds that work for reports waits while more urgent work runs: it leaves a processor to the others."""
 
 SIGKILL = 9  # signal.SIGKILL; importing signal takes milliseconds
 
@@ -75,6 +77,7 @@ class _Child:
         "pid",
         "seen",
         "stepped",
+        "submitted",
         "tries",
         "work",
     )
@@ -95,6 +98,7 @@ class _Child:
         self.data = b""
         self.seen = (0, 0)
         self.looked = self.moved = self.stepped = 0.0
+        self.submitted = time.monotonic()
 
 
 class Pool:
@@ -229,9 +233,14 @@ class Pool:
     def _start_waiting(self) -> None:
         for kind, waiting in self._waiting.items():
             working = sum(child.kind == kind for child in self._working.values())
-            while waiting and working < AT_ONCE[kind]:
+            while waiting and working < AT_ONCE[kind] and not self._gives_way(waiting[0]):
                 self._start(waiting.pop(0))
                 working += 1
+
+    def _gives_way(self, child: _Child) -> bool:
+        """Whether the start of this piece of work is put off."""
+        busy = any(other.kind in (URGENT, SOON) for other in self._working.values())
+        return child.kind == TELLING and busy and time.monotonic() < child.submitted + GIVES_WAY
 
     def _start(self, child: _Child) -> None:
         child.data, child.seen = b"", (0, 0)

@@ -131,6 +131,8 @@ class Telling:
         for pending in self._pending.values():
             if pending.pidfd >= 0 and now >= pending.next_look:
                 self._look_how_it_ended(pending, now)
+            if pending.returns <= now:
+                pending.returns = 0.0
         ready = [pending for pending in self._pending.values() if _is_ready(pending, now)]
         for pending in ready:
             del self._pending[id(pending.event)]
@@ -140,9 +142,15 @@ class Telling:
         self._survey(self._pending.values())
 
     def _survey(self, pending: "Iterable[_Pending]") -> None:
-        """Ask for the holders of these files, unless such a question is pending already."""
+        """Ask for the holders of these files, unless such a question is pending already.
+
+        The question for forked children comes first: both at once would keep two processors busy, just
+        when the next creator may die.
+        """
         if not self._surveying:
-            self._surveying = {each.file_id for each in pending if each.holders and each.file_id}
+            self._surveying = {
+                each.file_id for each in pending if each.holders and each.file_id and not each.returns
+            }
             if self._surveying:
                 self._observer.ask(observer.TELLING, "holders", list(self._surveying), self._held)
 
@@ -203,5 +211,6 @@ def _is_ready(pending: _Pending, now: float) -> bool:
 
 
 def _next(pending: _Pending) -> float:
-    until = max(pending.holders, pending.name, pending.died, pending.returns)
-    return pending.next_look if pending.pidfd >= 0 else until
+    if pending.pidfd >= 0:
+        return pending.next_look
+    return pending.returns or max(pending.holders, pending.name)
