@@ -12,12 +12,15 @@ from gppshm import creator, lease, procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, Optional, Sequence
+    from typing import Callable, Iterable, Iterator, List, Optional, Sequence
 
 NO_DESCRIPTOR = lease.NO_DESCRIPTOR
 
 DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
 """Seconds between the tries of `settle_patiently`; each is multiplied by a random 0.5 to 1.5."""
+
+RESERVE = 2
+"""Descriptors in reserve: one for the heap, and one for what is read of its creator meanwhile."""
 
 NOTHING = (0, 0)
 """For `only`: no file at all."""
@@ -90,7 +93,7 @@ class Reaper:
 
     pin    hand over a descriptor of what is unlinked (or would be) while peers may be attached
     large  size in bytes from which on a descriptor is always handed over: closing the last one takes long
-    A context manager.  It keeps one descriptor in reserve, so that it can unlink when none is left.
+    A context manager.  It keeps two descriptors in reserve, so that it can prove and unlink when none is left.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class Reaper:
         self.dry_run = dry_run
         self.pin = pin
         self.large = large
-        self._reserve: Optional[int] = None
+        self._reserve: List[int] = []
         self._refill()
 
     def __enter__(self) -> "Reaper":
@@ -116,13 +119,22 @@ class Reaper:
     def close(self) -> None:
         self._spend_reserve()
 
-    def by_lease(self, name: str, only: "Optional[shmfs.FileId]" = None) -> Outcome:
-        """Unlink the heap of that name if a lease proves its creator's death.
+    def by_lease(
+        self,
+        name: str,
+        only: "Optional[shmfs.FileId]" = None,
+        otherwise: "Callable[[shmfs.Sighting], Optional[creator.Verdict]]" = lambda seen: None,
+        changed: "Callable[[], str]" = lambda: "",
+    ) -> Outcome:
+        """Unlink the heap of that name if a lease, or a verdict that needs no inspection, proves it dead.
 
-        only  remove nothing but this file (device, inode); else the result is OUT_OF_SCOPE
-        If a lease proves nothing, the result is UNSURE with a sighting and without a verdict.
+        only       remove nothing but this file (device, inode); else the result is OUT_OF_SCOPE
+        otherwise  the verdict of an orphan if the lease is not granted, or None; the file stays open
+                   meanwhile, so it must be fast
+        changed    for that verdict; see ShmDirectory.unlink
+        If nothing is proven, the result is UNSURE with a sighting and without a verdict.
         """
-        return self._guarded(name, lambda: self._by_lease(name, only))
+        return self._guarded(name, lambda: self._by_lease(name, only, otherwise, changed))
 
     def remove(
         self,
@@ -185,7 +197,13 @@ class Reaper:
             # Importing the random module would cost milliseconds at start.
             time.sleep(delay * (0.5 + os.urandom(1)[0] / 256))
 
-    def _by_lease(self, name: str, only: "Optional[shmfs.FileId]") -> Outcome:
+    def _by_lease(
+        self,
+        name: str,
+        only: "Optional[shmfs.FileId]",
+        otherwise: "Callable[[shmfs.Sighting], Optional[creator.Verdict]]",
+        changed: "Callable[[], str]",
+    ) -> Outcome:
         with self.directory.open(name) as file:
             seen = file.sighting
             if seen.kind is shmfs.UNREADABLE:
@@ -195,6 +213,10 @@ class Reaper:
             # If the name is no heap name, the pid in the header has to be judged by pids.
             if seen.answer is lease.GRANTED and seen.kind is shmfs.HEAP and seen.name_pid:
                 return self._finish(file, seen, creator.judge(seen, procfs.Processes()), only)
+            # While a lease is held, a process that opens the file has to wait.
+            verdict = None if seen.answer is lease.GRANTED else otherwise(seen)
+            if verdict is not None:
+                return self._finish(file, seen, verdict, only, changed)
             return Outcome(name, UNSURE, "not judged yet", seen)
 
     def _remove(
@@ -263,18 +285,18 @@ class Reaper:
         return outcome
 
     def _spend_reserve(self) -> bool:
-        if self._reserve is None:
-            return False
-        os.close(self._reserve)
-        self._reserve = None
-        return True
+        """Close the reserve; False if there was none."""
+        spent, self._reserve = self._reserve, []
+        for fd in spent:
+            os.close(fd)
+        return bool(spent)
 
     def _refill(self) -> None:
-        if self._reserve is None:
-            try:
-                self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                pass
+        try:
+            while len(self._reserve) < RESERVE:
+                self._reserve.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            pass
 
 
 def _passing(outcome: Outcome) -> bool:

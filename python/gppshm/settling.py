@@ -328,7 +328,8 @@ class Settling:
     def _try(self, name: str) -> bool:
         """Try a lease, then the identity; otherwise ask the observer.  Whether there was a result."""
         self._absorb_changes()
-        outcome = self._reaper.by_lease(name, self._only(name))
+        changed = self._changed_since(name)
+        outcome = self._reaper.by_lease(name, self._only(name), self._by_identity, changed)
         seen = outcome.sighting
         if outcome.result is not reaper.UNSURE or outcome.verdict is not None or seen is None:
             return self._record(outcome)
@@ -350,9 +351,6 @@ class Settling:
         self._check_pid(name, heap)
         if heap.lives:
             return self._still_alive(name, heap)
-        verdict = self._by_identity(heap, seen)
-        if verdict is not None:
-            return self._record(self._remove(seen, verdict))
         self._inquiry.verdict(seen, heap.creator)
         return False
 
@@ -413,41 +411,64 @@ class Settling:
         self._on_change(name)
 
     def _check_pid(self, name: str, heap: Known) -> None:
-        """Check by its pid and start whether a creator without a pidfd has ended."""
-        if not heap.lives or self._triggers.watches(name) or not self._own_proc:
-            return
+        """Note the end of a creator, if it can be found out."""
         try:
-            start, dead = procfs.pulse(heap.creator, self._proc_root)
+            self._note_end(name, heap)
         except OSError:
+            pass
+
+    def _note_end(self, name: str, heap: Known) -> None:
+        """Note the end of a creator: by its pidfd or, without one, by its pid and start.  Raises OSError."""
+        if not heap.lives or not self._own_proc:
             return
-        if start:
-            gone = dead or start != heap.start
+        if self._triggers.watches(name):
+            gone = self._triggers.has_ended(name)
         else:
-            gone = procfs.Processes(self._proc_root).no_such_process(heap.creator)
+            start, dead = procfs.pulse(heap.creator, self._proc_root)
+            if start:
+                gone = dead or start != heap.start
+            else:
+                gone = procfs.Processes(self._proc_root).no_such_process(heap.creator)
         if gone:
             self._has_ended(name, heap)
 
-    def _by_identity(self, heap: Known, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
-        """The verdict by the established identity; None if there is none or it does not hold."""
-        if heap.identity is None:
+    def _by_identity(self, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
+        """The verdict by the established identity; None if the creator lives, or there is no such verdict."""
+        heap = self._known.get(seen.name)
+        if heap is None or not heap.creator:
             return None
+        self._see(heap, seen)
         try:
+            self._note_end(seen.name, heap)
+            if heap.lives or heap.identity is None:
+                return None
             if procfs.pulse(heap.creator, self._proc_root)[0] not in (0, heap.start):
                 return None  # another process has the pid: the observer must inspect it
-        except OSError:
+        except OSError as error:
+            if error.errno in reaper.NO_DESCRIPTOR:
+                raise  # the reaper has a reserve
             return None
         return creator.judge_by_identity(seen, heap.identity, time.monotonic() - heap.identity.since)
 
     def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:
         """Unlink the heap, unless it is changed before."""
-        version = self._known[seen.name].version
+        changed = self._changed_since(seen.name)
+        return self._reaper.remove(seen, verdict, self._only(seen.name), changed)
+
+    def _changed_since(self, name: str) -> "Callable[[], str]":
+        """A function that returns why a verdict on the heap of now does not hold any more, or ""."""
+
+        def version() -> int:
+            heap = self._known.get(name)
+            return -1 if heap is None else heap.version
+
+        before = version()
 
         def changed() -> str:
             self._absorb_changes()
-            now = self._known[seen.name].version
-            return "" if now == version else "it was changed after it was judged"
+            return "" if version() == before else "it was changed after it was judged"
 
-        return self._reaper.remove(seen, verdict, self._only(seen.name), changed)
+        return changed
 
     def _still_alive(self, name: str, heap: Known) -> bool:
         """After a try on the heap of a living creator: schedule another one if it may be exiting."""

@@ -192,6 +192,12 @@ class Triggers:
         """Whether a pidfd will report the end of that heap's creator."""
         return self._pidfds.get(name, -1) in self._names
 
+    def has_ended(self, name: str) -> bool:
+        """Whether the creator that a pidfd watches has ended; `wait` reports it, too."""
+        poll = select.poll()
+        poll.register(self._pidfds[name], select.POLLIN)
+        return bool(poll.poll(0))
+
     def watch(self, name: str, pid: int, start: int, proc_root: str = "/proc") -> bool:
         """Report the end of a heap's creator: the process `pid` that started at `start`.
 
