@@ -163,8 +163,6 @@ def _look_into(
 _LOOKS = (0, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Seconds after each inspection, while some process has no readable maps."""
 
-_PF_EXITING = 0x00000004  # linux/sched.h
-
 _SUBORDINATE_UIDS = 65536
 """User ids from here on may be a user's additional ids in a user namespace (subuid(5))."""
 
@@ -175,7 +173,7 @@ def _cannot_hold(pid: int, proc_root: str) -> bool:
     if len(fields) < 20:
         return False
     flags = int(fields[6])
-    return bool(flags & procfs.PF_KTHREAD) or (bool(flags & _PF_EXITING) and int(fields[17]) <= 1)
+    return bool(flags & procfs.PF_KTHREAD) or (bool(flags & procfs.PF_EXITING) and int(fields[17]) <= 1)
 
 
 def _is_anothers(pid: int, noted: Noted, proc_root: str) -> bool:

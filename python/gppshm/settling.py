@@ -47,7 +47,8 @@ SLOW_EXIT = 1.0
 """Seconds that a creator may live after its heap lost its name; then this is reported."""
 DOUBTED = 10
 """Every DOUBTED-th rescan checks that creators still map their heaps; each check costs 0.1 ms."""
-EXITING = len(schedule.EXITS) + len(RETRIES)
+EXITING = "exiting"
+MOST_EXITS = len(schedule.EXITS) + len(RETRIES)
 """Tries after an event on a heap whose creator has no pidfd and has not ended yet."""
 LARGE = 4 << 20
 """Bytes; the observer closes larger unlinked files: the kernel frees 7 MB in a millisecond."""
@@ -343,8 +344,13 @@ class Settling:
             if verdict is not None:
                 heap.attempts = len(RETRIES)
                 return self._record(self._reaper.remove(seen, verdict))
-            if self._named_has_ended(heap, seen):
+            state = self._state_of_named(heap, seen)
+            if state is ENDED:
                 self._inquiry.verdict(seen, seen.name_pid)
+            elif state is EXITING and heap.attempts < len(schedule.EXITS):
+                # The kernel closes the heap before it reports the end, after which a question is quicker.
+                self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
+                heap.attempts += 1
             else:
                 self._inquiry.portray(name, heap.uid)
             return False
@@ -369,16 +375,18 @@ class Settling:
         if start and not dead:
             heap.named = (status.st_dev, status.st_ino), start
 
-    def _named_has_ended(self, heap: Known, seen: shmfs.Sighting) -> bool:
-        """Whether the process with the name's pid was alive while this file existed, and has ended since."""
+    def _state_of_named(self, heap: Known, seen: shmfs.Sighting) -> str:
+        """ENDED or EXITING, of the process with the name's pid, if it was alive while this file existed."""
         file_id, start = heap.named
         if file_id != seen.file_id:
             self._note_named(seen.name, heap)
-            return False
+            return ""
         try:
-            return procfs.pulse(seen.name_pid, self._proc_root) != (start, False)
+            if procfs.pulse(seen.name_pid, self._proc_root) != (start, False):
+                return ENDED
         except OSError:
-            return False
+            return ""
+        return EXITING if procfs.is_exiting(seen.name_pid, self._proc_root) else ""
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
         """The only file that may be removed under that name; None for any."""
@@ -476,7 +484,7 @@ class Settling:
         # At a rescan no writer has closed the heap; the creator may have exec'd, which raises no event.
         if heap.trigger != "rescan" or self.counts.rescans % DOUBTED == 0:
             heap.doubtful = True
-        if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < EXITING:
+        if not self._triggers.watches(name) and heap.trigger == "close" and heap.attempts < MOST_EXITS:
             self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
             heap.attempts += 1
         else:

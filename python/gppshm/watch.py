@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 RETRIES = schedule.RETRIES
+PUT_OFF = 0.05
+"""Seconds that reports, and giving back memory, wait at most while every step removes something."""
 PAUSE = 0.005
 """Seconds to collect events while they are frequent and useless."""
 MANY = 4096
@@ -114,6 +116,7 @@ class Watcher(settling.Settling):
         self._next_rescan = 0.0
         self._last_rescan = self._last_overflow = -LOST_EVENTS_RESCAN
         self._last_vain = -PAUSE
+        self._last_reports = 0.0
         self._resume = 0.0
         self._stopping = False
         self._fifos_asked = False
@@ -259,8 +262,9 @@ class Watcher(settling.Settling):
         if self._triggers.heed_changes_again(now):
             self._absorb_changes()
         self._inquiry.step(now, self._absorb_changes)
-        self._telling.step(time.monotonic())
-        if self.counts.removed == removed:  # else read the triggers first
+        if self.counts.removed == removed or now - self._last_reports > PUT_OFF:
+            self._last_reports = now
+            self._telling.step(time.monotonic())
             self._reaching.step(time.monotonic())
             self._returns.step(time.monotonic())
         self._heed_observer()

@@ -65,6 +65,7 @@ sys.stdin.read()
     pid = int(parent.name)
     wait_for(lambda: state_of(pid) == "Z")
     os.kill(pid, 0)
+    assert procfs.is_exiting(pid) and not procfs.is_exiting(parent.pid)
     assert procfs.Processes().process(pid).existence is procfs.GONE
 
 

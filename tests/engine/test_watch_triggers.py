@@ -109,7 +109,7 @@ def test_pidfds_that_can_be_had_again_are_used_again(spawn, shm_root, monkeypatc
         assert watched.watcher.troubles()
         monkeypatch.undo()
         wait_for(lambda: watched.watcher.pidfds == 1)
-        assert watched.watcher.troubles() == []
+        wait_for(lambda: not watched.watcher.troubles())
 
 
 def test_lost_events_lead_to_a_rescan(spawn, shm_root):
