@@ -104,7 +104,7 @@ class Reaper:
     pin    hand over a descriptor of what is unlinked (or would be) while peers may be attached
     large  size in bytes from which on a descriptor is always handed over: closing the last one takes long
     hold   is on when an Outcome is REMOVED: the caller lets go
-    A context manager.  It keeps two descriptors in reserve, so that it can prove and unlink when none is left.
+    A context manager.  It keeps two descriptors in reserve, to prove and unlink when none is left.
     """
 
     def __init__(
