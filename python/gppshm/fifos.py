@@ -10,7 +10,7 @@ from gppshm import creator, procfs, reaper, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Sequence, Tuple, Union
+    from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 DEFAULT_ROOT = "/tmp"
 
@@ -35,13 +35,15 @@ def reap(
     proc_root: str = "/proc",
     dry_run: bool = False,
     look: "Callable[[Callable[[], Any]], Any]" = lambda act: act(),
-) -> "List[reaper.Outcome]":
-    """Judge every such FIFO in `root` and unlink those of dead processes; an Outcome for each.
+    hold: "Optional[reaper.Hold]" = None,
+) -> "Iterator[reaper.Outcome]":
+    """Judge every such FIFO in `root` and unlink those of dead processes; yields an Outcome for each.
 
     look  runs a function that inspects processes and may block (see judging.Judge)
+    hold  is on when an Outcome is REMOVED: the caller lets go
     OSError if `root` cannot be read.
     """
-    outcomes = []
+    hold = hold or reaper.Hold()
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         seen = []
@@ -55,16 +57,19 @@ def reap(
                     seen.append(shmfs.Sighting(name, shmfs.OTHER, status))
         pids = [pid_of_name(sighting.name) for sighting in seen]
         for sighting, verdict in zip(seen, look(lambda: judge(pids, proc_root)) if seen else ()):
-            outcomes.append(_settle(folder, sighting, creator.verdict_of(verdict), dry_run))
+            hold.hold()
+            outcome = _settle(folder, sighting, creator.verdict_of(verdict), dry_run)
+            if outcome.result is not reaper.REMOVED:
+                hold.let_go()
+            yield outcome
     finally:
         os.close(folder)
-    return outcomes
 
 
 def reap_plain(root: str, dry_run: bool, proc_root: str) -> "Union[str, List[Tuple[Any, ...]]]":
     """The result of `reap` as plain data for the observer's answer; or why `root` cannot be read."""
     try:
-        outcomes = reap(root, proc_root, dry_run)
+        outcomes = list(reap(root, proc_root, dry_run))
     except OSError as error:
         return str(error.strerror)
     found = []

@@ -88,12 +88,23 @@ class Outcome:
         return f"Outcome({self.name}: {self.result}: {self.reason})"
 
 
+class Hold:
+    """What must not come between a removal and its telling; the base class holds nothing off."""
+
+    def hold(self) -> None:
+        """Called just before a file may be unlinked."""
+
+    def let_go(self) -> None:
+        """Called when nothing was unlinked or, by the caller, when it has told what was."""
+
+
 class Reaper:
     """Removes orphans in one directory.
 
     pin    hand over a descriptor of what is unlinked (or would be) while peers may be attached
     large  size in bytes from which on a descriptor is always handed over: closing the last one takes long
-    A context manager.  It keeps two descriptors in reserve, so that it can prove and unlink when none is left.
+    hold   is on when an Outcome is REMOVED: the caller lets go
+    A context manager.  It keeps two descriptors in reserve, to prove and unlink when none is left.
     """
 
     def __init__(
@@ -102,11 +113,13 @@ class Reaper:
         dry_run: bool = False,
         pin: bool = False,
         large: float = float("inf"),
+        hold: "Optional[Hold]" = None,
     ) -> None:
         self.directory = directory
         self.dry_run = dry_run
         self.pin = pin
         self.large = large
+        self._hold = hold or Hold()
         self._reserve: List[int] = []
         self._refill()
 
@@ -245,6 +258,7 @@ class Reaper:
             elif self.dry_run:
                 result = WOULD_REMOVE
             else:
+                self._hold.hold()
                 try:
                     self.directory.unlink(file, seen, changed)
                     result = REMOVED
@@ -268,20 +282,24 @@ class Reaper:
     def _guarded(self, name: str, act: "Callable[[], Outcome]") -> Outcome:
         """Translate errors of one name, and use the reserve if no descriptor is left."""
         outcome = None
-        for last in (False, True):
-            try:
-                outcome = act()
-                break
-            except FileNotFoundError:
-                outcome = Outcome(name, GONE, "it is not there any more")
-                break
-            except OSError as error:
-                if error.errno in NO_DESCRIPTOR and not last and self._spend_reserve():
-                    continue
-                outcome = Outcome(name, FAILED, str(error.strerror), error=error.errno or 0)
-                break
-        assert outcome is not None
-        self._refill()
+        try:
+            for last in (False, True):
+                try:
+                    outcome = act()
+                    break
+                except FileNotFoundError:
+                    outcome = Outcome(name, GONE, "it is not there any more")
+                    break
+                except OSError as error:
+                    if error.errno in NO_DESCRIPTOR and not last and self._spend_reserve():
+                        continue
+                    outcome = Outcome(name, FAILED, str(error.strerror), error=error.errno or 0)
+                    break
+            assert outcome is not None
+            self._refill()
+        finally:
+            if outcome is None or outcome.result is not REMOVED:
+                self._hold.let_go()
         return outcome
 
     def _spend_reserve(self) -> bool:

@@ -651,6 +651,33 @@ def test_a_signal_closes_it_and_the_terminal_is_as_it_was(shm_root, top, number)
     assert screen.ended(deadline=2.0) == 0
 
 
+def test_its_end_comes_within_no_removal(shm_root):
+    for pid in range(4194300, 4194304):
+        heapwriter.create(os.path.join(shm_root, f"heap-{pid}"), pid, [(4096, ())])
+    code = """
+import os, sys, threading, time
+sys.path[:0] = sys.argv[2:]
+from gppshm.top import cleaning, scanner
+
+def rename_and_rest(*names, **options):
+    rename(*names, **options)
+    within.set()
+    time.sleep(0.2)
+
+rename, os.rename, within = os.rename, rename_and_rest, threading.Event()
+scanning = scanner.Scanner(sys.argv[1])
+removing = cleaning.Cleaning(sys.argv[1], scanning.look_once().orphans, scanning, print)
+removing.start()
+within.wait()
+removing.end()
+os._exit(0)
+"""
+    done = run_command([sys.executable, "-I", "-c", code, shm_root, *FOLDERS])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    left = os.listdir(shm_root)
+    assert len(left) == 3 and all(name.startswith("heap-") for name in left)
+
+
 @needs_terminal
 def test_it_ends_when_its_terminal_goes_away(shm_root, tmp_path):
     screen = Top(tmp_path, shm_root)

@@ -297,9 +297,9 @@ def test_looking_at_a_fifo_does_not_release_a_blocked_peer(shm_root, directory, 
     with open(f"/proc/{peer.pid}/stat") as stream:
         wait_for(lambda: stream.seek(0) == 0 and stream.read().rpartition(")")[2].split()[0] == "S")
     snapshot.take(directory)
-    outcomes = fifos.reap(shm_root, dry_run=True)
+    outcomes = list(fifos.reap(shm_root, dry_run=True))
     assert [outcome.result for outcome in outcomes] == ["would remove"]
-    fifos.reap(shm_root)
+    list(fifos.reap(shm_root))
     assert os.listdir(shm_root) == [f"heap-{pid}"]
     assert not select.select([peer.process.stdout], [], [], 0)[0]
     # To open it for writing without waiting succeeds only while a reader waits.

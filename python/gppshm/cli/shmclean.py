@@ -6,7 +6,7 @@ import stat
 import sys
 
 from gppshm import creator, judging, procfs, reaper, shmfs
-from gppshm.cli import text
+from gppshm.cli import interrupts, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,13 +96,19 @@ def build_parser() -> "argparse.ArgumentParser":
 def main(argv: "Optional[List[str]]" = None) -> int:
     """Run the command and return its exit status."""
     try:
-        return _main(sys.argv[1:] if argv is None else argv)
+        with interrupts.Interrupts() as ctrl_c:
+            output = interrupts.Output(COMMAND, ctrl_c)
+            try:
+                return _main(sys.argv[1:] if argv is None else argv, ctrl_c, output)
+            except KeyboardInterrupt:
+                ctrl_c.ending = True
+                output.flush()
+                raise
     except KeyboardInterrupt:
         return 130
 
 
-def _main(arguments: "List[str]") -> int:
-    output = text.Output(COMMAND)
+def _main(arguments: "List[str]", ctrl_c: interrupts.Interrupts, output: text.Output) -> int:
     options: Options = Defaults()
     if arguments:
         parser = build_parser()
@@ -115,12 +121,19 @@ def _main(arguments: "List[str]") -> int:
             return int(output.failed)
         if options.fifo_root is not None and not options.fifos:
             parser.error("--fifo-root goes with --fifos")
-    run = Run(options, output)
+    run = Run(options, output, ctrl_c)
     try:
-        run.clean()
-        run.complete = True
-    finally:
+        try:
+            run.clean()
+            run.complete = True
+        except Exception:
+            run.finish()
+            raise
         run.finish()
+    except KeyboardInterrupt:
+        ctrl_c.ending = True
+        run.finish()
+        raise
     return 1 if output.failed else run.exit_status
 
 
@@ -137,7 +150,7 @@ class Run:
     complete  the run was not interrupted
     """
 
-    def __init__(self, options: "Options", output: text.Output) -> None:
+    def __init__(self, options: "Options", output: text.Output, ctrl_c: interrupts.Interrupts) -> None:
         self.options = options
         self.status = 0
         self.outcomes: List[reaper.Outcome] = []
@@ -148,6 +161,8 @@ class Run:
         self.unseen = 0
         self.complete = False
         self._output = output
+        self._ctrl_c = ctrl_c
+        self._is_told = False
         self._judge = judging.Judge()
         self._descriptions: Dict[int, Tuple[str, str]] = {}
         self._pins: Dict[shmfs.FileId, int] = {}
@@ -191,21 +206,29 @@ class Run:
 
     def _look(self, act: "Callable[[], Any]", otherwise: "Any") -> "Any":
         try:
-            return self._judge.look(act)
+            return otherwise if self._ctrl_c.ending else self._judge.look(act)
         except OSError:
             return otherwise
 
     def finish(self) -> None:
-        """Print holders or JSON, and write everything out."""
-        if self.options.json:
+        """Print holders or JSON, and write everything out.  After Ctrl-C: what is still to be told."""
+        if self.options.json and not self._is_told:
             from gppshm.cli import shmclean_json
 
-            self._output.put(shmclean_json.report(self))
-        elif self.options.verbose:
+            report = shmclean_json.report(self)
+            self._ctrl_c.hold()
+            self._output.put(report)
+            self._is_told = True
+        elif self.options.verbose and not self._ctrl_c.ending:
             for outcome in self.outcomes + self.unnamed:
                 self._tell_holders(outcome)
-        self._output.flush()
+        self._let_go()
         self._output.pass_over(self._judge.passed_over)
+
+    def _let_go(self) -> None:
+        """Act on Ctrl-C, as what happened has been put; then write it."""
+        self._ctrl_c.let_go()
+        self._output.flush()
 
     @property
     def exit_status(self) -> int:
@@ -224,6 +247,7 @@ class Run:
                 if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
                     self.outcomes.append(outcome)
                     self._tell_unasked(outcome, text.escaped(outcome.name))
+                self._let_go()
 
     def _tell_unasked(self, outcome: reaper.Outcome, name: str) -> None:
         """Print the outcome of a file that was not given as NAME."""
@@ -252,6 +276,7 @@ class Run:
                     outcome = _missing(outcome.name)
                 self.outcomes.append(outcome)
                 self._tell_named(outcome, text.escaped(outcome.name))
+                self._let_go()
 
     def _tell_named(self, outcome: reaper.Outcome, name: str) -> None:
         reason = text.escaped(outcome.reason)
@@ -294,20 +319,25 @@ class Run:
     def _force(self, directory: shmfs.ShmDirectory) -> None:
         for name in self._names(directory, ": "):
             outcome, users = self._unlink_by_force(directory, name)
-            if outcome.result is reaper.GONE:
-                continue
-            self.outcomes.append(outcome)
-            shown = text.escaped(name)
-            if outcome.result is reaper.FAILED:
-                self._fail(f"{shown}: {text.escaped(outcome.reason)}")
-                continue
-            if self.options.dry_run or self.options.verbose:
-                self._tell_removal(outcome, shown)
-            if users:
-                self._output.line_on_stderr(f"{shown} {users}")
+            if outcome.result is not reaper.GONE:
+                self.outcomes.append(outcome)
+                self._tell_forced(outcome, text.escaped(name), users)
+            self._let_go()
+
+    def _tell_forced(self, outcome: reaper.Outcome, name: str, users: str) -> None:
+        if outcome.result is reaper.FAILED:
+            self._fail(f"{name}: {text.escaped(outcome.reason)}")
+            return
+        if self.options.dry_run or self.options.verbose:
+            self._tell_removal(outcome, name)
+        if users:
+            self._output.line_on_stderr(f"{name} {users}")
 
     def _unlink_by_force(self, directory: shmfs.ShmDirectory, name: str) -> "Tuple[reaper.Outcome, str]":
-        """Unlink the file `name`; the outcome, and a description of its possible users or ""."""
+        """Unlink the file `name`; the outcome, and a description of its possible users or "".
+
+        Ctrl-C is held at the end if it may have been unlinked.
+        """
         seen = verdict = None
         reason, users = "it was named, with --force", ""
         try:
@@ -329,6 +359,7 @@ class Run:
             if _is_directory(seen):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not self.options.dry_run:
+                self._ctrl_c.hold()
                 directory.unlink_by_force(name)
         except FileNotFoundError:
             return reaper.Outcome(name, reaper.GONE, "it is not there any more", seen, verdict), ""
@@ -351,7 +382,7 @@ class Run:
     # -- memory under those who are attached ------------------------------------------------------------
 
     def _reaper(self, directory: shmfs.ShmDirectory) -> reaper.Reaper:
-        return reaper.Reaper(directory, self.options.dry_run, pin=True)
+        return reaper.Reaper(directory, self.options.dry_run, pin=True, hold=self._ctrl_c)
 
     def _pin(self, outcome: reaper.Outcome) -> None:
         """Keep an unlinked heap open if peers may be attached."""
@@ -397,22 +428,44 @@ class Run:
         seen, verdict = outcome.sighting, outcome.verdict
         assert seen is not None and verdict is not None
         fd = self._pins.pop(seen.file_id, None)
+        name, returned = text.escaped(outcome.name), shmclean_reclaim.Returned()
         try:
             if fd is None:
                 from gppshm import held
 
                 file_id, pids = seen.file_id, verdict.attached
                 fd = held.open_regular(self._judge.look(lambda: held.way_to(file_id, pids)), file_id)
-            by_word, dry_run = self.options.reclaim, self.options.dry_run
-            returned = shmclean_reclaim.give_back(fd, verdict.attached, by_word, dry_run, self._judge)
+            self._give_back(fd, verdict.attached, self.options.reclaim, name, seen, returned)
         except OSError as error:
-            reason = f"it cannot be reached through those who hold it: {error.strerror}"
-            returned = shmclean_reclaim.Returned(reason, error.errno or 0)
+            returned.reason = f"it cannot be reached through those who hold it: {error.strerror}"
+            returned.error = error.errno or 0
         finally:
             if fd is not None:
                 os.close(fd)
         self.returned[seen.file_id] = returned
-        self._tell_returned(text.escaped(outcome.name), seen, returned)
+        self._tell_returned(name, seen, returned)
+
+    def _give_back(
+        self,
+        fd: int,
+        attached: "Iterable[int]",
+        by_word: bool,
+        name: str,
+        seen: shmfs.Sighting,
+        returned: "shmclean_reclaim.Returned",
+    ) -> None:
+        """Give back what is free; Ctrl-C is held at the end, as it is to be told.  At Ctrl-C it is told."""
+        from gppshm.cli import shmclean_reclaim
+
+        dry_run = self.options.dry_run
+        try:
+            shmclean_reclaim.give_back(fd, attached, by_word, dry_run, self._judge, self._ctrl_c, returned)
+        except KeyboardInterrupt:
+            self._ctrl_c.hold()
+            if returned.given_back:
+                self.returned[seen.file_id] = returned
+                self._put_returned(name, seen, returned)
+            raise
 
     def _reclaim_unnamed(self, directory: shmfs.ShmDirectory, file: "held.Unlinked") -> None:
         from gppshm.cli import shmclean_reclaim
@@ -432,10 +485,11 @@ class Run:
                 self._tell_unasked(outcome, name)
             return
         try:
-            returned = shmclean_reclaim.give_back(fd, (), True, self.options.dry_run, self._judge)
+            assert outcome.sighting is not None
+            returned = shmclean_reclaim.Returned()
+            self._give_back(fd, (), True, name, outcome.sighting, returned)
         finally:
             os.close(fd)
-        assert outcome.sighting is not None
         if self.options.dry_run:
             outcome.result = shmclean_reclaim.WOULD_RECLAIM
         if returned.error:
@@ -445,6 +499,13 @@ class Run:
         self._tell_returned(name, outcome.sighting, returned)
 
     def _tell_returned(self, name: str, seen: shmfs.Sighting, returned: "shmclean_reclaim.Returned") -> None:
+        """Print what was given back, and let Ctrl-C go."""
+        if returned.error:
+            self._ctrl_c.let_go()  # a directory service may not answer
+        self._put_returned(name, seen, returned)
+        self._let_go()
+
+    def _put_returned(self, name: str, seen: shmfs.Sighting, returned: "shmclean_reclaim.Returned") -> None:
         if returned.error and self.options.reclaim:
             reason = returned.reason
             if returned.error in (errno.EPERM, errno.EACCES):
@@ -474,19 +535,18 @@ class Run:
 
         root = self.options.fifo_root or fifos.DEFAULT_ROOT
         try:
-            outcomes = fifos.reap(root, dry_run=self.options.dry_run, look=self._judge.look)
+            for outcome in fifos.reap(root, "/proc", self.options.dry_run, self._judge.look, self._ctrl_c):
+                if outcome.result is not reaper.GONE:
+                    self.fifos.append(outcome)
+                    self._tell_unasked(outcome, text.escaped(os.path.join(root, outcome.name)))
+                self._let_go()
         except OSError as error:
             self._fail(f"{COMMAND}: {text.escaped(root)} cannot be read: {error.strerror}")
-            return
-        for outcome in outcomes:
-            if outcome.result is not reaper.GONE:
-                self.fifos.append(outcome)
-                self._tell_unasked(outcome, text.escaped(os.path.join(root, outcome.name)))
 
     # -- output -----------------------------------------------------------------------------------------
 
     def _say(self, line: str) -> None:
-        """Print a line at once, unless stdout is for JSON."""
+        """Print a line, unless stdout is for JSON: at once, or when Ctrl-C is let go."""
         if not self.options.json:
             self._output.put(line + "\n")
             self._output.flush()

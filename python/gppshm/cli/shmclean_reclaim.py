@@ -54,12 +54,20 @@ class Returned:
 
 
 def give_back(
-    fd: int, attached: "Iterable[int]", by_word: bool, dry_run: bool, judge: judging.Judge
-) -> Returned:
+    fd: int,
+    attached: "Iterable[int]",
+    by_word: bool,
+    dry_run: bool,
+    judge: judging.Judge,
+    hold: reaper.Hold,
+    result: Returned,
+) -> None:
     """Give back the free memory of the heap of `fd`, whose creator has been proven dead.
 
     attached  pids of the holders
     by_word   a person accepts the risk that a forked child of the creator is among them
+    hold      is on at the end; it is let go for inspections of processes, and every 0.1 s
+    result    is filled in, also at Ctrl-C
     """
     status = os.fstat(fd)
     file_id = status.st_dev, status.st_ino
@@ -70,17 +78,21 @@ def give_back(
             return False
         return _kinship(file_id) is kinship.NO_CHILD
 
-    if not by_word and _asked(judge, no_child):
+    if not by_word and _asked(judge, hold, no_child):
         kind = kinship.NO_CHILD
     try:
         work = reclaim.Reclaim(
-            fd, kind, by_word, dry_run, lambda superblock: _asked(judge, lambda: dead(superblock))
+            fd, kind, by_word, dry_run, lambda superblock: _asked(judge, hold, lambda: dead(superblock))
         )
     except reclaim.NotAllowed as refusal:
-        return Returned(str(refusal))
-    result = Returned()
+        result.reason = str(refusal)
+        return
     try:
-        whole = _work(work)
+        whole = _work(work, hold)
+    except KeyboardInterrupt:
+        work.close()
+        result.reason = "not all of it was looked at: it was interrupted"
+        raise
     except OSError as error:
         work.close()
         result.reason, result.error = f"it cannot be given back: {error.strerror}", error.errno or 0
@@ -91,19 +103,22 @@ def give_back(
             result.reason = "a process is at work in it, or ended in the middle of that"
         elif not work.whole:
             result.reason = "its blocks are not whole: what follows a fault is left alone"
-    result.given_back = work.would_give_back if dry_run else work.given_back
-    result.in_use = work.in_use
-    left = work.taken - (result.given_back if dry_run else 0)
-    result.not_returnable = max(0, left - result.in_use)
-    return result
+    finally:
+        result.given_back = work.would_give_back if dry_run else work.given_back
+        result.in_use = work.in_use
+        left = work.taken - (result.given_back if dry_run else 0)
+        result.not_returnable = max(0, left - result.in_use)
 
 
-def _asked(judge: judging.Judge, act: "Callable[[], bool]") -> bool:
+def _asked(judge: judging.Judge, hold: reaper.Hold, act: "Callable[[], bool]") -> bool:
     """The result of `act`; False if processes cannot be inspected."""
+    hold.let_go()
     try:
         return bool(judge.look(act))
     except OSError:
         return False
+    finally:
+        hold.hold()
 
 
 def _kinship(file_id: "Tuple[int, int]") -> kinship.Kinship:
@@ -116,22 +131,31 @@ def _kinship(file_id: "Tuple[int, int]") -> kinship.Kinship:
     return kind
 
 
-def _work(work: reclaim.Reclaim) -> bool:
+def _work(work: reclaim.Reclaim, hold: reaper.Hold) -> bool:
     """Whether everything was inspected.  Waits for a process that is changing the heap for a moment."""
     end = time.monotonic() + LONGEST
     for _ in range(5):
         try:
+            hold.hold()
             while not work.go_on(0.1):
+                hold.let_go()
+                hold.hold()
                 if time.monotonic() > end:
                     work.close()
                     return False
         except BlockingIOError:
-            time.sleep(PAUSE)
+            _rest(hold)
             continue
         if work.settled:
             break
-        time.sleep(PAUSE)
+        _rest(hold)
     return True
+
+
+def _rest(hold: reaper.Hold) -> None:
+    hold.let_go()
+    time.sleep(PAUSE)
+    hold.hold()
 
 
 def look(

@@ -6,12 +6,39 @@ from gppshm import asking, creator, reaper, shmfs
 from gppshm.cli import shmclean, text
 from gppshm.top.state import shown
 
+LONGEST = 1.0
+"""Seconds to wait for a removal at the end; it takes microseconds."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator, List, Sequence
 
     from gppshm.top.scanner import Scanner
     from gppshm.top.state import Row
+
+
+class _Hold(reaper.Hold):
+    """Lets no removal begin after `end`, which waits for the one that is under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_on = self._ending = False
+
+    def hold(self) -> None:
+        if self._ending:
+            raise SystemExit  # ends the thread
+        if not self._is_on:
+            self._lock.acquire()
+            self._is_on = True
+
+    def let_go(self) -> None:
+        if self._is_on:
+            self._is_on = False
+            self._lock.release()
+
+    def end(self) -> None:
+        self._ending = True
+        self._lock.acquire(timeout=LONGEST)
 
 
 def refusal(row: "Row") -> str:
@@ -37,6 +64,11 @@ class Cleaning(threading.Thread):
         self._confirmed = {row.file: row.file_id for row in rows}
         self._scanner = scanner
         self._on_end = on_end
+        self._hold = _Hold()
+
+    def end(self) -> None:
+        """Remove nothing more; the process is about to end."""
+        self._hold.end()
 
     def run(self) -> None:
         removed, size, attached, failures = 0, 0, 0, []
@@ -52,13 +84,15 @@ class Cleaning(threading.Thread):
                     self._scanner.departures.cleaned[outcome.name] = shown(outcome.reason)
                 elif outcome.result is not reaper.GONE:
                     failures.append(_failure(outcome))
+                self._hold.let_go()
         except OSError as error:
             failures.append(f"{shown(self._root)} cannot be read: {error.strerror}")
         self._scanner.look_soon()
         self._on_end(_summary(removed, size, attached, failures), bool(failures))
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
-        with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory) as cleaner:
+        hold = self._hold
+        with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory, hold=hold) as cleaner:
             yield from cleaner.settle_patiently(list(self._confirmed), asking.judge, self._confirmed.get)
 
 

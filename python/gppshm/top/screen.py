@@ -34,6 +34,8 @@ class Display(Terminal):
 
     def stop(self) -> None:
         self._scanner.stop()
+        if self._cleaning is not None:
+            self._cleaning.end()
 
     def frame(self, width: int, height: int) -> Frame:
         self.view.take(self._scanner.state)
