@@ -1,4 +1,4 @@
-"""Removes orphans in two steps: by a lease alone, then by a verdict from other evidence.
+"""Removes orphans in two steps: by a lease or an established identity, then by a verdict from other evidence.
 
 Neither step inspects another process.  The caller decides what happens between them.
 """

@@ -4,12 +4,12 @@ The order of evidence: a lease; an identity that was established while the creat
 observer is asked, and its answer comes in a later step.  Nothing here waits.
 """
 
-import os
 import time
 
 from gppshm import (
     account,
     creator,
+    creators,
     inquiry,
     lease,
     observer,
@@ -47,7 +47,6 @@ SLOW_EXIT = 1.0
 """Seconds that a creator may live after its heap lost its name; then this is reported."""
 DOUBTED = 10
 """Every DOUBTED-th rescan checks that creators still map their heaps; each check costs 0.1 ms."""
-EXITING = "exiting"
 MOST_EXITS = len(schedule.EXITS) + len(RETRIES)
 """Tries after an event on a heap whose creator has no pidfd and has not ended yet."""
 LARGE = 4 << 20
@@ -91,10 +90,6 @@ class Settling:
         self._waited = time.monotonic()
         self._lost: List[bool] = []
         self._passed_over: Tuple[int, ...] = ()
-        try:
-            self._own_proc = os.readlink(proc_root + "/self") == str(os.getpid())
-        except OSError:
-            self._own_proc = False
         self.directory = shmfs.ShmDirectory(root, proc_root)
         self._reaper = self._make_reaper()
         try:
@@ -110,6 +105,7 @@ class Settling:
             raise
         self._telling = telling.Telling(self._observer, on_event)
         self._account = account.Account(self._telling)
+        self._creators = creators.Creators(self._triggers, self._account, proc_root)
         ancestor = parent, procfs.pulse(parent, proc_root)[0] if parent > 0 else 0
         self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, ancestor)
         self._returns = returns.Returns(
@@ -254,7 +250,7 @@ class Settling:
                 self._strange.setdefault(name, ("close", since))
         for name in happened.created:
             if name not in happened.removed and shmfs.pid_of_name(name):
-                self._note_named(name, self._track(name, "created", since))
+                self._creators.note_named(name, self._track(name, "created", since), self.directory)
                 self._timers.set(name, time.monotonic() + FIRST_SIGHT)
         return names
 
@@ -344,49 +340,21 @@ class Settling:
             if verdict is not None:
                 heap.attempts = len(RETRIES)
                 return self._record(self._reaper.remove(seen, verdict))
-            state = self._state_of_named(heap, seen)
+            state = self._creators.state_of_named(heap, seen, self.directory)
             if state is ENDED:
                 self._inquiry.verdict(seen, seen.name_pid)
-            elif state is EXITING and heap.attempts < len(schedule.EXITS):
+            elif state is creators.EXITING and heap.attempts < len(schedule.EXITS):
                 # The kernel closes the heap before it reports the end, after which a question is quicker.
                 self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
                 heap.attempts += 1
             else:
                 self._inquiry.portray(name, heap.uid)
             return False
-        self._check_pid(name, heap)
+        self._note_end(name, heap)
         if heap.lives:
             return self._still_alive(name, heap)
         self._inquiry.verdict(seen, heap.creator)
         return False
-
-    def _note_named(self, name: str, heap: Known) -> None:
-        """Note the process with the pid in a heap's name, if it lives, so that its end can be proven later.
-
-        It need not be the creator; the verdict decides that.
-        """
-        if not self._own_proc:
-            return
-        try:
-            status = os.stat(name, dir_fd=self.directory.fd, follow_symlinks=False)
-            start, dead = procfs.pulse(shmfs.pid_of_name(name), self._proc_root)
-        except OSError:
-            return
-        if start and not dead:
-            heap.named = (status.st_dev, status.st_ino), start
-
-    def _state_of_named(self, heap: Known, seen: shmfs.Sighting) -> str:
-        """ENDED or EXITING, of the process with the name's pid, if it was alive while this file existed."""
-        file_id, start = heap.named
-        if file_id != seen.file_id:
-            self._note_named(seen.name, heap)
-            return ""
-        try:
-            if procfs.pulse(seen.name_pid, self._proc_root) != (start, False):
-                return ENDED
-        except OSError:
-            return ""
-        return EXITING if procfs.is_exiting(seen.name_pid, self._proc_root) else ""
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
         """The only file that may be removed under that name; None for any."""
@@ -418,45 +386,30 @@ class Settling:
         heap.stage = ENDED
         self._on_change(name)
 
-    def _check_pid(self, name: str, heap: Known) -> None:
-        """Note the end of a creator, if it can be found out."""
+    def _note_end(self, name: str, heap: Known) -> None:
+        """Note whether the creator has ended, as far as it can be found out."""
         try:
-            self._note_end(name, heap)
+            if self._creators.has_ended(name, heap):
+                self._has_ended(name, heap)
         except OSError:
             pass
 
-    def _note_end(self, name: str, heap: Known) -> None:
-        """Note the end of a creator: by its pidfd or, without one, by its pid and start.  Raises OSError."""
-        if not heap.lives or not self._own_proc:
-            return
-        if self._triggers.watches(name):
-            gone = self._triggers.has_ended(name)
-        else:
-            start, dead = procfs.pulse(heap.creator, self._proc_root)
-            if start:
-                gone = dead or start != heap.start
-            else:
-                gone = procfs.Processes(self._proc_root).no_such_process(heap.creator)
-        if gone:
-            self._has_ended(name, heap)
-
     def _by_identity(self, seen: shmfs.Sighting) -> "Optional[creator.Verdict]":
-        """The verdict by the established identity; None if the creator lives, or there is no such verdict."""
+        """The verdict by the established identity; None if the creator lives, or there is no such verdict.
+
+        OSError if no descriptor is left: the reaper has some in reserve.
+        """
         heap = self._known.get(seen.name)
         if heap is None or not heap.creator:
             return None
         self._see(heap, seen)
         try:
-            self._note_end(seen.name, heap)
-            if heap.lives or heap.identity is None:
-                return None
-            if procfs.pulse(heap.creator, self._proc_root)[0] not in (0, heap.start):
-                return None  # another process has the pid: the observer must inspect it
+            if self._creators.has_ended(seen.name, heap):
+                self._has_ended(seen.name, heap)
         except OSError as error:
             if error.errno in reaper.NO_DESCRIPTOR:
-                raise  # the reaper has a reserve
-            return None
-        return creator.judge_by_identity(seen, heap.identity, time.monotonic() - heap.identity.since)
+                raise
+        return None if heap.lives else self._creators.verdict(heap, seen)
 
     def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:
         """Unlink the heap, unless it is changed before."""
@@ -557,7 +510,7 @@ class Settling:
 
     def _name_is_missing(self, name: str, heap: Known) -> bool:
         """Handle a heap that lost its name, by a normal exit or another process.  Whether it is gone."""
-        self._check_pid(name, heap)
+        self._note_end(name, heap)
         if not heap.lives:
             left_behind = heap.stage is ENDED and self._was_left_behind(name, heap)
             seek = self._reaper.pin and heap.noted.address > 0 and self._only(name) in (None, heap.file_id)
@@ -665,26 +618,12 @@ class Settling:
             self._telling.name(answer.who.uid)
         if answer.void:
             self._inquiry.renew(name)
-        if not self._watch(name, heap):
+        if not self._creators.watch(name, heap):
             heap.since = time.monotonic()
             self._has_ended(name, heap)
         # It may have died during the inspection, after the event of its last close.
         if not self._triggers.watches(name):
             self._try(name)
-
-    def _watch(self, name: str, heap: Known) -> bool:
-        """Watch the creator by a pidfd, if possible; False if it has ended."""
-        why = f"{self._proc_root} belongs to another pid namespace"
-        if self._own_proc:
-            try:
-                if self._triggers.watch(name, heap.creator, heap.start, self._proc_root):
-                    self._account.mended("pidfd")
-                    return True
-            except ProcessLookupError:
-                return False
-            why = self._triggers.pidfd_trouble
-        self._account.trouble("pidfd", f"no pidfd: {why}; inotify and rescans remain")
-        return True
 
     # -- bookkeeping ---------------------------------------------------------------------------------------
 

@@ -344,7 +344,7 @@ class Watcher(settling.Settling):
                 if heap.doubtful or heap.identity is None:  # it may have exec'd another program
                     heap.doubtful = False
                     self._inquiry.renew(name)
-                if not self._triggers.watches(name) and not self._watch(name, heap):
+                if not self._triggers.watches(name) and not self._creators.watch(name, heap):
                     self._timers.set(name, now)
         if self._remove_fifos and not self._fifos_asked:
             self._fifos_asked = True

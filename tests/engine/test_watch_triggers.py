@@ -106,7 +106,7 @@ def test_pidfds_that_can_be_had_again_are_used_again(spawn, shm_root, monkeypatc
     with Watching(shm_root, rescan=0.2) as watched:
         watched.knows(owner)
         assert watched.watcher.pidfds == 0
-        assert watched.watcher.troubles()
+        wait_for(watched.watcher.troubles)
         monkeypatch.undo()
         wait_for(lambda: watched.watcher.pidfds == 1)
         wait_for(lambda: not watched.watcher.troubles())
