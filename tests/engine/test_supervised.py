@@ -237,6 +237,28 @@ def test_what_is_urgent_does_not_wait_for_what_is_only_for_telling(pool, never):
     assert len(pool.fds()) == supervised.AT_ONCE["telling"] + supervised.AT_ONCE["names"]
 
 
+def test_what_is_only_for_reports_gives_way_to_more_urgent_work_for_a_while(pool, tmp_path):
+    gate = tmp_path / "gate"
+
+    def until_the_gate_is_there():
+        while not gate.exists():
+            time.sleep(0.001)
+        return time.monotonic()
+
+    pool.submit(1, until_the_gate_is_there, supervised.SOON)
+    pool.submit(2, time.monotonic, supervised.TELLING)
+    gate.touch()
+    found = collect(pool, 2)
+    assert found[1][0] < found[2][0]
+
+
+def test_but_it_does_not_wait_for_work_that_takes_long(pool, never):
+    pool.submit(1, look([os.getpid()], {os.getpid()}, never), supervised.SOON, deadline=60.0)
+    submitted = time.monotonic()
+    pool.submit(2, time.monotonic, supervised.TELLING)
+    assert collect(pool, 1)[2][0] - submitted >= supervised.GIVES_WAY
+
+
 def test_what_waits_its_turn_is_done_in_the_order_in_which_it_came(pool):
     order = []
     for key in range(12):
