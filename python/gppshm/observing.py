@@ -289,6 +289,12 @@ class Wire:
         """Number of bytes that wait to be written."""
         return len(self._out)
 
+    def wait(self, end: float) -> None:
+        """Sleep until something can be read, or written if that waits; at most until `end` (monotonic)."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN | (select.POLLOUT if self._out else 0))
+        poll.poll(max(0.0, end - time.monotonic()) * 1000)
+
     def flush(self) -> None:
         """Write what can be written now.  Raises OSError if the other end is gone."""
         while self._out:

@@ -336,7 +336,7 @@ def engine_of(pid):
         pids = stream.read().split()
     for each in pids:
         with open(f"/proc/{each}/cmdline", "rb") as stream:
-            if b"engine.py" in stream.read():
+            if b"engine_process.py" in stream.read():
                 return int(each)
     raise AssertionError(pids)
 
