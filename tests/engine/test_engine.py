@@ -103,6 +103,7 @@ def test_when_its_parent_is_killed_it_ends_after_a_last_sweep(spawn, shm_root):
         helpers = [pid, *family(pid)]
         os.kill(pid, signal.SIGSTOP)
         farm.kill(farm.pids[:4])
+        wait_for(lambda: not any(lives(each) for each in farm.pids[:4]))
         started = time.monotonic()
         parent.kill()
         os.kill(pid, signal.SIGCONT)
