@@ -49,6 +49,7 @@ class Host:
     error     why there is no answer; else ""
     usage     path, total, free, used, heaps, other, held, reserved, free_percent, inodes, free_inodes
     capacity  MB that can be allocated
+    age       seconds since the oldest of these values was measured; None if the device does not report it
     cleanup, status  shm::cleanup and shm::cleanup_status (docs/device.md), by the last parts of the ids
     heaps, recent    lists of the same kind, from shm::heaps and shm::recent
     """
@@ -58,6 +59,7 @@ class Host:
         self.name = ""
         self.usage: Dict[str, Any] = {}
         self.capacity = 0
+        self.age: Optional[float] = None
         self.cleanup: Dict[str, Any] = {}
         self.status: Dict[str, Any] = {}
         self.heaps: List[Dict[str, Any]] = []
@@ -89,10 +91,12 @@ class Host:
         capacity, name = int(values["shm::capacity"]), str(values["shm::host_name"])
         heaps = [_typed(heap, HEAP) for heap in values["shm::heaps"]]
         recent = [_typed(removal, REMOVAL) for removal in values.get(RECENT, ())]
+        ages = [item["age"] for item in (values["shm::usage"], *values["shm::heaps"]) if "age" in item]
+        age = max([_seconds(age) for age in ages]) if ages else None
         cleanup = _typed(values["shm::cleanup"], {"enabled": bool})
         status = _typed(values["shm::cleanup_status"], {"removed": int})
         # All of it, or nothing.
-        self.usage, self.capacity, self.name = usage, capacity, name
+        self.usage, self.capacity, self.name, self.age = usage, capacity, name, age
         self.heaps, self.recent, self.cleanup, self.status = heaps, recent, cleanup, status
 
 
@@ -105,6 +109,13 @@ def _moment(seconds: "Any") -> float:
     """Seconds since 1970, if they are a valid date; else raises one of MISTAKES."""
     time.localtime(seconds)
     return float(seconds)
+
+
+def _seconds(age: "Any") -> float:
+    """A duration; raises one of MISTAKES if it is none."""
+    if not 0.0 <= float(age) < math.inf:
+        raise ValueError("an age that cannot be")
+    return float(age)
 
 
 HEAP = {
