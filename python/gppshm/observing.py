@@ -151,7 +151,9 @@ def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
     """For each (file, thread id): whether that owner of a lock is dead; then read the lock again."""
     host = procfs.Processes(proc_root)
     return [
-        locks.look(heapfile.Superblock(0, 0, 0, 1, owner, 0, 0, 0), locks.Threads(tuple(file_id), host)).state
+        locks.check(
+            heapfile.Superblock(0, 0, 0, 1, owner, 0, 0, 0), locks.Threads(tuple(file_id), host)
+        ).state
         is locks.DEAD
         for file_id, owner in plain
     ]

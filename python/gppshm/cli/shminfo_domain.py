@@ -39,7 +39,7 @@ def ask(options: "Any", output: text.Output, act: "Callable[[Domain], Any]") -> 
 
 def show(options: "Any", output: text.Output) -> int:
     """Print the requested form; exit status 1 if a device did not answer."""
-    hosts = ask(options, output, lambda place: place.look(detailed=options.host is not None))
+    hosts = ask(options, output, lambda place: place.query(detailed=options.host is not None))
     if hosts is None:
         return 1
     chosen = hosts

@@ -433,12 +433,12 @@ class Device(GppShmPlugin_base):
         self._update_usage_state()
         self.on_tick()
 
-    def tell_property(self, identifier: str) -> None:
+    def send_property(self, identifier: str) -> None:
         item = self.item(identifier)
         self.sender.submit(lambda: self.port_propEvent.send(item))
 
     def _send_value(self, identifier: str, value: "Any") -> None:
-        """As `tell_property`, with a value just measured; a query would measure again."""
+        """As `send_property`, with a value just measured; a query would measure again."""
         item = CF.DataType(identifier, self.declared[identifier].to_any(value))
         self.sender.submit(lambda: self.port_propEvent.send(item))
 

@@ -166,7 +166,7 @@ class Domain:
             ) from None
         omniORB.setClientConnectTimeout(int(1000 * timeout * SHARE))
 
-    def look(self, detailed: bool = False) -> "List[Host]":
+    def query(self, detailed: bool = False) -> "List[Host]":
         """Query all devices; worst first.  Failure if the domain cannot be reached.
 
         detailed  also `recent`
@@ -192,15 +192,15 @@ class Domain:
             asked.wait([bound], time.monotonic() + FEW * self.timeout)
         hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
         devices += self._missing(asked, bound, devices)
-        told = [asked.ask(functools.partial(_told, ref, detailed)) for _, _, ref in devices]
-        asked.wait(told, began + 0.5 * self.timeout)
-        if bound is None and any(_is_bad(asked.answer(key)) for key in told):
+        questions = [asked.ask(functools.partial(_answer_of, ref, detailed)) for _, _, ref in devices]
+        asked.wait(questions, began + 0.5 * self.timeout)
+        if bound is None and any(_is_bad(asked.answer(key)) for key in questions):
             # Devices that do not answer have names there.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], began + 0.95 * self.timeout)
-        asked.wait(told, began + 0.95 * self.timeout)
+        asked.wait(questions, began + 0.95 * self.timeout)
         names = self._names_of(asked, bound)
-        for (node, label, reference), key in zip(devices, told):
+        for (node, label, reference), key in zip(devices, questions):
             answer = asked.answer(key)
             if answer is None:
                 continue  # another kind of device
@@ -368,7 +368,7 @@ def _devices_of(manager: "Any") -> "List[Tuple[str, Any]]":
     return [(label, device) for device in manager._get_registeredDevices()]
 
 
-def _told(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]]":
+def _answer_of(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]]":
     """(label, value by id) of a GppShmPlugin; None for another kind of device."""
     # The name may refer to an object of any type.
     device = device._narrow(CF.Device)
