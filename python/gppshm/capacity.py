@@ -193,7 +193,9 @@ class Ledger:
             try:
                 self._claims.claim(reserved, baseline)
             except OSError as error:
-                self._tell(f"other devices of this host cannot see the grants of this one: {error.strerror}")
+                self._report(
+                    f"other devices of this host cannot see the grants of this one: {error.strerror}"
+                )
 
     def _others(self) -> "List[Claim]":
         if self._claims is None:
@@ -201,13 +203,13 @@ class Ledger:
         try:
             found = self._claims.of_others()
         except OSError as error:
-            self._tell(f"grants of other devices of this host cannot be seen: {error}")
+            self._report(f"grants of other devices of this host cannot be seen: {error}")
             return []
         if not self._claims.saw_all:
-            self._tell("not all grants of other devices can be seen: this host has too many file locks")
+            self._report("not all grants of other devices can be seen: this host has too many file locks")
         return found
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         if not self._told:
             self._told = True
             self._complain(sentence)

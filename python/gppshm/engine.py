@@ -1,14 +1,12 @@
-"""The watcher in a process of its own, for programs with other work: the plugin and the device.
+"""The engine: a watcher in a process of its own, for programs with other work: the plugin and the device.
 
-So CORBA calls never hold the interpreter lock that an unlink needs.  This module has both ends: the process,
-and `Engine`, which starts it and mirrors its state.  The process ends with its parent, after a last sweep.
-If its parent hangs, it continues and drops messages that cannot be sent.
+So CORBA calls never hold the interpreter lock that an unlink needs.  `Engine` starts the process
+(`engine_process`) and mirrors its state.
 
 One program of a node can lead (see relay).  An engine that follows it has no process of its own, and mirrors
 the leader's state.  It starts a process as soon as the leader ends, or has no process itself.
 """
 
-import copy
 import errno
 import os
 import select
@@ -17,16 +15,13 @@ import socket
 import sys
 import time
 
-if __name__ == "__main__":  # started by its file's name, isolated: see observer
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from gppshm import events, observer, observing, processes, relay, watch
+from gppshm import engine_messages, engine_process, events, observer, observing, processes, relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
-    Orders = Tuple[str, float, bool, bool, bool]
+    from gppshm.engine_process import Orders
 
 STARTING = 10.0
 """Seconds that the process may take to start."""
@@ -34,192 +29,11 @@ RESTARTS = (0.0, 0.5, 2.0, 10.0, 60.0)
 """Seconds between restarts of a process that keeps ending; the last one repeats."""
 SOUND = 60.0
 """Seconds after which a running process counts as stable."""
-MOST = 16 << 20
-"""Bytes kept for a parent that does not read; later messages are dropped."""
-LAST_SWEEP = 2.0
-"""Seconds for the last sweep and the last messages."""
-FIRST_WORD = 1.0
+FIRST_MESSAGE = 1.0
 """Seconds that the start waits for the first message of a leader, which sends one to every new follower."""
-SEARCHES = (0.25, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between searches for a leader; the last one repeats."""
 
-_EVENT = tuple(name for name in events.Event.__slots__ if name != "kind")
-_COUNTS = (
-    "removed",
-    "fifos",
-    "bytes",
-    "cleaned",
-    "cleaned_bytes",
-    "given_back",
-    "given_back_later",
-    "failures",
-    "rescans",
-    "wakeups",
-    "longest_step",
-)
-_LEVELS = ("returning", "in_use")
-"""The Counts that are present values, not sums; they start at 0 in a new process."""
 _PASSED_ON = ("event", "heaps", "returns", "state")
-_KINDS = {str(kind): kind for kind in events.KINDS}
-
-
-# -- the process ---------------------------------------------------------------------------------------------
-
-
-class _Process:
-    """The watcher, and the socket to its parent."""
-
-    def __init__(self, wire: observing.Wire) -> None:
-        self._wire = wire
-        self._dirty: Set[str] = set()
-        self._finishing = self._ended = False
-        self._faults = 0
-        self._returns_sent = 0
-        self._watcher: Optional[watch.Watcher] = None
-
-    def start(self, root: str, orders: "Orders", parent: int, proc_root: str) -> None:
-        scope, rescan, dry_run, remove_fifos, reclaim = orders
-        watch.raise_descriptor_limit()
-        try:
-            self._watcher = watch.Watcher(
-                root,
-                self._on_event,
-                scope,
-                parent,
-                rescan,
-                dry_run,
-                remove_fifos,
-                proc_root=proc_root,
-                on_change=self._dirty.add,
-                also=self._wire.sock.fileno(),
-                reclaim=reclaim,
-            )
-        except OSError as error:
-            self._put(("refused", error.errno or errno.EIO, str(error.strerror)))
-            return
-        self._put(("started",))
-
-    def run(self) -> None:
-        if self._watcher is None:
-            return
-        watcher = self._watcher
-        while not (self._finishing or self._ended):
-            watcher.guarded(self._step, self._on_fault)
-        watcher.stop()
-        end = time.monotonic() + LAST_SWEEP
-        watcher.guarded(lambda: watcher.sweep(last=True, patience=LAST_SWEEP), self._on_fault)
-        watcher.guarded(watcher.close, self._on_fault)
-        self._send_changes()
-        self._put(("ended",))
-        while self._wire.waiting and not self._ended and time.monotonic() < end:
-            poll = select.poll()
-            poll.register(self._wire.sock, select.POLLOUT)
-            poll.poll(50)
-            self._flush()
-
-    def _step(self) -> None:
-        assert self._watcher is not None
-        self._watcher.step()
-        self._flush()
-        self._obey()
-        self._send_changes()
-
-    def _obey(self) -> None:
-        assert self._watcher is not None
-        messages = [] if self._ended else self._wire.read()
-        if messages is None:
-            self._ended = True
-            return
-        for message in messages:
-            if message[0] == "orders":
-                self._watcher.change(*message[1:])
-            elif message[0] == "finish":
-                self._finishing = True
-
-    def _on_event(self, event: events.Event) -> None:
-        self._send_counts()  # first: a receiver of the event may read the counts at once
-        self._put(_event_message(event))
-        if event.attached:
-            self._returns_sent = -1  # the event is the first to name the peers
-
-    def _on_fault(self, error: Exception) -> None:
-        self._faults += 1
-        if self._faults <= 100:
-            self._put(("fault", f"{type(error).__name__}: {error}"))
-
-    def _send_changes(self) -> None:
-        assert self._watcher is not None
-        if self._returns_sent != self._watcher.returns_changed:
-            self._returns_sent = self._watcher.returns_changed
-            self._put(("returns", self._watcher.returns()))
-            self._send_counts()
-        if not self._dirty:
-            return
-        dirty = list(self._dirty)
-        self._dirty.clear()
-        self._put(("heaps", [(name, self._watcher.record(name)) for name in dirty]))
-        self._put(("state", self._watcher.is_unsettled(), self._watcher.troubles(), self._watcher.pidfds))
-        self._send_counts()
-
-    def _send_counts(self) -> None:
-        assert self._watcher is not None
-        self._put(_counts_message(self._watcher.counts))
-
-    def _put(self, message: "Any") -> None:
-        if not self._ended and self._wire.pending < MOST:
-            try:
-                self._wire.put(message)
-            except OSError:
-                self._ended = True
-
-    def _flush(self) -> None:
-        try:
-            self._wire.flush()
-        except OSError:
-            self._ended = True
-
-
-def _event_message(event: events.Event) -> "Tuple[Any, ...]":
-    return "event", str(event.kind), [getattr(event, name) for name in _EVENT]
-
-
-def _counts_message(counts: events.Counts) -> "Tuple[Any, ...]":
-    values = [getattr(counts, name) for name in _COUNTS + _LEVELS]
-    return "counts", values, list(counts.latencies.counts), counts.latencies.seconds
-
-
-def _hurry() -> None:
-    """Take a larger share of a busy processor, if that is allowed (sched(7)): it works for milliseconds."""
-    try:
-        with open("/proc/self/autogroup", "wb", buffering=0) as share:
-            share.write(b"-10")
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
-    except OSError:
-        pass  # not root's, or a kernel without autogroups
-
-
-def main() -> None:
-    _hurry()
-    os.closerange(3, 4096)
-    os.chdir("/")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # only its parent ends it: by a message, or by its own end
-    sock = socket.socket(fileno=os.dup(0))
-    wire = observing.Wire(sock)
-    process = _Process(wire)
-    messages: Optional[List[Any]] = []
-    while messages == []:
-        select.select([sock], [], [])
-        messages = wire.read()
-    if messages:
-        paths, root, orders, parent, proc_root = messages[0]
-        sys.path += [path for path in paths if path not in sys.path]
-        process.start(root, orders, parent, proc_root)
-        process.run()
-    os._exit(0)
-
-
-# -- its parent ----------------------------------------------------------------------------------------------
+"""Messages that a leader passes on to its followers."""
 
 
 class Engine:
@@ -250,7 +64,8 @@ class Engine:
         standing: "Callable[[], List[events.Event]]" = list,
     ) -> None:
         self.root = root
-        self.counts = events.Counts()
+        self._totals = engine_messages.Totals()
+        self.counts = self._totals.counts
         self.leader = ("", "")
         self.pid = 0
         self.pidfds = 0
@@ -259,7 +74,6 @@ class Engine:
         self._orders = orders
         self._parent = parent
         self._proc_root = proc_root
-        self._before = events.Counts()
         self._heaps: Dict[str, Tuple[Any, ...]] = {}
         self._returns: List[Tuple[Any, ...]] = []
         self._troubles: List[str] = []
@@ -277,16 +91,10 @@ class Engine:
         self._leading: Tuple[str, str] = ("", "")
         self._led: Tuple[str, str] = ("", "")
         self._leads: Optional[relay.Leader] = None
-        self._candidate: Optional[Tuple[str, observing.Wire]] = None
-        self._searches = 0
-        self._next_search = 0.0
-        self._leader_name = ""
-        self._raw: Tuple[Any, ...] = ()
-        self._offset: Tuple[Any, ...] = ()
-        self._offsets: Dict[str, Tuple[Any, ...]] = {}
+        self._search = relay.Search(node)
         try:
             if self._follows:
-                self._await_leader()
+                self._follow(self._search.wait(FIRST_MESSAGE))
             if not self.leader[0]:
                 self._start()
         except BaseException:
@@ -373,8 +181,8 @@ class Engine:
         if self.leader[0]:
             self._to_send.clear()
             self._done = self._finishing
-        elif self._follows and not self._leading[0] and not self._finishing:
-            self._look_for_leader()
+        elif self._is_searching():
+            self._follow(self._search.step())
         try:
             while self._to_send:
                 message = self._to_send.pop(0)
@@ -406,10 +214,11 @@ class Engine:
             if self._leads is not None:
                 for sock, mask in self._leads.sockets():
                     poll.register(sock, mask)
-            if self._candidate is not None:
-                poll.register(self._candidate[1].sock, select.POLLIN)
-            elif self._follows and not self.leader[0] and not self._leading[0]:
-                until = self._next_search
+            if self._is_searching():
+                if self._search.sock is not None:
+                    poll.register(self._search.sock, select.POLLIN)
+                else:
+                    until = self._search.next
         poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000)
 
     def close(self) -> None:
@@ -421,7 +230,7 @@ class Engine:
         if self._leads is not None:
             self._leads.close()
             self._leads = None
-        self._forget_candidate()
+        self._search.close()
         _reap(self.pid, tries=50 if ended else 1)
         wake, self._wake = self._wake, ()
         for fd in wake:
@@ -438,14 +247,16 @@ class Engine:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.pid = observer.start([sys.executable, "-IS", __file__], main, theirs.fileno())
+            self.pid = observer.start(
+                [sys.executable, "-IS", engine_process.__file__], engine_process.main, theirs.fileno()
+            )
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
         self._started = time.monotonic()
-        self._raw = self._offset = ()
+        self._totals.begin()
         self._sock = ours
         self._wire = observing.Wire(ours)
         paths = [path for path in sys.path if path]
@@ -456,9 +267,7 @@ class Engine:
         """Wait for the first message.  Raises OSError if it is a refusal, or none comes."""
         end = time.monotonic() + STARTING
         while True:
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            self._wire.wait(end)
             messages = self._wire.read()
             if messages:
                 break
@@ -495,9 +304,7 @@ class Engine:
         self._next_start = time.monotonic() + RESTARTS[min(self._starts, len(RESTARTS) - 1)]
         self._starts += 1
         self._on_fault("the cleaning process has ended; it is started again")
-        self._before = copy.deepcopy(self.counts)
-        self._heaps = {}
-        self._returns = []
+        self._heaps, self._returns = {}, []
 
     def _start_again(self) -> None:
         try:
@@ -512,15 +319,11 @@ class Engine:
         if self._leads is not None and what in _PASSED_ON:
             self._leads.put(message)
         if what == "event":
-            event = events.Event(_KINDS[message[1]], "")
-            for name, value in zip(_EVENT, message[2]):
-                setattr(event, name, value)
-            self._on_event(event)
+            self._on_event(engine_messages.event_of(message))
         elif what == "counts":
-            self._raw = message[1:]
-            self._count(*message[1:])
+            self._totals.take(message)
             if self._leads is not None:
-                self._leads.put(_counts_message(self.counts))
+                self._leads.put(engine_messages.counts_message(self.counts))
         elif what == "leader":
             self.leader = message[1:]
             self._on_leader()
@@ -548,9 +351,9 @@ class Engine:
             if self._leads is not None:
                 self._leads.close()
                 self._leads = None
-            self._searches, self._next_search = 0, time.monotonic() + SEARCHES[-1]
+            self._search.restart(relay.SEARCHES[-1])
             return
-        self._forget_candidate()
+        self._search.close()
         if self.leader[0]:
             assert self._sock is not None
             self._sock.close()
@@ -568,50 +371,27 @@ class Engine:
         """The messages for a new follower: the whole state."""
         return [
             ("leader", *self._led),
-            _counts_message(self.counts),
+            engine_messages.counts_message(self.counts),
             ("heaps", list(self._heaps.items())),
             ("returns", self._returns),
             ("state", self._unsettled, self._troubles, self.pidfds),
-            *[_event_message(event) for event in self._standing()],
+            *[engine_messages.event_message(event) for event in self._standing()],
         ]
 
-    def _await_leader(self) -> None:
-        """At the start, follow a leader if one sends its first message within FIRST_WORD."""
-        end = time.monotonic() + FIRST_WORD
-        self._look_for_leader()
-        while self._candidate is not None and time.monotonic() < end:
-            poll = select.poll()
-            poll.register(self._candidate[1].sock, select.POLLIN)
-            poll.poll(max(0.0, end - time.monotonic()) * 1000)
-            self._look_for_leader()
+    def _is_searching(self) -> bool:
+        return self._follows and not (self.leader[0] or self._leading[0] or self._finishing)
 
-    def _look_for_leader(self) -> None:
-        """Search for a leader; follow it after its first message, which a hanging one does not send."""
-        now = time.monotonic()
-        if self._candidate is None:
-            if now < self._next_search:
-                return
-            self._next_search = now + SEARCHES[min(self._searches, len(SEARCHES) - 1)]
-            self._searches += 1
-            found = relay.find(self._node)
-            if found is None:
-                return
-            self._candidate = found[0], observing.Wire(found[1])
-        name, wire = self._candidate
-        messages = wire.read()
-        if messages is None:
-            self._forget_candidate()
-        elif messages and messages[0][0] == "leader":
-            self._candidate = None
-            self._dismiss()
-            self._begin(name, wire)
-            for message in messages:
-                self._take(message)
-
-    def _forget_candidate(self) -> None:
-        if self._candidate is not None:
-            self._candidate[1].sock.close()
-            self._candidate = None
+    def _follow(self, found: "Optional[relay.Found]") -> None:
+        """Follow a leader that was found, instead of cleaning; without one do nothing."""
+        if found is None:
+            return
+        name, wire, messages = found
+        self._dismiss()
+        self._totals.begin(name)
+        self._sock, self._wire, self.pid = wire.sock, wire, 0
+        self._heaps, self._returns = {}, []
+        for message in messages:
+            self._take(message)
 
     def _dismiss(self) -> None:
         """End our own process without another removal, and handle its last messages."""
@@ -619,14 +399,12 @@ class Engine:
             return
         self._to_send.clear()
         scope, rescan = self._orders[:2]
-        end = time.monotonic() + LAST_SWEEP
+        end = time.monotonic() + engine_process.LAST_SWEEP
         try:
             self._wire.put(("orders", scope, rescan, True, False, False))
             self._wire.put(("finish",))
             while time.monotonic() < end:
-                poll = select.poll()
-                poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._wire.waiting else 0))
-                poll.poll(max(0.0, end - time.monotonic()) * 1000)
+                self._wire.wait(end)
                 self._wire.flush()
                 messages = self._wire.read()
                 if messages is None:
@@ -640,36 +418,13 @@ class Engine:
         self._sock = None
         _reap(self.pid, signal.SIGKILL)
 
-    def _begin(self, name: str, wire: observing.Wire) -> None:
-        self._sock, self._wire, self.pid = wire.sock, wire, 0
-        self._leader_name, self._raw = name, ()
-        self._offset = self._offsets.get(name, ())
-        self._before = copy.deepcopy(self.counts)
-        self._heaps, self._returns = {}, []
-
     def _leave(self) -> None:
         """Stop following the leader, and clean at once."""
-        if self._raw:
-            self._offsets = {self._leader_name: self._raw}
         self.leader = ("", "")
-        self._before = copy.deepcopy(self.counts)
         self._heaps, self._returns = {}, []
-        self._next_start = self._searches = 0
-        self._next_search = time.monotonic() + SEARCHES[0]
+        self._next_start = 0.0
+        self._search.restart(relay.SEARCHES[0])
         self._on_leader()
-
-    def _count(self, values: "List[Any]", latencies: "List[int]", seconds: float) -> None:
-        """Add the counts of the process or leader to those of earlier ones."""
-        before, now = self._before, self.counts
-        if self._offset:  # `before` has what this leader had counted when it was followed last
-            values = [value - old for value, old in zip(values, self._offset[0])]
-            latencies = [count - old for count, old in zip(latencies, self._offset[1])]
-            seconds -= self._offset[2]
-        for name, value in zip(_COUNTS + _LEVELS, values):
-            setattr(now, name, value if name in _LEVELS else getattr(before, name) + value)
-        now.longest_step = max(before.longest_step, values[_COUNTS.index("longest_step")])
-        now.latencies.counts = [old + new for old, new in zip(before.latencies.counts, latencies)]
-        now.latencies.seconds = before.latencies.seconds + seconds
 
 
 def _reap(pid: int, number: int = 0, tries: int = 50) -> None:
@@ -688,7 +443,3 @@ def _reap(pid: int, number: int = 0, tries: int = 50) -> None:
         except ChildProcessError:
             return
         time.sleep(0.001)
-
-
-if __name__ == "__main__":
-    main()

@@ -121,7 +121,7 @@ class Collector:
             self._on_trouble(f"the metrics are stale: a scan has taken more than {HANGS:g} s")
         if begin:
             try:
-                threading.Thread(target=self._look, name="scan", daemon=True).start()
+                threading.Thread(target=self._measure, name="scan", daemon=True).start()
             except RuntimeError as error:
                 self._end(None, f"no metrics: {error}")
         return not hangs
@@ -185,7 +185,7 @@ class Collector:
         )
         yield _latencies(counts.latencies)
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         scan, failure = None, ""
         try:
             leave_descriptors()

@@ -49,9 +49,9 @@ class Lock:
         self.process = process
 
     @classmethod
-    def of(cls, told: "Sequence[Any]") -> "Lock":
+    def of(cls, data: "Sequence[Any]") -> "Lock":
         """The Lock from its plain data."""
-        offset, state, reason, thread, process = told
+        offset, state, reason, thread, process = data
         return cls(offset, _STATES[state], reason, thread, process)
 
 
@@ -130,36 +130,36 @@ def examine(
 ) -> "List[List[Lock]]":
     """The locks of each entry's superblocks, in order; none for files that are no heaps."""
     processes = procfs.Processes(proc_root)
-    result = [_first_look(entry, processes) for entry in entries]
+    result = [_first_check(entry, processes) for entry in entries]
     doubtful = [i for i, locks in enumerate(result) if any(lock.state is DEAD for lock in locks)]
     if doubtful:
         again = {i: _read_again(directory, entries[i]) for i in doubtful}
-        younger = procfs.Processes(proc_root)
+        later = procfs.Processes(proc_root)
         for i in doubtful:
-            second, threads = again[i], Threads(entries[i].sighting.file_id, younger)
+            second, threads = again[i], Threads(entries[i].sighting.file_id, later)
             result[i] = [
-                _second_look(lock, second.get(lock.offset), threads) if lock.state is DEAD else lock
+                _second_check(lock, second.get(lock.offset), threads) if lock.state is DEAD else lock
                 for lock in result[i]
             ]
     return result
 
 
-def _first_look(entry: "snapshot.Entry", processes: procfs.Processes) -> "List[Lock]":
+def _first_check(entry: "snapshot.Entry", processes: procfs.Processes) -> "List[Lock]":
     superblocks = entry.heap.superblocks if entry.heap else ()
     threads = Threads(entry.sighting.file_id, processes)
-    return [look(superblock, threads) for superblock in superblocks]
+    return [check(superblock, threads) for superblock in superblocks]
 
 
-def _second_look(lock: Lock, now: "Optional[heapfile.Superblock]", threads: Threads) -> Lock:
+def _second_check(lock: Lock, now: "Optional[heapfile.Superblock]", threads: Threads) -> Lock:
     if now is None:
         return Lock(lock.offset, UNKNOWN, "it could not be read a second time", lock.thread)
-    second = look(now, threads)
+    second = check(now, threads)
     if second.state is DEAD and second.thread != lock.thread:
         return Lock(lock.offset, UNKNOWN, "it changes hands too quickly to tell", second.thread)
     return second
 
 
-def look(superblock: heapfile.Superblock, threads: Threads) -> Lock:
+def check(superblock: heapfile.Superblock, threads: Threads) -> Lock:
     """One inspection.  DEAD is only a suspicion until a second one, of a lock that was read again, agrees.
 
     `threads` must have been made after `superblock`.
@@ -202,10 +202,10 @@ def _read_again(directory: shmfs.ShmDirectory, entry: "snapshot.Entry") -> "Dict
 def dead_holder(
     file_id: "Tuple[int, int]", proc_root: str = "/proc"
 ) -> "Callable[[heapfile.Superblock], bool]":
-    """Tells of a superblock whether its lock is held by the dead: asks all processes of the host."""
+    """A function: whether a dead thread holds the lock of a superblock.  It asks all processes."""
 
     def is_dead(superblock: heapfile.Superblock) -> bool:
         threads = Threads(file_id, procfs.Processes(proc_root))
-        return look(superblock, threads).state is DEAD
+        return check(superblock, threads).state is DEAD
 
     return is_dead

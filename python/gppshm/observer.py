@@ -88,13 +88,9 @@ class Observer:
 
     def wait(self, seconds: float) -> None:
         """Step until no question is open, or the time is up."""
-        import select
-
         end = time.monotonic() + seconds
         while self._asked and time.monotonic() < end:
-            poll = select.poll()
-            poll.register(self.fileno(), select.POLLIN | (select.POLLOUT if self.writing else 0))
-            poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            self._wire.wait(end)
             self.step()
 
     def close(self) -> None:

@@ -151,7 +151,9 @@ def dead_locks(plain: "Sequence[Any]", proc_root: str) -> "List[bool]":
     """For each (file, thread id): whether that owner of a lock is dead; then read the lock again."""
     host = procfs.Processes(proc_root)
     return [
-        locks.look(heapfile.Superblock(0, 0, 0, 1, owner, 0, 0, 0), locks.Threads(tuple(file_id), host)).state
+        locks.check(
+            heapfile.Superblock(0, 0, 0, 1, owner, 0, 0, 0), locks.Threads(tuple(file_id), host)
+        ).state
         is locks.DEAD
         for file_id, owner in plain
     ]
@@ -288,6 +290,12 @@ class Wire:
     def pending(self) -> int:
         """Number of bytes that wait to be written."""
         return len(self._out)
+
+    def wait(self, end: float) -> None:
+        """Sleep until something can be read, or written if that waits; at most until `end` (monotonic)."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN | (select.POLLOUT if self._out else 0))
+        poll.poll(max(0.0, end - time.monotonic()) * 1000)
 
     def flush(self) -> None:
         """Write what can be written now.  Raises OSError if the other end is gone."""

@@ -117,15 +117,15 @@ class Outlet:
     def _serve(
         self, place: "Tuple[str, int]", tried: threading.Event, on_served: "Callable[[], None]"
     ) -> None:
-        pause, told, tries = threading.Event(), "", 0
+        pause, reported, tries = threading.Event(), "", 0
         while True:
             try:
                 server = _Server(place, self._collector, self._answer, self._is_reserved)
                 break
             except OSError as error:
                 why = str(error.strerror or error)
-                if told != why:
-                    told = why
+                if reported != why:
+                    reported = why
                     self._on_trouble("metrics cannot be served at {}:{}: {}; tried again".format(*place, why))
             tried.set()
             pause.wait(RETRIES[min(tries, len(RETRIES) - 1)])
@@ -144,16 +144,16 @@ class Outlet:
 
     def _keep_writing(self, path: str, interval: float) -> None:
         pause = threading.Event()
-        told = ""
+        reported = ""
         while True:
             try:
                 self._collector.wait()
                 _replace(path, self._answer("")[1])
-                told = ""
+                reported = ""
             except Exception as error:
                 why = _why(path, error) if isinstance(error, OSError) else str(error) or repr(error)
-                if told != why:
-                    told = why
+                if reported != why:
+                    reported = why
                     self._on_trouble(f"{path} cannot be written: {why}; tried every {interval:g} s")
             pause.wait(interval)
 

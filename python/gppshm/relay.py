@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import time
 
 from gppshm import observing
 
@@ -19,11 +20,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
+    Found = Tuple[str, observing.Wire, List[Any]]
+
 PREFIX = "GppShmPlugin-cleans-"
 MOST = 4 << 20
 """Bytes kept for a follower that does not read; beyond that it is disconnected."""
 ACCEPTED = 64
 """Connections accepted at once."""
+SEARCHES = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""Seconds between searches for a leader; the last one repeats."""
 
 _LISTENS = 0x10000
 """__SO_ACCEPTCON, in the flags of /proc/net/unix (linux/net.h)."""
@@ -87,6 +92,61 @@ def leaders(node: str) -> "Iterator[str]":
             continue  # another user's name may contain a newline
         if listens:
             yield os.fsdecode(fields[7][1:])
+
+
+class Search:
+    """Finds a leader of the node by its first message, which a hanging one does not send; for one thread."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._candidate: Optional[Tuple[str, observing.Wire]] = None
+        self._tries = 0
+        self.next = 0.0
+        """When `step` searches again, unless `sock` is set."""
+
+    @property
+    def sock(self) -> "Optional[socket.socket]":
+        """The connection on which a first message is expected."""
+        return self._candidate[1].sock if self._candidate is not None else None
+
+    def step(self) -> "Optional[Found]":
+        """A leader's name, the connection to it, and its first messages; None if there is none yet."""
+        now = time.monotonic()
+        if self._candidate is None:
+            if now < self.next:
+                return None
+            self.next = now + SEARCHES[min(self._tries, len(SEARCHES) - 1)]
+            self._tries += 1
+            found = find(self._node)
+            if found is None:
+                return None
+            self._candidate = found[0], observing.Wire(found[1])
+        name, wire = self._candidate
+        messages = wire.read()
+        if messages is None:
+            self.close()
+        elif messages and messages[0][0] == "leader":
+            self._candidate = None
+            return name, wire, messages
+        return None
+
+    def wait(self, seconds: float) -> "Optional[Found]":
+        """`step` until the leader that is there now, if any, has sent its first message or the time is up."""
+        end = time.monotonic() + seconds
+        found = self.step()
+        while self._candidate is not None and time.monotonic() < end:
+            self._candidate[1].wait(end)
+            found = self.step()
+        return found
+
+    def restart(self, delay: float) -> None:
+        """Search anew, `delay` seconds from now."""
+        self._tries, self.next = 0, time.monotonic() + delay
+
+    def close(self) -> None:
+        if self._candidate is not None:
+            self._candidate[1].sock.close()
+            self._candidate = None
 
 
 class Leader:

@@ -126,6 +126,7 @@ def test_json_tells_of_a_real_device_what_the_plain_tool_tells(running, spawn, s
     with open(os.path.join(DOCS, "domain-json.md")) as stream:
         documented = set(re.findall(r"`(\w+)`", stream.read()))
     assert set(whole) | set(record) | set(whole["total"]) <= documented
+    assert 0 <= record["age"] == whole["total"]["age"] < 60
     assert record["capacity"] > 0 and record["reserved"] == 0 and record["error"] is None
 
 
@@ -139,6 +140,7 @@ def test_one_host_is_shown_in_full_with_its_heaps_and_removals(running, spawn, s
     done = settled(running, *host)
     assert done.returncode == 0 and f"heap-{living.pid}\n" in done.stdout
     assert "  state:       alive: " in done.stdout
+    assert re.search(r"^  age:         \d+\.\d s$", done.stdout, re.M)
     whole = json.loads(settled(running, *host, "--json").stdout)
     assert f"heap-{living.pid}" in [heap["name"] for heap in whole["devices"][0]["files"]]
     assert isinstance(whole["devices"][0]["recent"], list)
@@ -284,6 +286,22 @@ def test_what_two_devices_of_one_host_show_of_one_folder_counts_once():
     total = shminfo_domain.total(hosts)
     assert (total["hosts"], total["size"], total["reserved"]) == (2, 3000, 710)
     assert total["capacity"] == (3 + 2 + 5) << 20
+
+
+def test_values_of_an_earlier_scan_are_shown_with_their_age(crowd):
+    place = crowd(3, 0, "aged")
+    where = ["--domain", "CROWD", "--nameservice", place.where]
+    lines = shminfo(*where).stdout.splitlines()
+    fresh, old, without = sorted(lines[1:4], key=lambda line: line.split()[1])
+    total = lines[4]
+    assert fresh.endswith("  ok") and old.endswith("  ok, seen 12 s ago") and without.endswith("  ok")
+    assert total.endswith("  seen 12 s ago")
+    devices = json.loads(shminfo(*where, "--json").stdout)["devices"]
+    assert {each["device"]: each["age"] for each in devices} == {"shm_0": 0.5, "shm_1": 12.25, "shm_2": None}
+    detail = [shminfo(*where, "--host", f"host-{number}").stdout for number in range(3)]
+    assert ["  age:         0.5 s\n" in detail[0], "12.2 s" in detail[1], "unknown" in detail[2]] == [
+        True
+    ] * 3
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

@@ -408,7 +408,7 @@ def test_a_process_that_cannot_be_read_may_hold_the_lock(shm_root):
         entry = snapshot.take(directory).entries[0]
     for inside, state in ((99, locks.UNKNOWN), (0, locks.UNKNOWN), (5, locks.DEAD)):
         threads = locks.Threads(entry.sighting.file_id, Unreadable(inside))
-        lock = locks.look(entry.heap.superblocks[0], threads)
+        lock = locks.check(entry.heap.superblocks[0], threads)
         assert lock.state is state
         assert ("process 77" in lock.reason) == (state is locks.UNKNOWN)
 
@@ -432,7 +432,7 @@ def test_however_many_locks_a_heap_has_each_process_is_asked_for_its_threads_onc
     asked = []
     threads = locks.Threads((1, 2), Counting())
     taken = [heapfile.Superblock(PAGE, PAGE, PAGE, 1, owner, 0, 0, 0) for owner in range(1, 1000)]
-    found = [locks.look(superblock, threads).state for superblock in taken]
+    found = [locks.check(superblock, threads).state for superblock in taken]
     assert asked == ["all", 77, 78]
     assert found.count(locks.UNKNOWN) == 2 and found.count(locks.DEAD) == 997
 

@@ -1,6 +1,6 @@
 """A domain of many devices, on real CORBA; their answers are made up, and some never come.
 
-    crowd.py HOST:PORT DEVICES HANGING [hanging-manager | one-host | strange | hostile]
+    crowd.py HOST:PORT DEVICES HANGING [hanging-manager | one-host | strange | hostile | aged]
 
 Binds domain CROWD, with nodes of ten devices each, into the naming service there; prints "ready".
 """
@@ -49,6 +49,8 @@ class Device(CF__POA.Device):
         host = "same" if self.kind == "one-host" else f"host-{self.number}"
         usage = {"path": "/dev/shm", "total": total, "free": free, "used": total - free}
         usage.update(heaps=MB, other=0, held=0, reserved=0)
+        if self.kind == "aged" and self.number < 2:
+            usage["age"] = (0.5, 12.25)[self.number]
         if self.kind == "strange" and self.number == 1:
             host = "\x1b[31mred"
         if self.kind == "strange" and self.number == 2:

@@ -136,7 +136,7 @@ class Probe(CF__POA.Device, Device):
         self.port_out.send(limits)
         return values
 
-    def tell_property(self, identifier):
+    def send_property(self, identifier):
         self.port_events.send(self.item(identifier))
 
     def query_prop_calls(self):

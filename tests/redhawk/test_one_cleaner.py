@@ -37,7 +37,7 @@ def engines(running):
     for pid in running.descendants():
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as stream:
-                found += [pid] if b"engine.py" in stream.read() and lives(pid) else []
+                found += [pid] if b"engine_process.py" in stream.read() and lives(pid) else []
         except OSError:
             continue
     return found

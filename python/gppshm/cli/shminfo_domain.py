@@ -10,12 +10,14 @@ from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List
+    from typing import Any, Callable, Dict, List, Optional
 
     from gppshm.redhawk.domain import Domain, Host
 
 SCHEMA = "gppshm.domain/1"
 TIMEOUT = 2.0
+OLD = 5.0
+"""Seconds; the table states the age of older values."""
 
 
 def ask(options: "Any", output: text.Output, act: "Callable[[Domain], Any]") -> "Any":
@@ -37,7 +39,7 @@ def ask(options: "Any", output: text.Output, act: "Callable[[Domain], Any]") -> 
 
 def show(options: "Any", output: text.Output) -> int:
     """Print the requested form; exit status 1 if a device did not answer."""
-    hosts = ask(options, output, lambda place: place.look(detailed=options.host is not None))
+    hosts = ask(options, output, lambda place: place.query(detailed=options.host is not None))
     if hosts is None:
         return 1
     chosen = hosts
@@ -115,17 +117,24 @@ def figures(host: "Host") -> "Dict[str, int]":
     }
 
 
-def total(hosts: "List[Host]") -> "Dict[str, int]":
+def total(hosts: "List[Host]") -> "Dict[str, Any]":
     """Sums of FIGURES over the `hosts` that answered; a directory that two devices show counts once.
 
     silent  how many devices or managers did not answer
+    age     the highest of the hosts'
     """
     answered = [host for host in reversed(hosts) if not host.error]
     once = {(host.name, host.usage["path"]): figures(host) for host in answered}.values()
     names = {host.name for host in answered}
-    sums = {"hosts": len(names), "silent": len([host for host in hosts if host.error])}
+    sums: Dict[str, Any] = {"hosts": len(names), "silent": len([host for host in hosts if host.error])}
     sums.update({name: sum([each[name] for each in once]) for name in FIGURES})
+    sums["age"] = max([host.age for host in answered if host.age is not None], default=None)
     return sums
+
+
+def age(seconds: "Optional[float]") -> str:
+    """The age of values, in words; "" if they are recent, or it is not known."""
+    return f"seen {seconds:.0f} s ago" if seconds is not None and seconds >= OLD else ""
 
 
 def orphans(numbers: "Dict[str, int]", size: "Callable[[int], str]") -> str:
@@ -138,7 +147,12 @@ def cells(host: "Host", size: "Callable[[int], str]") -> "List[str]":
     """One line of the table, by TITLES; not escaped."""
     if host.error:
         return ["?", label(host), *["-"] * 8, host.error]
-    return [host.name, label(host), *_columns(figures(host), size), state(host)]
+    return [
+        host.name,
+        label(host),
+        *_columns(figures(host), size),
+        ", ".join(filter(None, (state(host), age(host.age)))),
+    ]
 
 
 def _columns(numbers: "Dict[str, int]", size: "Callable[[int], str]") -> "List[str]":
@@ -171,7 +185,7 @@ def _show_table(hosts: "List[Host]", size: "Callable[[int], str]", output: text.
         output.put("no device of this domain is a GppShmPlugin\n")
         return
     sums = total(hosts)
-    silent = f"{sums['silent']} without an answer" if sums["silent"] else ""
+    silent = f"{sums['silent']} without an answer" if sums["silent"] else age(sums["age"])
     lines = [list(TITLES)]
     lines += [[text.escaped(word) for word in cells(host, size)] for host in hosts]
     lines.append(["total", text.many(sums["hosts"], "host"), *_columns(sums, size), silent])
@@ -199,6 +213,7 @@ def _show_host(host: "Host", size: "Callable[[int], str]", output: text.Output) 
         f"  held:        {size(numbers['held'])}\n"
         f"  reserved:    {size(numbers['reserved'])}\n"
         f"  capacity:    {size(numbers['capacity'])}\n"
+        f"  age:         {'unknown' if host.age is None else f'{host.age:.1f} s'}\n"
         f"  cleaning:    {state(host)}, {host.status['removed']} removed\n"
     )
     for heap in host.heaps:
@@ -233,6 +248,7 @@ def _show_json(options: "Any", hosts: "List[Host]", output: text.Output) -> None
             "error": host.error or None,
         }
         record.update(dict.fromkeys(FIGURES) if host.error else figures(host))
+        record["age"] = host.age
         record["cleaning"] = None if host.error else state(host)
         if options.host is not None:
             record.update(files=host.heaps, recent=host.recent)

@@ -78,13 +78,13 @@ def _once(options: "argparse.Namespace", output: text.Output) -> int:
     from gppshm.top import canvas, table, view
     from gppshm.top.scanner import Scanner
 
-    looked = view.View(options.sort, options.filter)
+    view_state = view.View(options.sort, options.filter)
     scanner = Scanner(options.root)
     try:
-        looked.take(scanner.look_once())
+        view_state.take(scanner.scan_once())
     finally:
         scanner.close()
-    lines = table.once(looked, _width(), canvas.Glyphs(text.draws_blocks()))
+    lines = table.once(view_state, _width(), canvas.Glyphs(text.draws_blocks()))
     output.put("\n".join(lines) + "\n")
     output.flush()
     passed_over = {*asking.shared.passed_over, *scanner.passed_over}
@@ -103,16 +103,16 @@ def _domain(options: "argparse.Namespace", output: text.Output) -> int:
     asker = shminfo_domain.ask(options, output, fleet.Asker)
     if asker is None:
         return 1
-    looked = fleet.FleetView(options.filter)
+    view_state = fleet.FleetView(options.filter)
     if options.once:
-        looked.take(asker.state)
-        output.put("\n".join(fleet.once(looked, canvas.Glyphs(text.draws_blocks()))) + "\n")
+        view_state.take(asker.state)
+        output.put("\n".join(fleet.once(view_state, canvas.Glyphs(text.draws_blocks()))) + "\n")
         output.flush()
         status = int(output.failed or asker.state.total["silent"] > 0)
     else:
         from gppshm.top import fleet_screen, terminal
 
-        status = terminal.show(fleet_screen.FleetDisplay(asker, looked))
+        status = terminal.show(fleet_screen.FleetDisplay(asker, view_state))
     # Threads may wait for a device that hangs.
     os._exit(status)
 

@@ -97,7 +97,7 @@ class Beside(threading.Thread):
             _log.info("no device beside the GPP: it cannot be imported here: %s", plain(repr(error)))
             return
         chosen = parameters(self._gpp, self._log_level)
-        told = ""
+        reported = ""
         for attempt in range(1 << 30):
             if self._stopped.is_set() or chosen is None:
                 return
@@ -113,8 +113,8 @@ class Beside(threading.Thread):
                 if not failure.later:
                     _log.info("no device beside the GPP: %s", plain(failure))
                     return
-                if told != str(failure):
-                    told = str(failure)
+                if reported != str(failure):
+                    reported = str(failure)
                     _log.warning("no device beside the GPP yet: %s", plain(failure))
             except Exception as error:
                 _log.error("no device beside the GPP: %s", plain(repr(error)))

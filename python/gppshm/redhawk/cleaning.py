@@ -127,9 +127,9 @@ class Cleaning(threading.Thread):
         elif self._followed:
             _log.info("the device %s does not clean any more: cleaning here again", plain(self._followed))
         self._followed = leader
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in list(self.journal.listeners):
             listener()
 
@@ -155,7 +155,7 @@ class Cleaning(threading.Thread):
         self._take(orders)
         self.watcher.change(*orders.words)
         self.watcher.lead(self._label, orders.limits)
-        self._tell()
+        self._notify()
 
     def lead(self, label: str) -> None:
         """Clean for all programs of the DeviceManager, as the device with this label; "": only for itself."""

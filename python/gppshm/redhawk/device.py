@@ -1,21 +1,27 @@
 """The REDHAWK device: shared memory as properties, and as capacity that waveforms reserve.
 
-Events and messages are sent by a thread of their own (`Teller`); no other thread waits for a receiver.
+Events and messages are sent by a thread of their own (`sender`); no other thread waits for a receiver.
 """
 
-import queue
 import socket
-import threading
-import time
 import uuid
 
-from gppshm import capacity, claims, events, memory
-from gppshm.redhawk import figures, logs, metrics, overview, settable, shown, thresholds
+from gppshm import capacity, claims, memory
+from gppshm.redhawk import (
+    allocation,
+    figures,
+    logs,
+    metrics,
+    overview,
+    sender,
+    settable,
+    shown,
+    thresholds,
+    values,
+)
 from gppshm.redhawk.cleaning import Cleaning, Orders
 from gppshm.redhawk.corba import CF, CORBA
-from gppshm.redhawk.runtime.properties import TYPES
-from gppshm.redhawk.text import megabytes, plain
-from gppshm.roles import role
+from gppshm.redhawk.text import plain
 from GppShmPlugin_base import GppShmPlugin_base
 
 TYPE_CHECKING = False
@@ -26,76 +32,10 @@ if TYPE_CHECKING:
 
 _log = logs.logger("GppShmPlugin.device")
 
-CAPACITY = "shm::capacity"
-HOST_NAME = "shm::host_name"
 HEADROOM = "5%"
 """Part of the file system that is never granted; default of the property."""
 LAST_WORDS = 0.05
 """Seconds for the last messages when the device is released."""
-BACKLOG = 500
-"""Messages and events that may wait for slow consumers; further ones are dropped."""
-
-_INTEGERS = (
-    CORBA.tk_octet,
-    CORBA.tk_short,
-    CORBA.tk_ushort,
-    CORBA.tk_long,
-    CORBA.tk_ulong,
-    CORBA.tk_longlong,
-    CORBA.tk_ulonglong,
-)
-
-
-class Teller(threading.Thread):
-    """Runs tasks that may block on other processes, one after the other; drops those beyond BACKLOG."""
-
-    def __init__(self) -> None:
-        super().__init__(name="tell", daemon=True)
-        self._tasks: queue.Queue[Optional[Callable[[], None]]] = queue.Queue(BACKLOG)
-        self._ended = False
-
-    def tell(self, task: "Callable[[], None]") -> None:
-        """Queue a task.  Callable from any thread; never waits."""
-        try:
-            self._tasks.put_nowait(task)
-        except queue.Full:
-            pass
-
-    def end(self) -> None:
-        """End the thread after all queued tasks; if the queue is full, after the running one."""
-        try:
-            self._tasks.put_nowait(None)
-        except queue.Full:
-            self._ended = True
-
-    def run(self) -> None:
-        while not self._ended:
-            task = self._tasks.get()
-            if task is None:
-                return
-            try:
-                task()
-            except Exception as error:
-                _log.warning("a message could not be sent: %s", plain(repr(error)))
-
-
-class Request:
-    """The content of one allocation.
-
-    megabytes  0 if it names no capacity
-    host       whether it names this host
-    elsewhere  whether it names another host
-    """
-
-    __slots__ = ("elsewhere", "host", "megabytes")
-
-    def __init__(self) -> None:
-        self.megabytes = 0
-        self.host = self.elsewhere = False
-
-    @property
-    def terms(self) -> "Tuple[int, bool]":
-        return self.megabytes, self.host
 
 
 class Device(GppShmPlugin_base):
@@ -125,7 +65,7 @@ class Device(GppShmPlugin_base):
         board: metrics.Metrics,
         on_release: "Callable[[], None]",
     ) -> None:
-        self.teller = Teller()
+        self.sender = sender.Sender()
         self._work = work
         self._board = board
         self._on_release = on_release
@@ -152,9 +92,9 @@ class Device(GppShmPlugin_base):
             lambda sentence: _log.warning("%s", plain(sentence)),
         )
         GppShmPlugin_base.__init__(self, identifier, label, profile, loggers, read_config)
-        self.tell = self.teller.tell
+        self.submit = self.sender.submit
         self.shm_host_name = plain(self._host)
-        self.shm_cleanup = _cleanup(orders)
+        self.shm_cleanup = values.cleanup_struct(orders)
         self.shm_threshold = self.query_prop_shm_threshold()
         self.addPropertyChangeListener("shm::cleanup", self._cleanup_configured)
         self.addPropertyChangeListener("shm::threshold", self._threshold_configured)
@@ -166,7 +106,7 @@ class Device(GppShmPlugin_base):
         self._obey(self.shm_cleanup)
         self._work.lead(plain(self._label))
         self._heed(self.shm_threshold)
-        self.teller.start()
+        self.sender.start()
         self.figures.start()
         self._work.journal.listeners.append(self._on_event)
         self._board.listeners.append(self.figures.wake)
@@ -194,9 +134,9 @@ class Device(GppShmPlugin_base):
         finally:
             self._work.lead("")
             self.figures.stop()
-            self.teller.end()
-            if self.teller.is_alive():
-                self.teller.join(LAST_WORDS)
+            self.sender.end()
+            if self.sender.is_alive():
+                self.sender.join(LAST_WORDS)
             self.ledger.close()
             self._on_release()
 
@@ -230,7 +170,7 @@ class Device(GppShmPlugin_base):
             self.figures.refresh()
             usage = self.figures.usage()
             usage.limit = self.ledger.room().limit
-            return _usage(usage)
+            return values.usage_struct(usage)
         except OSError:
             return self.shm_usage
 
@@ -241,13 +181,13 @@ class Device(GppShmPlugin_base):
         except OSError:
             heaps, age = known, self.figures.age()
         if known is not heaps:
-            fields = _fields(self.Heap, heaps, ("age",))
+            fields = values.fields(self.Heap, heaps, ("age",))
             self._heap_fields = heaps, fields
         last = [CF.DataType("shm::heaps::age", CORBA.Any(CORBA.TC_double, age))]
-        return _sequence([each + last for each in fields])
+        return values.sequence([each + last for each in fields])
 
     def query_prop_shm_cleanup(self) -> "Any":
-        return _cleanup(self._work.orders)
+        return values.cleanup_struct(self._work.orders)
 
     def query_prop_shm_cleanup_status(self) -> "Any":
         journal = self._work.journal
@@ -259,21 +199,21 @@ class Device(GppShmPlugin_base):
         recent = list(journal.recent)
         if recent:
             last = recent[-1]
-            status.last_heap, status.last_creator = plain(last.name), _long(last.creator)
+            status.last_heap, status.last_creator = plain(last.name), values.as_long(last.creator)
             status.last_command, status.last_reason = plain(last.command), plain(last.reason)
             status.last_time, status.last_time_iso = overview.seconds(last.time), overview.iso(last.time)
-            status.last_latency_ms = _milliseconds(last.latency)
+            status.last_latency_ms = values.milliseconds(last.latency)
         return status
 
     def query_prop_shm_recent(self) -> "Any":
         returns = {(name, file_id): rest for name, file_id, *rest in self._work.watcher.returns()}
         removals = []
         for event in reversed(list(self._work.journal.recent)):
-            removals.append(_Removal(event))
+            removals.append(values.Removal(event))
             figures = returns.get((event.name, (event.device, event.inode)))
             if figures is not None:
                 removals[-1].note_returns(*figures[:4])
-        return _structs(self.Removal, removals)
+        return values.structs(self.Removal, removals)
 
     def query_prop_shm_threshold(self) -> "Any":
         return self.Threshold(free=self._board.threshold(metrics.FREE).text, headroom=self._headroom.text)
@@ -370,14 +310,14 @@ class Device(GppShmPlugin_base):
 
     def deallocateCapacity(self, capacities: "Sequence[Any]") -> None:
         self._must_be(CF.Device.UNLOCKED, CF.Device.SHUTTING_DOWN)
-        request = self._request(capacities)
+        request = allocation.parse(capacities, self._host)
         try:
             if request.elsewhere:
                 raise capacity.NotGranted()
             self.ledger.give_back_alike(request.terms)
         except capacity.NotGranted:
             left = [grant.size // capacity.MB for grant in self.ledger.grants() if grant.terms]
-            what = f"{CAPACITY}: no allocation of {request.megabytes} MB"
+            what = f"{allocation.CAPACITY}: no allocation of {request.megabytes} MB"
             what += " on this host's name" if request.host else ""
             known = ", ".join(f"{size} MB" for size in left[:10]) or "none"
             raise CF.Device.InvalidCapacity(
@@ -391,7 +331,7 @@ class Device(GppShmPlugin_base):
             self.ledger.give_back(alloc_id)
         except capacity.NotGranted:
             raise CF.Device.InvalidCapacity(
-                f"{CAPACITY}: there is no allocation {plain(alloc_id, 80)}, or it was deallocated before", []
+                f"{allocation.CAPACITY}: there is no allocation {plain(alloc_id, 80)}, or it has ended", []
             ) from None
         self._granted()
 
@@ -412,12 +352,12 @@ class Device(GppShmPlugin_base):
             raise
 
     def _granted_key(self, capacities: "Sequence[Any]", by_terms: bool) -> str:
-        request = self._request(capacities)
+        request = allocation.parse(capacities, self._host)
         if request.elsewhere:
             return ""
         self._must_be(CF.Device.UNLOCKED)
         key = str(uuid.uuid4())
-        asked = f"{CAPACITY}: {request.megabytes} MB were asked for"
+        asked = f"{allocation.CAPACITY}: {request.megabytes} MB were asked for"
         if self._low:
             limit = self._board.threshold(metrics.FREE).text
             raise CF.Device.InsufficientCapacity(
@@ -427,45 +367,12 @@ class Device(GppShmPlugin_base):
             self.ledger.grant(key, request.megabytes * capacity.MB, request.terms if by_terms else None)
         except capacity.Insufficient as refusal:
             raise CF.Device.InsufficientCapacity(
-                capacities, f"{asked}, and {_there_is(refusal.room, plain(self._host))}"
+                capacities, f"{asked}, and {allocation.available(refusal.room, plain(self._host))}"
             ) from None
         except OSError as error:
             raise CF.Device.InvalidState(f"the shared memory cannot be measured: {error.strerror}") from None
         self._granted()
         return key
-
-    def _request(self, capacities: "Sequence[Any]") -> Request:
-        """Parse an allocation.  Raises InvalidCapacity with the reason."""
-        request = Request()
-        seen = set()
-        for item in capacities:
-            kind = item.value.typecode().kind()
-            why = ""
-            if item.id in seen:
-                why = "it is asked for twice"
-            elif item.id == CAPACITY:
-                if kind not in _INTEGERS:
-                    why = "a whole number of MB (longlong) is expected"
-                elif item.value.value() <= 0:
-                    why = f"{item.value.value()} MB cannot be allocated: at least 1 MB can"
-                else:
-                    request.megabytes = int(item.value.value())
-            elif item.id == HOST_NAME:
-                if kind != CORBA.tk_string:
-                    why = "a string is expected"
-                elif not item.value.value():
-                    why = f"the name of a host is expected: this one is {plain(self._host)}"
-                else:
-                    request.host = item.value.value().lower() == self._host.lower()
-                    request.elsewhere = not request.host
-            else:
-                why = f"only {CAPACITY} and {HOST_NAME} can be allocated here"
-            if why:
-                raise CF.Device.InvalidCapacity(f"{plain(item.id, 80)}: {why}", [item])
-            seen.add(item.id)
-        if not seen:
-            raise CF.Device.InvalidCapacity(f"nothing was asked for: {CAPACITY} can be allocated here", [])
-        return request
 
     def _must_be(self, *states: "Any") -> None:
         """Raise InvalidState unless the device is enabled and its administrative state is one of these."""
@@ -500,7 +407,7 @@ class Device(GppShmPlugin_base):
         if journal.gone != self._removals_seen:
             self._removals_seen = journal.gone
             event = journal.recent[-1]
-            self.teller.tell(lambda: self._send(self.HeapRemoved(), _Removal(event)))
+            self.sender.submit(lambda: self._send(self.HeapRemoved(), values.Removal(event)))
         self.figures.wake()
 
     def _measured(self, usage: shown.Usage) -> None:
@@ -509,135 +416,33 @@ class Device(GppShmPlugin_base):
         low = self._alarm.judge(usage.free, threshold.limit(usage.total), usage.total)
         if low != self._low:
             self._low = low
-            crossing = _Crossing(usage, low, threshold.text)
-            self.teller.tell(lambda: self._send(self.ThresholdCrossed(), crossing))
+            crossing = values.Crossing(usage, low, threshold.text)
+            self.sender.submit(lambda: self._send(self.ThresholdCrossed(), crossing))
         room = self.ledger.room()
         usage.limit = room.limit
         available = room.available // capacity.MB
         if available != self._sent_capacity:
             self._sent_capacity = self.shm_capacity = available
-            self._send_value(CAPACITY, available)
+            self._send_value(allocation.CAPACITY, available)
         if usage.differs(self._sent_usage):
             if self._sent_usage is None:
-                self._send_value(HOST_NAME, self.shm_host_name)
+                self._send_value(allocation.HOST_NAME, self.shm_host_name)
             self._sent_usage = usage
-            self.shm_usage = _usage(usage)
+            self.shm_usage = values.usage_struct(usage)
             self._send_value("shm::usage", self.shm_usage)
         self._update_usage_state()
         self.on_tick()
 
-    def tell_property(self, identifier: str) -> None:
+    def send_property(self, identifier: str) -> None:
         item = self.item(identifier)
-        self.teller.tell(lambda: self.port_propEvent.send(item))
+        self.sender.submit(lambda: self.port_propEvent.send(item))
 
     def _send_value(self, identifier: str, value: "Any") -> None:
-        """As `tell_property`, with a value just measured; a query would measure again."""
+        """As `send_property`, with a value just measured; a query would measure again."""
         item = CF.DataType(identifier, self.declared[identifier].to_any(value))
-        self.teller.tell(lambda: self.port_propEvent.send(item))
+        self.sender.submit(lambda: self.port_propEvent.send(item))
 
     def _send(self, message: "Any", source: object) -> None:
         for name, member in message.declared():
             member.set(message, plain(self._host) if name == "host_name" else getattr(source, name))
         self.port_MessageEvent_out.send(message)
-
-
-class _Removal:
-    """A removal as it is sent: plain strings, and numbers within CORBA's ranges."""
-
-    def __init__(self, event: events.Event) -> None:
-        self.name = plain(event.name)
-        self.creator = _long(event.creator)
-        self.command = plain(event.command)
-        component, application = role(event.words)
-        self.component, self.application = plain(component), plain(application)
-        self.user = plain(event.user)
-        self.bytes = event.bytes
-        self.reason = plain(event.reason)
-        self.evidence = plain(event.evidence)
-        self.trigger = plain(event.trigger)
-        self.attached = len(event.attached)
-        self.held_by = plain(", ".join(f"{pid} ({command})" for pid, command in event.attached))
-        self.not_given_back = plain(event.not_given_back)
-        self.note_returns(event.given_back, event.given_back_later, event.in_use, event.left)
-        self.time, self.time_iso = overview.seconds(event.time), overview.iso(event.time)
-        self.latency_ms = _milliseconds(event.latency)
-
-    def note_returns(self, given_back: int, given_back_later: int, in_use: int, left: int) -> None:
-        self.given_back, self.given_back_later = given_back, given_back_later
-        self.in_use, self.left = in_use, left
-
-
-class _Crossing:
-    """A crossing of the threshold; `low`: free memory is below it now."""
-
-    def __init__(self, usage: shown.Usage, low: bool, threshold: str) -> None:
-        free, total = megabytes(usage.free), megabytes(usage.total)
-        self.low, self.free, self.total, self.threshold = low, usage.free, usage.total, threshold
-        self.reason = f"{free} of {total} of shared memory are free, "
-        self.reason += f"less than {threshold}" if low else f"enough again (threshold {threshold})"
-        now = time.time()
-        self.time, self.time_iso = overview.seconds(now), overview.iso(now)
-
-
-def _structs(struct: "Any", items: "Sequence[object]") -> "Any":
-    """The any of a structsequence, from items that have the struct's members as attributes."""
-    return _sequence(_fields(struct, items))
-
-
-def _fields(struct: "Any", items: "Sequence[object]", but: "Sequence[str]" = ()) -> "List[Any]":
-    """The members of each item, except those named in `but`."""
-    members = [
-        (name, member.id_, TYPES[member.type_]) for name, member in struct.declared() if name not in but
-    ]
-    sequence = []
-    for item in items:
-        fields = []
-        for name, identifier, typecode in members:
-            value = getattr(item, name)
-            if typecode is CORBA.TC_string:
-                value = plain(value)
-            fields.append(CF.DataType(identifier, CORBA.Any(typecode, value)))
-        sequence.append(fields)
-    return sequence
-
-
-def _sequence(items: "Sequence[Any]") -> "Any":
-    return CORBA.Any(CORBA._tc_AnySeq, [CORBA.Any(CF._tc_Properties, fields) for fields in items])
-
-
-def _there_is(room: capacity.Room, host: str) -> str:
-    """How much can be allocated, and what limits it, in words."""
-    words = f"{room.available // capacity.MB} MB can be allocated on {host} (limit: {plain(room.limit, 200)}"
-    if room.others:
-        words += f"; other devices of this host have granted {room.others // capacity.MB} MB"
-    return words + ")"
-
-
-def _usage(usage: shown.Usage) -> "Any":
-    value = GppShmPlugin_base.Usage(path=plain(usage.path), limit=plain(usage.limit))
-    for name, member in value.declared():
-        if name not in ("path", "limit"):
-            member.set(value, getattr(usage, name))
-    value.free_percent = round(usage.free_percent, 2)
-    return value
-
-
-def _cleanup(orders: Orders) -> "Any":
-    return GppShmPlugin_base.Cleanup(
-        enabled=orders.enabled,
-        scope=orders.scope,
-        rescan=orders.rescan,
-        fifos=orders.fifos,
-        dry_run=orders.dry_run,
-        reclaim=orders.reclaim,
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    """Milliseconds, rounded to microseconds: some displays show every digit of a double."""
-    return round(seconds * 1000.0, 3)
-
-
-def _long(number: int) -> int:
-    """The number, or 0 if it is no CORBA long: the number in a name may be anything."""
-    return number if -(1 << 31) <= number < 1 << 31 else 0

@@ -49,6 +49,7 @@ class Host:
     error     why there is no answer; else ""
     usage     path, total, free, used, heaps, other, held, reserved, free_percent, inodes, free_inodes
     capacity  MB that can be allocated
+    age       seconds since the oldest of these values was measured; None if the device does not report it
     cleanup, status  shm::cleanup and shm::cleanup_status (docs/device.md), by the last parts of the ids
     heaps, recent    lists of the same kind, from shm::heaps and shm::recent
     """
@@ -58,6 +59,7 @@ class Host:
         self.name = ""
         self.usage: Dict[str, Any] = {}
         self.capacity = 0
+        self.age: Optional[float] = None
         self.cleanup: Dict[str, Any] = {}
         self.status: Dict[str, Any] = {}
         self.heaps: List[Dict[str, Any]] = []
@@ -89,10 +91,12 @@ class Host:
         capacity, name = int(values["shm::capacity"]), str(values["shm::host_name"])
         heaps = [_typed(heap, HEAP) for heap in values["shm::heaps"]]
         recent = [_typed(removal, REMOVAL) for removal in values.get(RECENT, ())]
+        ages = [item["age"] for item in (values["shm::usage"], *values["shm::heaps"]) if "age" in item]
+        age = max([_seconds(age) for age in ages]) if ages else None
         cleanup = _typed(values["shm::cleanup"], {"enabled": bool})
         status = _typed(values["shm::cleanup_status"], {"removed": int})
         # All of it, or nothing.
-        self.usage, self.capacity, self.name = usage, capacity, name
+        self.usage, self.capacity, self.name, self.age = usage, capacity, name, age
         self.heaps, self.recent, self.cleanup, self.status = heaps, recent, cleanup, status
 
 
@@ -105,6 +109,13 @@ def _moment(seconds: "Any") -> float:
     """Seconds since 1970, if they are a valid date; else raises one of MISTAKES."""
     time.localtime(seconds)
     return float(seconds)
+
+
+def _seconds(age: "Any") -> float:
+    """A duration; raises one of MISTAKES if it is none."""
+    if not 0.0 <= float(age) < math.inf:
+        raise ValueError("an age that cannot be")
+    return float(age)
 
 
 HEAP = {
@@ -155,7 +166,7 @@ class Domain:
             ) from None
         omniORB.setClientConnectTimeout(int(1000 * timeout * SHARE))
 
-    def look(self, detailed: bool = False) -> "List[Host]":
+    def query(self, detailed: bool = False) -> "List[Host]":
         """Query all devices; worst first.  Failure if the domain cannot be reached.
 
         detailed  also `recent`
@@ -181,15 +192,15 @@ class Domain:
             asked.wait([bound], time.monotonic() + FEW * self.timeout)
         hosts += [Host("?", "", f"a DeviceManager {answer}") for answer in silent]
         devices += self._missing(asked, bound, devices)
-        told = [asked.ask(functools.partial(_told, ref, detailed)) for _, _, ref in devices]
-        asked.wait(told, began + 0.5 * self.timeout)
-        if bound is None and any(_is_bad(asked.answer(key)) for key in told):
+        questions = [asked.ask(functools.partial(_answer_of, ref, detailed)) for _, _, ref in devices]
+        asked.wait(questions, began + 0.5 * self.timeout)
+        if bound is None and any(_is_bad(asked.answer(key)) for key in questions):
             # Devices that do not answer have names there.
             bound = asked.ask(self._bound_devices)
             asked.wait([bound], began + 0.95 * self.timeout)
-        asked.wait(told, began + 0.95 * self.timeout)
+        asked.wait(questions, began + 0.95 * self.timeout)
         names = self._names_of(asked, bound)
-        for (node, label, reference), key in zip(devices, told):
+        for (node, label, reference), key in zip(devices, questions):
             answer = asked.answer(key)
             if answer is None:
                 continue  # another kind of device
@@ -357,7 +368,7 @@ def _devices_of(manager: "Any") -> "List[Tuple[str, Any]]":
     return [(label, device) for device in manager._get_registeredDevices()]
 
 
-def _told(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]]":
+def _answer_of(device: "Any", detailed: bool) -> "Optional[Tuple[str, Dict[str, Any]]]":
     """(label, value by id) of a GppShmPlugin; None for another kind of device."""
     # The name may refer to an object of any type.
     device = device._narrow(CF.Device)

@@ -121,7 +121,7 @@ class Gauge:
         self._held: List[Holding] = []
         self._held_up = 0
         self._hidden = 0
-        self._looked = -SURVEY
+        self._surveyed = -SURVEY
 
     def measure(self, living: "List[str]", thorough: bool) -> State:
         """The current State; `thorough`: search for held memory again.  Raises OSError."""
@@ -149,9 +149,9 @@ class Gauge:
         """
         hidden = usage.size - usage.free - self._visible()
         now = time.monotonic()
-        if usage.size and (hidden <= 0 or (hidden == self._hidden and now - self._looked < SURVEY)):
+        if usage.size and (hidden <= 0 or (hidden == self._hidden and now - self._surveyed < SURVEY)):
             return self._held if hidden > 0 else []
-        self._hidden, self._looked = hidden, now
+        self._hidden, self._surveyed = hidden, now
         try:
             survey = asking.survey(self._directory.root, self._proc_root)
         except OSError as error:

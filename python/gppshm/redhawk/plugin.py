@@ -109,29 +109,29 @@ def _serve(
         return Link(ior, plugin_id, on_threshold)
 
     board = metrics.Metrics(chosen.thresholds)
-    telling = reporter.Reporter(
+    reports = reporter.Reporter(
         make_link,
         metrics.Gauge(shmfs.ShmDirectory(chosen.root), work.journal, work=work),
         board,
         work.living,
         line.wake,
     )
-    work.journal.listeners.append(telling.wake)
-    telling.watch(chosen.root)
-    telling.start()
-    device = beside.Beside(gpp, telling.ready, chosen.log_level, work, board, handler)
+    work.journal.listeners.append(reports.wake)
+    reports.watch(chosen.root)
+    reports.start()
+    device = beside.Beside(gpp, reports.ready, chosen.log_level, work, board, handler)
     if chosen.device:
         device.start()
     exporting.start(chosen, work, lambda: device.presence)
 
-    while not (line.signal or line.orphaned or work.failure or telling.failure):
+    while not (line.signal or line.orphaned or work.failure or reports.failure):
         line.wait()
     status = 0
     if line.orphaned and not line.signal:
-        telling.stop()
+        reports.stop()
         _outlive_the_gpp(line, work.watcher.offspring, chosen.settle)
-    elif telling.failure and not line.signal:
-        status = lifeline.refuse(telling.failure, 1)
+    elif reports.failure and not line.signal:
+        status = lifeline.refuse(reports.failure, 1)
     began = time.monotonic()
     device.retire(RETIRING)
     if line.signal and not work.failure and work.watcher.is_unsettled():

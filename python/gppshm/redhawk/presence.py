@@ -129,7 +129,7 @@ class Presence:
         now = time.monotonic()
         if self.device is not None and not self.ended and now - self._checked >= CHECK:
             self._checked = now
-            self.device.teller.tell(self._check)
+            self.device.sender.submit(self._check)
 
     # -- before the registration ---------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class Cleaning(threading.Thread):
                 self._hold.let_go()
         except OSError as error:
             failures.append(f"{shown(self._root)} cannot be read: {error.strerror}")
-        self._scanner.look_soon()
+        self._scanner.scan_soon()
         self._on_end(_summary(removed, size, attached, failures), bool(failures))
 
     def _outcomes(self) -> "Iterator[reaper.Outcome]":

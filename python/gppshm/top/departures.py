@@ -79,10 +79,10 @@ class Departures:
         row = removal.row
         name = row.file
         late = time.monotonic() - removal.seen > PATIENCE
-        removal.settled = late
+        removal.final = late
         if name in self.cleaned:
             removal.why, removal.orphan = f"removed from here: {self.cleaned[name]}", True
-            removal.settled = True
+            removal.final = True
         elif row.orphaned:
             removal.why = f"removed by others: {row.reason}"
         elif row.living and asking.maps(row.living, row.file_id):
@@ -96,7 +96,7 @@ class Departures:
             removal.why = "its creator ended and removed it"
         else:
             removal.why = "it is gone; why was not seen"
-        if removal.settled:
+        if removal.final:
             for found in (self._deleted, self._closed, self._closed_later, self._moved):
                 found.discard(name)
             self.cleaned.pop(name, None)

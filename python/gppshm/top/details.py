@@ -65,7 +65,7 @@ class Details:
         self.faults: List[str] = []
 
 
-def look(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]") -> Details:
+def inspect(directory: shmfs.ShmDirectory, name: str, descriptions: "Dict[int, str]") -> Details:
     """The details of one heap, whatever is wrong with it; OSError if the directory cannot be read."""
     details = Details(name)
     shot = snapshot.take(directory, [name], check=True, judge=asking.judge)
@@ -175,7 +175,7 @@ class Inspector(threading.Thread):
             descriptions: Dict[int, str] = {}
             while self._name is not None and not self._wanted.is_set():
                 name, started = self._name, time.monotonic()
-                details = self._look(name, descriptions)
+                details = self._inspect(name, descriptions)
                 if self._name == name:
                     gone = self._details if not details.header and self._details is not None else None
                     if gone is not None:  # keep the last result
@@ -185,10 +185,10 @@ class Inspector(threading.Thread):
                 took = time.monotonic() - started
                 self._wanted.wait(max(INTERVAL, SHARE * took) - took)
 
-    def _look(self, name: str, descriptions: "Dict[int, str]") -> Details:
+    def _inspect(self, name: str, descriptions: "Dict[int, str]") -> Details:
         try:
             with shmfs.ShmDirectory(self._root) as directory:
-                return look(directory, name, descriptions)
+                return inspect(directory, name, descriptions)
         except Exception as error:
             details = Details(name)
             details.error = shown(f"it could not be inspected: {error}")

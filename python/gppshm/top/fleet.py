@@ -122,7 +122,7 @@ class Asker(threading.Thread):
             self.on_change()
 
     def _ask(self) -> FleetState:
-        return FleetState(self._domain.name, [FleetRow(host) for host in self._domain.look(detailed=True)])
+        return FleetState(self._domain.name, [FleetRow(host) for host in self._domain.query(detailed=True)])
 
 
 def frame(view: views.View, width: int, height: int, glyphs: "Glyphs") -> Frame:

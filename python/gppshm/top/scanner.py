@@ -59,7 +59,7 @@ class Scanner(threading.Thread):
     def passed_over(self) -> "Tuple[int, ...]":
         return self._watcher.passed_over
 
-    def look_soon(self) -> None:
+    def scan_soon(self) -> None:
         """Scan soon; from any thread."""
         self._changed = True
         self._watcher.wake()
@@ -68,11 +68,11 @@ class Scanner(threading.Thread):
         self._stopped = True
         self._watcher.stop()
 
-    def look_once(self) -> State:
+    def scan_once(self) -> State:
         """Scan everything once, instead of running the thread; OSError if the directory cannot be read."""
         self._watcher.sweep()
-        self._look_through_processes()
-        return self._look()
+        self._survey_processes()
+        return self._scan()
 
     def run(self) -> None:
         next_survey = 0.0
@@ -81,13 +81,13 @@ class Scanner(threading.Thread):
             started = time.monotonic()
             self._changed = False
             self._guarded(self._publish)
-            looked = time.monotonic()
-            if looked >= next_survey:
-                self._guarded(self._look_through_processes)
-                took = time.monotonic() - looked
-                first, next_survey = not next_survey, looked + max(SURVEY_INTERVAL, SURVEY_SHARE * took)
+            scanned = time.monotonic()
+            if scanned >= next_survey:
+                self._guarded(self._survey_processes)
+                took = time.monotonic() - scanned
+                first, next_survey = not next_survey, scanned + max(SURVEY_INTERVAL, SURVEY_SHARE * took)
                 self._changed = self._changed or first
-            took = looked - started
+            took = scanned - started
             self._wait(started + max(SOONEST, SHARE * took), started + max(INTERVAL, SHARE * took))
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Scanner(threading.Thread):
 
     def _publish(self) -> None:
         try:
-            self.state = self._look()
+            self.state = self._scan()
         except OSError as error:
             self.state = State(
                 self._watcher.root,
@@ -129,9 +129,9 @@ class Scanner(threading.Thread):
         self._fault = ""
         self._on_change()
 
-    # -- one look --------------------------------------------------------------------------------------------
+    # -- one scan --------------------------------------------------------------------------------------------
 
-    def _look(self) -> State:
+    def _scan(self) -> State:
         self._follow_root()
         self.departures.listen()
         shot = snapshot.take(self._directory, brief=True, known=self._known_verdict, judge=asking.judge)
@@ -195,7 +195,7 @@ class Scanner(threading.Thread):
         self.departures.still_there(rows, [name for name, row in rows.items() if row.state is creator.ALIVE])
         for removal in self._removals:
             self._find_what_is_left(removal)
-            if not removal.settled:
+            if not removal.final:
                 self.departures.explain(removal)
         for name, row in self._rows.items():
             if name not in rows or rows[name].file_id != row.file_id:
@@ -203,7 +203,7 @@ class Scanner(threading.Thread):
                 self._find_what_is_left(removal)
                 self.departures.explain(removal)
                 self._removals.appendleft(removal)
-        open_questions = [removal.row.file for removal in self._removals if not removal.settled]
+        open_questions = [removal.row.file for removal in self._removals if not removal.final]
         self.departures.keep([*rows, *open_questions])
 
     def _find_what_is_left(self, removal: Removal) -> None:
@@ -212,7 +212,7 @@ class Scanner(threading.Thread):
             if (file.device, file.inode) == removal.row.file_id:
                 removal.left, removal.holders = file.size, len(file.holders)
 
-    def _look_through_processes(self) -> None:
+    def _survey_processes(self) -> None:
         try:
             self._survey = asking.survey(self._directory.root)
         except OSError:

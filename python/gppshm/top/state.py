@@ -80,12 +80,12 @@ class Row:
 class Removal:
     """A heap that was removed, and why, as far as known.
 
-    settled  nothing more can be found out
+    final    nothing more can be found out
     orphan   it was an orphan: a cleaner removed it
     left     bytes that it still takes, because processes hold it; `holders`: how many
     """
 
-    __slots__ = ("holders", "left", "orphan", "row", "seen", "settled", "time", "why")
+    __slots__ = ("final", "holders", "left", "orphan", "row", "seen", "time", "why")
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -93,7 +93,7 @@ class Removal:
         self.seen = time.monotonic()
         self.why = ""
         self.orphan = row.orphaned
-        self.settled = False
+        self.final = False
         self.left = self.holders = 0
 
 

@@ -20,7 +20,7 @@ class Device(Resource):
     """The CF::Device part of a device; the class of a servant also derives from CF__POA.Device.
 
     version  REDHAWK's version, if known; it decides the form of state change events
-    tell     runs functions in order and soon; they may block
+    submit   runs functions in order and soon; they may block
     leave    unregisters the device
     """
 
@@ -28,7 +28,7 @@ class Device(Resource):
         """The arguments are Resource's."""
         Resource.__init__(self, *arguments)
         self.version = ""
-        self.tell: Callable[[Callable[[], None]], None] = lambda task: task()
+        self.submit: Callable[[Callable[[], None]], None] = lambda task: task()
         self.leave: Callable[[], None] = lambda: None
         self._device_log = self._loggers.child("system", "Device")
         self._watchers = Watchers(self._device_log)
@@ -59,7 +59,7 @@ class Device(Resource):
         if leaving.is_alive():
             self._device_log.warning("whoever it is registered with has not answered in %g s", LEAVING)
         self.set_admin_state(CF.Device.LOCKED)
-        self.tell(self._watchers.disconnect)
+        self.submit(self._watchers.disconnect)
         Resource.releaseObject(self)
         self._has_left.set()
 
@@ -89,7 +89,7 @@ class Device(Resource):
     def _state_changed(self, category: str, old: "Any", new: "Any") -> None:
         if old != new:
             event = versions.state_change(self.version, self._id, category, old, new)
-            self.tell(lambda: self._push(event))
+            self.submit(lambda: self._push(event))
 
     def _push(self, event: "Any") -> None:
         try:

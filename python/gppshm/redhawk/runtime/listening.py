@@ -27,7 +27,7 @@ class _Listener:
         self.ids = ids
         self.interval = interval
         self.due = time.monotonic()
-        self.told: Dict[str, object] = {}
+        self.sent: Dict[str, object] = {}
         self.failures = 0
 
 
@@ -63,7 +63,7 @@ class Listeners:
             raise ValueError(f"it does not answer: {named(error)}") from None
         # NaN counts as the minimum.
         added = _Listener(send, ids, min(MOST, max(LEAST, interval)))
-        added.told = {id_: _comparable(item) for id_, item in self._items(ids).items()}
+        added.sent = {id_: _comparable(item) for id_, item in self._items(ids).items()}
         with self._changed:
             self._listeners[identifier] = added
             if self._thread is None:
@@ -102,7 +102,7 @@ class Listeners:
     def _report(self, identifier: str, listener: _Listener) -> None:
         items = self._items(listener.ids)
         shown = {id_: _comparable(item) for id_, item in items.items()}
-        news = [id_ for id_ in listener.ids if shown[id_] != listener.told.get(id_)]
+        news = [id_ for id_ in listener.ids if shown[id_] != listener.sent.get(id_)]
         if not news:
             return
         event = CF.PropertyChangeListener.PropertyChangeEvent(
@@ -114,7 +114,7 @@ class Listeners:
         )
         try:
             listener.send(event)
-            listener.told, listener.failures = shown, 0
+            listener.sent, listener.failures = shown, 0
         except CORBA.Exception as error:
             listener.failures += 1
             if listener.failures >= PATIENCE:

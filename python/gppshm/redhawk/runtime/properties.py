@@ -141,7 +141,7 @@ class Declared:
         return (self._has("configure", "property", "execparam") or external) and self.mode != "writeonly"
 
     @property
-    def is_told(self) -> bool:
+    def is_event(self) -> bool:
         """Whether changes are sent as events."""
         return "event" in self.kinds
 

@@ -291,10 +291,10 @@ class Resource(Logging):
             except Exception:
                 declared.set(self, old)
                 raise
-        if declared.is_told and not same(old, new):
-            self.tell_property(declared.id_)
+        if declared.is_event and not same(old, new):
+            self.send_property(declared.id_)
 
-    def tell_property(self, identifier: str) -> None:
+    def send_property(self, identifier: str) -> None:
         """To be overridden: report that a property of kind event has changed."""
 
     def registerPropertyListener(self, obj: "Any", prop_ids: "Sequence[str]", interval: float) -> str:
