@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import sys
 
 import pytest
 
 import heapwriter
-from cleaning import clean
+from cleaning import PACKAGES, clean
 from gppshm import held
-from spawning import needs_root
+from spawning import needs_root, run_command
 
 PAGE = heapwriter.PAGE
 HEAP = ("--size=1048576", "--used=300000", "--block=100000")
@@ -234,3 +235,38 @@ def test_the_help_says_the_risk():
     help_text = " ".join(clean("/dev/shm", "--help").out.split())
     assert "at your risk if a process that the creator forked (without exec) still uses" in help_text
     assert "lose what it wrote, or be killed by SIGBUS" in help_text
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=" ".join)
+@pytest.mark.parametrize("unlinked", [False, True])
+def test_what_was_given_back_before_ctrl_c_is_told(spawn, shm_root, form, unlinked):
+    owner, peer = orphan(spawn, shm_root)
+    left = taken(shm_root, owner.name, peer)
+    before = left()
+    if unlinked:
+        os.unlink(os.path.join(shm_root, owner.name))
+    code = f"""
+import os, signal, sys
+sys.path.append({PACKAGES!r})
+from gppshm import reclaim
+from gppshm.cli import shmclean
+punch = reclaim.punch
+
+def interrupted(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    punch(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+
+reclaim.punch = interrupted
+sys.exit(shmclean.main())
+"""
+    done = run_command([sys.executable, "-IS", "-c", code, "--root", shm_root, "--reclaim", *form])
+    assert (done.returncode, done.stderr) == (130, "")
+    gave = before - left()
+    assert gave > 0
+    if form:
+        whole = json.loads(done.stdout)
+        assert whole["given_back_bytes"] == gave and whole["complete"] is False
+    else:
+        assert f"gave back {gave} bytes of {owner.name}" in done.stdout
+    assert os.listdir(shm_root) == []

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from typing import Any, Dict
 
     from gppshm import shmfs
-    from gppshm.cli import shmclean
+    from gppshm.cli import shmclean_account
 
 SCHEMA = "gppshm.shmclean/1"
 
 
-def report(run: "shmclean.Run") -> str:
+def report(run: "shmclean_account.Account") -> str:
     """The JSON object as text."""
     from gppshm import fifos
 
@@ -47,7 +47,7 @@ def report(run: "shmclean.Run") -> str:
     return json.dumps(whole, indent=2) + "\n"
 
 
-def _outcome(run: "shmclean.Run", outcome: reaper.Outcome) -> "Dict[str, Any]":
+def _outcome(run: "shmclean_account.Account", outcome: reaper.Outcome) -> "Dict[str, Any]":
     seen, verdict = outcome.sighting, outcome.verdict
     name, name_hex = text.decoded(outcome.name)
     header = seen.header if seen else None
@@ -73,7 +73,7 @@ def _outcome(run: "shmclean.Run", outcome: reaper.Outcome) -> "Dict[str, Any]":
     }
 
 
-def _holders(run: "shmclean.Run", seen: "shmfs.Sighting") -> "Any":
+def _holders(run: "shmclean_account.Account", seen: "shmfs.Sighting") -> "Any":
     pids = [holder.pid for holder in run.holders.get(seen.file_id, ())]
     who, found = run.describe(pids), []
     for pid in pids:

@@ -3,7 +3,7 @@
 import threading
 
 from gppshm import asking, creator, reaper, shmfs
-from gppshm.cli import shmclean, text
+from gppshm.cli import shmclean_account, text
 from gppshm.top.state import shown
 
 LONGEST = 1.0
@@ -106,7 +106,7 @@ def _failure(outcome: reaper.Outcome) -> str:
         return f"{name} was replaced after you saw it: look again"
     if outcome.result is reaper.NO_HEAP:
         return f"{name} is not a heap any more"
-    return f"{name}: {shmclean.why_failed(outcome)}"
+    return f"{name}: {shmclean_account.why_failed(outcome)}"
 
 
 def _summary(removed: int, size: int, attached: int, failures: "List[str]") -> str:
