@@ -79,6 +79,7 @@ class Device(GppShmPlugin_base):
         self._low = False
         self._sent_usage: Optional[shown.Usage] = None
         self._sent_capacity = -1
+        self._rows = values.Rows(self.Heap, ("age",))
         self._heap_fields: Tuple[List[shown.HeapFigure], List[Any]] = ([], [])
         self._removals_seen = work.journal.gone
         self._has_start_values = False
@@ -181,7 +182,7 @@ class Device(GppShmPlugin_base):
         except OSError:
             heaps, age = known, self.figures.age()
         if known is not heaps:
-            fields = values.fields(self.Heap, heaps, ("age",))
+            fields = self._rows.fields(heaps)
             self._heap_fields = heaps, fields
         last = [CF.DataType("shm::heaps::age", CORBA.Any(CORBA.TC_double, age))]
         return values.sequence([each + last for each in fields])

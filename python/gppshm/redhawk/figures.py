@@ -167,7 +167,7 @@ class Figures(threading.Thread):
                 rows = overview.worst_first(self._rows(scan, listing))
                 self.census = overview.Census(rows)
                 rows = rows[:ROWS]
-                if [_key(row) for row in rows] == [_key(row) for row in self._shown[2]]:
+                if [row.changing for row in rows] == [row.changing for row in self._shown[2]]:
                     rows = self._shown[2] if self._shown[0] is scan else rows
                 self._shown = scan, listing, rows
             return self._shown[2], _shown_age(time.monotonic() - scan.began)
@@ -389,7 +389,3 @@ class Figures(threading.Thread):
 
 def _shown_age(age: float) -> float:
     return 0.0 if age < FRESH else round(age, 1)
-
-
-def _key(row: HeapFigure) -> "Tuple[str, Tuple[int, int], str, str, int, int]":
-    return row.name, row.file_id, row.state, row.reason, row.file_size, row.attached

@@ -5,7 +5,7 @@ from gppshm.roles import role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Sequence
+    from typing import Optional, Sequence, Tuple
 
 UNREADABLE = "unreadable"
 STATES = (str(creator.ORPHANED), str(creator.ATTACHED), UNREADABLE, str(creator.UNKNOWN), str(creator.ALIVE))
@@ -71,6 +71,11 @@ class HeapFigure:
         self.mode = f"{seen.status.st_mode & 0o777:o}"
         self.command = command
         self.component, self.application = role(words)
+
+    @property
+    def changing(self) -> "Tuple[str, Tuple[int, int], str, str, int, int]":
+        """What may change after the scan."""
+        return self.name, self.file_id, self.state, self.reason, self.file_size, self.attached
 
 
 class Usage:
