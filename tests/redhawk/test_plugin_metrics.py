@@ -204,6 +204,16 @@ def test_a_file_that_could_not_be_read_is_no_orphan(shm_root):
     assert kept.orphans([]) == []
 
 
+def test_removals_are_in_the_order_of_their_time_however_late_they_are_reported(shm_root):
+    kept = journal.Journal(shm_root)
+    removals = [events.Event(watch.REMOVED, "its creator is gone", f"heap-{n}") for n in (11, 12, 13)]
+    for number, removal in enumerate(removals):
+        removal.time = 1000.0 + number
+    for number in (1, 2, 0):
+        kept.on_event(removals[number])
+    assert [event.name for event in kept.recent] == ["heap-11", "heap-12", "heap-13"]
+
+
 def test_a_held_heap_is_told_from_a_removal_on(shm_root, spawn):
     """A heap that a peer is attached to is removed: its memory stays, and the reason names the peer."""
     kept = journal.Journal(shm_root)

@@ -111,6 +111,13 @@ class Journal:
         self._sparing = sparing.Sparing()
         self.listeners: List[Callable[[], None]] = []
 
+    def _keep(self, removal: events.Event) -> None:
+        """Add it to `recent`.  It may be reported after newer ones: its peers were found later."""
+        kept = [*self.recent, removal]
+        if self.recent and removal.time < self.recent[-1].time:
+            kept.sort(key=lambda event: event.time)
+        self.recent = deque(kept, maxlen=RECENT)
+
     def on_event(self, event: events.Event, log: bool = True) -> None:
         note: Optional[str] = ""
         if event.kind in events.OF_WHAT_STAYS:
@@ -123,13 +130,13 @@ class Journal:
             if event.name.startswith("fifo-"):
                 self.fifos += 1
             else:
-                self.recent.append(event)
+                self._keep(event)
                 self.removed += 1
                 self.removed_bytes += event.bytes
                 self.held_up += bool(event.attached)
         elif event.kind is events.CLEANED:
             self._orphans.pop(event.name, None)
-            self.recent.append(event)
+            self._keep(event)
             self.cleaned += 1
             self.cleaned_bytes += event.bytes
             self.held_up += bool(event.attached)
