@@ -363,7 +363,7 @@ class Engine:
             try:
                 self._leads = relay.Leader(self._node)
             except OSError as error:
-                self._on_fault(f"other programs of the node cannot be told who cleans: {error.strerror}")
+                self._on_fault(f"other programs of the node cannot be informed who cleans: {error.strerror}")
                 return
         self._leads.put(("leader", *self._led))
 

@@ -399,5 +399,5 @@ def _why(path: str, error: OSError) -> str:
         return why
     return (
         f"{why}; its folder is of user {status.st_uid}, group {status.st_gid} and mode"
-        f" {stat.S_IMODE(status.st_mode):o}: let this service be in that group, and the group write there"
+        f" {stat.S_IMODE(status.st_mode):o}: put this service into that group, and let the group write there"
     )

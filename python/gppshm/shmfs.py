@@ -28,7 +28,7 @@ It is followed by the cleaner's pid, its start in clock ticks, random digits, a 
 DOUBTS = {
     True: "",
     False: "it is not on a tmpfs; leases and memory maps prove a creator's death only there",
-    None: "its file system type is unknown: neither /proc nor statfs tells it",
+    None: "its file system type is unknown: neither /proc nor statfs reports it",
 }
 """By the result of filesystem.is_memory."""
 

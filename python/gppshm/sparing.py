@@ -44,5 +44,5 @@ class Sparing:
             return None
         since[1] += 1
         if since[1] == self._most:
-            words = "more like it are left out for a minute, and counted"
+            words = "further ones are only counted for a minute"
         return words

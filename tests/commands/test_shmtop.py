@@ -249,7 +249,7 @@ def test_esc_ends_the_filter(spawn, shm_root, top):
     screen.shows(owner.name)
     screen.press("/")
     screen.type("nowhere")
-    screen.shows("no heap that match: nowhere")
+    screen.shows("no heap matches: nowhere")
     screen.press("Escape")
     screen.shows(owner.name, dead)
 

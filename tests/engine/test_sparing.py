@@ -7,7 +7,7 @@ from spawning import wait_for
 def test_so_many_of_a_kind_are_told_and_the_last_says_that_more_are_left_out():
     spared = sparing.Sparing(most=3)
     notes = [spared.note("a") for _ in range(10)]
-    assert notes[:2] == ["", ""] and "left out" in notes[2] and notes[3:] == [None] * 7
+    assert notes[:2] == ["", ""] and "only counted" in notes[2] and notes[3:] == [None] * 7
     assert spared.left_out == 7
     assert spared.note("b") == ""  # of another kind
 

@@ -238,7 +238,7 @@ def test_what_thousands_of_strange_files_lead_to_does_not_flood_the_log_and_drow
         told = [said["name"] for said in command.said if said["event"] == "unproven"]
         assert len(told) == sparing.MOST + 1 and os.path.basename(mine) in told
         (note,) = [said["reason"] for said in command.said if said["event"] == "trouble"]
-        assert note.startswith("unproven, user 4321: more like it are left out")
+        assert note.startswith("unproven, user 4321: further ones are only counted")
 
 
 def share_of_a_core(pid, seconds=2):

@@ -234,7 +234,7 @@ def test_reserving_is_shown_with_the_capacity_before_and_after_and_a_refusal_wit
     assert re.search(rf"reserved +0 -> +{asked} MB +\+{asked}$", node[3], re.MULTILINE)
     assert re.search(r"capacity +\d+ -> +\d+ MB +-\d+$", node[3], re.MULTILINE)
     assert "REFUSED: Failed to satisfy 'usesdevice' dependencies shm for application\n" in node[4]
-    assert re.search(r"GPP_1_shm said: shm::capacity: \d+ MB were asked for, and \d+ MB can be", node[4])
+    assert re.search(r"GPP_1_shm said: shm::capacity: \d+ MB were requested, and \d+ MB can be", node[4])
     assert re.search(rf"reserved +{asked} -> +0 MB +-{asked}$", node[8], re.MULTILINE)
     assert re.search(r"capacity +\d+ -> +\d+ MB +\+\d+$", node[8], re.MULTILINE)
 

@@ -686,7 +686,7 @@ def test_a_client_that_asks_again_and_again_for_what_is_refused_floods_no_log(de
     assert device.ref.allocateCapacity([devices.capacity(1)])
     for words in refusals:
         lines = wait_for(lambda words=words: lines_of(device, words)[sparing.MOST - 1 :])
-        assert len(lines) == 1 and "more like it are left out for a minute" in lines[0]
+        assert len(lines) == 1 and "further ones are only counted for a minute" in lines[0]
 
 
 def lines_of(device, words):
@@ -697,7 +697,7 @@ def test_strange_files_by_the_thousand_flood_no_log(device, shm_root):
     for number in range(1000):
         with open(f"{shm_root}/heap-{procfs.PID_MAX + 1 + number}", "wb"):
             pass
-    wait_for(lambda: "left out for a minute" in device.told(), 30)
+    wait_for(lambda: "only counted for a minute" in device.told(), 30)
     device.configure("shm::cleanup", cleanup(rescan=0.2))  # by new orders all is told again
     stays(lambda: len(lines_of(device, "unproven: ")) == sparing.MOST, 1.0)
 

@@ -100,7 +100,7 @@ def test_too_much_is_refused_with_what_was_asked_and_what_there_is(roomy):
         for amount in (there + 100, 1 << 62):
             with pytest.raises(CF.Device.InsufficientCapacity) as refusal:
                 ask([capacity(amount)])
-            assert f"shm::capacity: {amount} MB were asked for" in refusal.value.msg
+            assert f"shm::capacity: {amount} MB were requested" in refusal.value.msg
             assert "MB can be allocated" in refusal.value.msg and HOST in refusal.value.msg
             assert [item.id for item in refusal.value.insufficientCapacities] == ["shm::capacity"]
     assert reserved(roomy) == 0
@@ -151,7 +151,7 @@ def test_an_allocation_of_nothing_is_refused(roomy):
     for ask in (roomy.ref.allocateCapacity, roomy.ref.allocate, roomy.ref.deallocateCapacity):
         with pytest.raises(CF.Device.InvalidCapacity) as refusal:
             ask([])
-        assert "nothing was asked for" in refusal.value.msg
+        assert "nothing was requested" in refusal.value.msg
     assert roomy.ref._get_usageState() == CF.Device.IDLE
 
 

@@ -121,7 +121,7 @@ def test_when_the_device_is_killed_although_it_was_off_the_plugin_cleans_by_its_
     os.kill(device_pid(running), signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     gone(shm_root, f"heap-{pid}")
-    wait_for(lambda: f"the device {DEVICE} does not clean any more" in running.told())
+    wait_for(lambda: f"the device {DEVICE} has stopped cleaning" in running.told())
     wait_for(lambda: "cleaning is off" not in reason(running))
     wait_for(lambda: len(engines(running)) == 1)
 

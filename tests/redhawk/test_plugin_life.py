@@ -246,7 +246,7 @@ def test_a_setting_that_cannot_be_heeded_leads_to_no_cleaning_at_all_and_it_is_t
     assert reason.startswith(said) and name in reason
     told = [line for line in node.told().splitlines() if said in line]
     assert [line.startswith("GppShmPlugin: ") for line in sorted(told)] == [False, True]  # log, and stderr
-    assert all(name in line and "until the file is put right" in line for line in told)
+    assert all(name in line and "until the file is corrected" in line for line in told)
 
 
 def test_a_hundred_children_killed_at_once_leave_nothing(node):

@@ -184,7 +184,7 @@ def test_what_cannot_be_told_is_null_and_keeps_nothing_else_from_being_told(star
     assert values[id_].value() is None and values["probe::text"].value() == "from the PRF"
     (item,) = probe.query([client.prop(id_, "string", "mine")])
     assert item.value.value() is None
-    assert f"{id_} cannot be told: RuntimeError('no luck'" in domain.told()
+    assert f"{id_} cannot be sent: RuntimeError('no luck'" in domain.told()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def parse(capacities: "Sequence[Any]", host: str) -> Request:
         kind = item.value.typecode().kind()
         why = ""
         if item.id in seen:
-            why = "it is asked for twice"
+            why = "it is requested twice"
         elif item.id == CAPACITY:
             if kind not in _INTEGERS:
                 why = "a whole number of MB (longlong) is expected"
@@ -71,7 +71,7 @@ def parse(capacities: "Sequence[Any]", host: str) -> Request:
             raise CF.Device.InvalidCapacity(f"{plain(item.id, 80)}: {why}", [item])
         seen.add(item.id)
     if not seen:
-        raise CF.Device.InvalidCapacity(f"nothing was asked for: {CAPACITY} can be allocated here", [])
+        raise CF.Device.InvalidCapacity(f"nothing was requested: {CAPACITY} can be allocated here", [])
     return request
 
 

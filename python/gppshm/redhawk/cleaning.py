@@ -125,7 +125,7 @@ class Cleaning(threading.Thread):
         if leader:
             _log.info("the device %s of this node cleans: %s", plain(leader), plain(limits or "everything"))
         elif self._followed:
-            _log.info("the device %s does not clean any more: cleaning here again", plain(self._followed))
+            _log.info("the device %s has stopped cleaning: this program cleans again", plain(self._followed))
         self._followed = leader
         self._notify()
 

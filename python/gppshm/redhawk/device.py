@@ -114,10 +114,12 @@ class Device(GppShmPlugin_base):
 
     def initialize(self) -> None:
         if self._work.refusal and not self._is_initialized:
-            self._refuse_to_work(self._work.refusal, "GppShmPlugin.ini is put right")
+            self._refuse_to_work(self._work.refusal, "GppShmPlugin.ini is corrected")
         elif self.launched and not self._is_initialized and not self._has_start_values:
             # The Python sandbox (3.0.1) does this when it cannot convert a start value of its user.
-            self._refuse_to_work("no start values came: whoever launched the device says why")
+            self._refuse_to_work(
+                "no start values came: the program that launched the device shows the reason"
+            )
         GppShmPlugin_base.initialize(self)
 
     def releaseObject(self) -> None:
@@ -258,7 +260,7 @@ class Device(GppShmPlugin_base):
             refused += [(item, self._work.refusal) for item in properties if item.id == "shm::cleanup"]
         if refused:
             why = settable.sentence(refused)
-            _log.warning("nothing is configured, for a value is refused: %s", why)
+            _log.warning("nothing is configured, because a value is refused: %s", why)
             raise CF.PropertySet.InvalidConfiguration(why, [item for item, _ in refused])
         GppShmPlugin_base.configure(self, settable.completed(properties))
 
@@ -321,9 +323,7 @@ class Device(GppShmPlugin_base):
             what = f"{allocation.CAPACITY}: no allocation of {request.megabytes} MB"
             what += " on this host's name" if request.host else ""
             known = ", ".join(f"{size} MB" for size in left[:10]) or "none"
-            raise CF.Device.InvalidCapacity(
-                f"{what} stands to be deallocated; there are: {known}", capacities
-            ) from None
+            raise CF.Device.InvalidCapacity(f"{what} exists; there are: {known}", capacities) from None
         self._granted()
 
     def deallocate(self, alloc_id: str) -> None:
@@ -358,7 +358,7 @@ class Device(GppShmPlugin_base):
             return ""
         self._must_be(CF.Device.UNLOCKED)
         key = str(uuid.uuid4())
-        asked = f"{allocation.CAPACITY}: {request.megabytes} MB were asked for"
+        asked = f"{allocation.CAPACITY}: {request.megabytes} MB were requested"
         if self._low:
             limit = self._board.threshold(metrics.FREE).text
             raise CF.Device.InsufficientCapacity(

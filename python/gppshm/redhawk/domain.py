@@ -214,7 +214,9 @@ class Domain:
             try:
                 host.take(answer[1])
             except MISTAKES as error:
-                host.error = f"answers what cannot be understood: {type(error).__name__}: {plain(error)}"
+                host.error = (
+                    f"gives an answer that cannot be understood: {type(error).__name__}: {plain(error)}"
+                )
             hosts.append(host)
         return worst_first(hosts)
 
@@ -253,7 +255,7 @@ class Domain:
                 f"no naming service {self._where} answers: {named(error)}; is it running? See --nameservice"
             )
         if self._names is None:
-            return Failure(f"what is named by {self._where} is no naming service; see --nameservice")
+            return Failure(f"{self._where} is no naming service; see --nameservice")
         try:
             domain = self._names.resolve(_path(self.name, self.name))._narrow(CF.DomainManager)
         except (CosNaming.NamingContext.NotFound, CosNaming.NamingContext.InvalidName):
@@ -261,7 +263,7 @@ class Domain:
         except (CORBA.Exception, UnicodeError) as error:
             return self._silent(error)
         if domain is None:
-            return Failure(f"what is named {plain(self.name)} is no DomainManager")
+            return Failure(f"{plain(self.name)} is no DomainManager")
         try:
             managers = domain._get_deviceManagers()
         except CORBA.Exception as error:

@@ -43,7 +43,7 @@ SAME = 0.02
 READING = 0.05
 """Seconds that a query may spend reading heaps that the last scan did not see."""
 
-NOT_YET = creator.Verdict(creator.UNKNOWN, "it is new: its creator has not been looked at yet")
+NOT_YET = creator.Verdict(creator.UNKNOWN, "it is new: its creator has not been inspected yet")
 
 
 class Listing:
@@ -332,7 +332,7 @@ class Figures(threading.Thread):
             except Exception as error:  # for example out of descriptors; the last scan stays
                 if self._last_error != str(error):
                     self._last_error = str(error)
-                    _log.warning("the heaps could not be looked at: %s", error)
+                    _log.warning("the heaps could not be scanned: %s", error)
             until = next_measurement if changed else self._last_measured + TICK
             changed = self._wait(min(until, self._unasked()), changed) or changed
 

@@ -175,7 +175,7 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         program.put()
         print(f"installed: {program.path}")
     print(said)
-    print(f"its interpreter is {python}: that has to stay, and the GPP's user to be able to run it")
+    print(f"its interpreter is {python}: keep it, and let the GPP's user run it")
     for program in installed:
         kept = program.remove_libraries(program.lib)
         if kept:
@@ -188,17 +188,17 @@ def install(sdrroot: str, python: "Optional[str]") -> None:
         print("the device, the example nodes and the waveforms are not installed:")
         print(f"  {device.top} has a device that was not installed by this, and is left as it was")
         more = ""
-    print(f"what to do next: restart the GPP (its node): it starts the plugin by itself{more}")
+    print(f"next: restart the GPP (its node), which starts the plugin{more}")
     if device in installed:
         print(
             "or launch one of the example nodes; to change one, copy it, and give the copy a name and an id"
         )
-        print("  of its own (DCE: and what uuidgen prints): the IDE takes two with the same id for an error")
+        print("  of its own (DCE: and what uuidgen prints): the IDE reports two with the same id as an error")
         for folder in sorted({os.path.dirname(name) for name in example_files()}):
             print(f"  {os.path.join(sdrroot, folder)}")
         for profile, names in missing_profiles(sdrroot).items():
             print(f"note: there is no {profile} yet, which these need: {', '.join(names)}")
-    print("settings, if any shall differ:")
+    print("to change settings, edit a copy of:")
     for program in installed:
         print(f"  cp {shlex.quote(program.settings + '.example')} {shlex.quote(program.settings)}")
 

@@ -147,9 +147,9 @@ class MetricPort:
                 if plugin_id == self.plugin_id:
                     self.on_threshold(metric, text)
         except ValueError as error:
-            _log.warning("the GPP pushed what is no message, and it is ignored: %s", error)
+            _log.warning("the GPP pushed something that is no message; it is ignored: %s", error)
         except Exception as error:
-            _log.error("what the GPP pushed could not be used, and is ignored: %s", plain(repr(error)))
+            _log.error("a message of the GPP could not be used; it is ignored: %s", plain(repr(error)))
 
 
 class _Channel(ExtendedEvent__POA.MessageEvent):  # type: ignore[misc]

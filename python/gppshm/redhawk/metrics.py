@@ -217,7 +217,7 @@ class Metrics:
     def _free(self, state: State) -> Reading:
         if not state.size:
             text = self._thresholds[FREE].text
-            reason = "The shared memory file system has no size limit, so it cannot be told how much is free"
+            reason = "The shared memory file system has no size limit, so the free amount is unknown"
             return Reading(FREE, False, reason, text, "unlimited")
         busy, text = self._judge(FREE, state.free, state.size)
         free, size = megabytes(state.free), megabytes(state.size)

@@ -85,7 +85,7 @@ def _check() -> int:
         from gppshm.redhawk.corba import omniORB
     except ImportError as error:
         return lifeline.refuse(
-            f"this interpreter, {plain(sys.executable)}, has not what is needed: {error}", 1
+            f"this interpreter, {plain(sys.executable)}, lacks a required module: {error}", 1
         )
     version = ".".join(str(number) for number in sys.version_info[:3])
     print(f"{link.NAME} {gppshm.__version__}: Python {version}, omniORB {omniORB.coreVersion()}")

@@ -101,7 +101,7 @@ SETTINGS = (
         "rescan",
         "30",
         "1 to 3600, in seconds",
-        "How often everything is looked at, should the kernel's events have been lost.",
+        "How often everything is scanned again, in case events of the kernel were lost.",
         _seconds(1, 3600),
     ),
     Setting(
@@ -122,16 +122,16 @@ SETTINGS = (
         "shm_held",
         "off",
         _THRESHOLD,
-        "The GPP is BUSY while processes hold more than this of memory that is unlinked already.",
+        "The GPP is BUSY while processes still hold more unlinked memory than this.",
         thresholds.parse,
     ),
-    Setting("dry_run", "no", "yes or no", "Only tell what would be removed.", _switch, limits=True),
+    Setting("dry_run", "no", "yes or no", "Only report what would be removed.", _switch, limits=True),
     Setting(
         "reclaim",
         "yes",
         "yes or no",
-        "Of a heap that is removed while processes are attached to it, give back what is free at once, and"
-        " what they let go of soon after they do.",
+        "If processes are still attached to a removed heap, give back its free memory at once, and more soon"
+        " after they release it.",
         _switch,
         limits=True,
     ),
@@ -146,7 +146,7 @@ SETTINGS = (
         "settle",
         "30",
         "0 to 300, in seconds",
-        "How long to stay for the heaps of the GPP's processes when the GPP itself is gone.",
+        "How long the plugin stays after the end of the GPP, to remove the heaps of the GPP's processes.",
         _seconds(0, 300),
     ),
     Setting(
@@ -168,14 +168,14 @@ SETTINGS = (
         "metrics_textfile",
         "off",
         "an absolute path, or off",
-        "The file that metrics are written to every 15 seconds for node_exporter; likewise.",
+        "A file for node_exporter, written every 15 seconds; needs the same package.",
         _unless_off(_path),
     ),
     Setting(
         "log_level", "INFO", ", ".join(LEVELS), "The least severe messages to be logged.", _one_of(*LEVELS)
     ),
     Setting(
-        "root", shmfs.DEFAULT_ROOT, "an absolute path", "The folder that heaps lie in.", _path, limits=True
+        "root", shmfs.DEFAULT_ROOT, "an absolute path", "The directory of the heaps.", _path, limits=True
     ),
 )
 
@@ -276,15 +276,17 @@ def report(faults: "List[str]", chosen: Settings) -> None:
     for fault in faults:
         _log.warning("%s", fault)
     if chosen.refusal:
-        why = f"NOTHING IS CLEANED until the file is put right, and this is started anew: {chosen.refusal}"
+        why = (
+            f"NOTHING IS CLEANED until the file is corrected and this program is restarted: {chosen.refusal}"
+        )
         _log.error("%s", why)
         lifeline.refuse(why, 0)
 
 
 STRICT = (
-    "A bad value is logged, and the default used. Where that could clean more than was meant (scope, dry_run,"
-    " reclaim, root, a name that is not known, a file that cannot be read) nothing is cleaned until the file"
-    " is put right."
+    "A bad value is logged and replaced by its default. If the default could clean more than intended (scope,"
+    " dry_run, reclaim, root, an unknown name, a file that cannot be read), nothing is cleaned until the file"
+    " is corrected."
 )
 
 
@@ -300,13 +302,13 @@ def example(device: bool = False) -> str:
     if device:
         head = """\
 # Settings of the device GppShmPlugin. Copy this file to GppShmPlugin.ini, beside the executable, and
-# change there what shall differ from the defaults shown; then restart the node. All else are properties
-# of the device, shm::cleanup and shm::threshold: a node's DCD may have values for them.
+# change the settings that should not have their defaults; then restart the node. Everything
+# else is a property of the device: shm::cleanup and shm::threshold, which a node's DCD may set.
 """
     else:
         head = """\
 # Settings of the GPP plugin GppShmPlugin. Copy this file to GppShmPlugin.ini, beside
-# the executable, and change there what shall differ from the defaults shown; then restart the GPP.
+# the executable, and change the settings that should not have their defaults; then restart the GPP.
 """
     lines = [*head.splitlines(), *textwrap.wrap(STRICT, 100, initial_indent="# ", subsequent_indent="# ")]
     lines += ["", f"[{SECTION}]"]

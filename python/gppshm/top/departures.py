@@ -95,7 +95,7 @@ class Departures:
         elif name in self._deleted and row.living:
             removal.why = "its creator ended and removed it"
         else:
-            removal.why = "it is gone; why was not seen"
+            removal.why = "it is gone; the reason was not seen"
         if removal.final:
             for found in (self._deleted, self._closed, self._closed_later, self._moved):
                 found.discard(name)

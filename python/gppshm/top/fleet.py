@@ -156,7 +156,7 @@ def _table(result: Frame, view: views.View, height: int) -> None:
     columns = _columns(view.rows, result.width)
     _titles(result, view, columns)
     about = 2 if height >= 8 else 0
-    nowhere = f"no host that match: {view.words}"
+    nowhere = f"no host matches: {view.words}"
     none = nowhere if view.state.rows else "no GppShmPlugin answers"
     cells = functools.partial(_cells, columns=columns, glyphs=result.glyphs)
     table.listing(result, view, cells, none, height - about - 1)

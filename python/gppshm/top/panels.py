@@ -38,8 +38,8 @@ HELP = (
     ("orphaned, attached", "the same, but the memory comes back when the peers exit"),
     ("unknown", "it cannot be proven either way: kept"),
     ("unreadable", "named as a heap, but not readable"),
-    ("COMPONENT", "by the creator's command line: component, application; else the command"),
-    ("ATT", "processes that hold it, its living creator left out"),
+    ("COMPONENT", "from the creator's command line: component, application; else the command"),
+    ("ATT", "processes that hold it, without its living creator"),
     ("held 9.9M+", "at least this much: some processes could not be inspected"),
 )
 

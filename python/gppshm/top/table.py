@@ -84,7 +84,7 @@ def table(result: Frame, view: "View", state: "State", height: int) -> None:
     filter_line(result, view)
     widths = _columns(view.rows, result.width)
     _titles(result, view, widths)
-    nowhere = f"no heap that match: {view.words}"
+    nowhere = f"no heap matches: {view.words}"
     none = nowhere if state.rows else f"no heap lies in {state.root}"
     cells = functools.partial(_cells_of, widths=widths, glyphs=result.glyphs)
     listing(result, view, cells, none, height - about - removals - 1)

@@ -57,7 +57,9 @@ class Device(Resource):
         leaving.start()
         leaving.join(LEAVING)
         if leaving.is_alive():
-            self._device_log.warning("whoever it is registered with has not answered in %g s", LEAVING)
+            self._device_log.warning(
+                "the CORBA object that it is registered with has not answered within %g s", LEAVING
+            )
         self.set_admin_state(CF.Device.LOCKED)
         self.submit(self._watchers.disconnect)
         Resource.releaseObject(self)
@@ -95,7 +97,7 @@ class Device(Resource):
         try:
             self._watchers.push(event)
         except CORBA.Exception as error:
-            self._device_log.warning("the domain was not told of a change of state: %s", named(error))
+            self._device_log.warning("the domain was not informed of a change of state: %s", named(error))
 
     def _get_usageState(self) -> "Any":
         return self._usage_state

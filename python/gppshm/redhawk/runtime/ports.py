@@ -81,7 +81,7 @@ class _Port:
                 if self._unreachable.get(name) is not consumer:
                     self._unreachable[name] = consumer
                     self._log.warning(
-                        "what is sent to %s is lost, until it can be reached again: %s",
+                        "messages to %s are lost until it can be reached again: %s",
                         plain(name, 100),
                         named(error),
                     )
@@ -131,7 +131,7 @@ class Watchers:
             channel = orb.string_to_object(ior) if ior else self._registered(domain)
             self._consumer = consumer_of(channel)
         except (CORBA.Exception, UnicodeError) as error:
-            self._log.warning("changes of state are not told to the domain: %s", plain(repr(error)))
+            self._log.warning("changes of state are not sent to the domain: %s", plain(repr(error)))
 
     def _registered(self, domain: "Any") -> "Any":
         manager = domain and domain._get_eventChannelMgr()

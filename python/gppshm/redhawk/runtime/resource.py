@@ -73,7 +73,7 @@ class Logging:
         self._config = config_contents
         faults = self._loggers.apply(config_contents)
         if not self._loggers.root.handlers:
-            faults.append("nothing would be logged by it: the console is logged to")
+            faults.append("it would log nothing: the log goes to the console")
             self._loggers.apply(log4j.DEFAULT)
         for fault in faults:
             self._resource_log.warning("the logging configuration: %s", fault)
@@ -225,7 +225,7 @@ class Resource(Logging):
             value = declared.get(self) if callback is None else callback()
             return CF.DataType(identifier, value if isinstance(value, CORBA.Any) else declared.to_any(value))
         except Exception as error:
-            self._property_log.error("%s cannot be told: %s", identifier, plain(repr(error)))
+            self._property_log.error("%s cannot be sent: %s", identifier, plain(repr(error)))
             return CF.DataType(identifier, NULL)
 
     def configure(self, configProperties: "Sequence[Any]") -> None:
