@@ -63,7 +63,7 @@ def told(out):
     if out.startswith("{"):
         found = json.loads(out)
         removed = [each["name"] for each in found["outcomes"] + found["fifos"] if each["result"] == "removed"]
-        assert found["removed"] == len(removed) and found["complete"] is False
+        assert found["removed"] == len(removed)
     else:
         removed = [line[len("unlinking ") :] for line in out.splitlines() if line[:2] != "  "]
     names = [os.path.basename(name) for name in removed]
@@ -95,6 +95,7 @@ def test_ctrl_c_within_a_removal_lets_it_be_finished_and_told(shm_root, place, f
     left = set(os.listdir(shm_root))
     assert (status, err) == (130, "")
     assert left < names and len(left) == 4 and told(out) == names - left
+    assert "--json" not in form or json.loads(out)["complete"] is False
 
 
 @pytest.mark.parametrize("form", [["--verbose"], ["--json"]], ids=" ".join)
@@ -127,6 +128,7 @@ def test_ctrl_c_within_the_removal_of_a_fifo_lets_it_be_told(shm_root, tmp_path,
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=" ".join)
 def test_ctrl_c_at_any_moment_leaves_whole_heaps_and_tells_all_removals(shm_root, form):
+    rounds = 0
     for number in range(12):
         names = put_heaps(shm_root, 400)
         process = subprocess.Popen(
@@ -140,8 +142,11 @@ def test_ctrl_c_at_any_moment_leaves_whole_heaps_and_tells_all_removals(shm_root
                 process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=20)
         left = set(os.listdir(shm_root))
-        assert (process.returncode, err) == (130, "")
         assert left < names and told(out) == names - left
+        if left:  # on a busy machine it may have ended first
+            assert (process.returncode, err) == (130, "")
+        rounds += bool(left)
+    assert rounds
 
 
 def test_where_ctrl_c_is_ignored_it_goes_on(shm_root):

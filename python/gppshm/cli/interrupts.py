@@ -27,7 +27,7 @@ class Interrupts(reaper.Hold):
 
     A context manager.  Without effect where SIGINT is ignored (a background job of a script) or has another
     handler, and in a thread that is not the main one.
-    ending  set after KeyboardInterrupt was caught: no other is raised
+    ending  KeyboardInterrupt was caught, the process is about to end: no other is raised
     held    whether it is held now
     """
 
@@ -47,8 +47,14 @@ class Interrupts(reaper.Hold):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._is_ours:
+        if self._is_ours and not self.ending:
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+    def end(self) -> None:
+        """Ignore Ctrl-C from now on, until the end of the process."""
+        self.ending = True
+        if self._is_ours:
+            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
 
     def hold(self) -> None:
         self.held = True

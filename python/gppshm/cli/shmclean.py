@@ -80,7 +80,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
             try:
                 return _main(sys.argv[1:] if argv is None else argv, ctrl_c, output)
             except KeyboardInterrupt:
-                ctrl_c.ending = True
+                ctrl_c.end()
                 output.flush()
                 raise
     except KeyboardInterrupt:
@@ -109,7 +109,7 @@ def _main(arguments: "List[str]", ctrl_c: interrupts.Interrupts, output: text.Ou
             raise
         account.finish()
     except KeyboardInterrupt:
-        ctrl_c.ending = True
+        ctrl_c.end()
         account.finish()
         raise
     return 1 if output.failed else account.exit_status
