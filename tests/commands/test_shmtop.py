@@ -666,7 +666,7 @@ def rename_and_rest(*names, **options):
 
 rename, os.rename, within = os.rename, rename_and_rest, threading.Event()
 scanning = scanner.Scanner(sys.argv[1])
-removing = cleaning.Cleaning(sys.argv[1], scanning.look_once().orphans, scanning, print)
+removing = cleaning.Cleaning(sys.argv[1], scanning.scan_once().orphans, scanning, print)
 removing.start()
 within.wait()
 removing.end()
