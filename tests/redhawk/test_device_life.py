@@ -276,7 +276,7 @@ for number in range(40):
         here.device.releaseObject()
         reserved.append(here.device.ledger.reserved)
         here.device.figures.join(5)
-        here.device.teller.join(5)
+        here.device.sender.join(5)
     except presence.NotRegistered:
         pass
     descriptors.append(len(os.listdir("/proc/self/fd")))

@@ -425,7 +425,7 @@ def test_a_channel_that_cannot_be_reached_is_told_of_once_and_keeps_nobody_from_
         for _ in range(3):
             probe.runTest(1, [])
         wait_for(lambda: len(listener.heard) == 3)
-    assert domain.told().count("what is sent to dead is lost") == 1
+    assert domain.told().count("messages to dead are lost") == 1
     probe.getPort("out").disconnectPort("dead")
 
 
@@ -532,7 +532,7 @@ def test_a_path_without_a_file_system_is_one_in_the_managers(start, config, tmp_
         ("file:///nowhere/log.cfg", "No such file or directory"),
         ("sca:/nowhere.cfg", "/nowhere.cfg: No such file or directory"),
         ("http://example.com/", "it begins with neither file:, sca: nor str:"),
-        ("str:/nothing = of the kind", "nothing would be logged by it"),
+        ("str:/nothing = of the kind", "it would log nothing"),
     ],
 )
 def test_a_logging_configuration_that_cannot_be_used_is_told_and_the_console_logged_to(
