@@ -269,7 +269,7 @@ def test_an_address_that_cannot_be_had_is_told_once_and_keeps_nobody_from_cleani
             owner = spawn.owner(shm_root)
             owner.kill()
             watching.wait("removed", owner)
-            time.sleep(1.2)
+            time.sleep(1.2)  # it has tried again, and would have complained again
             assert watching.end()[1] == ""
 
 
@@ -512,7 +512,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_stops_nothing(spawn, shm
         owner = spawn.owner(shm_root)
         owner.kill()
         watching.wait("removed", owner)
-        time.sleep(2.5)
+        time.sleep(2.5)  # several tries
         (tmp_path / "later").mkdir()
         assert read(wait_for(lambda: content(path)))["removals_total"] == 1
         _, stderr = watching.end()

@@ -148,7 +148,7 @@ def test_of_a_heap_of_the_dead_it_is_told_what_is_left_and_that_goes_down(spawn,
         owner = spawn.owner(shm_root, "--holders=1", "--superblocks=8", "--used=1048576", "--block=131072")
         peer = spawn.peer(shm_root, owner, "--hold")
         screen.shows("1 heap, 0 orphaned")
-        time.sleep(0.5)
+        time.sleep(0.5)  # its creator is identified
         owner.kill()
         screen.matches(rf"{owner.name} 16\.0M .*: 1\.1M of it left, held by 1 process; .*removed by others")
         peer.tell("8")

@@ -338,7 +338,7 @@ def test_an_exception_in_a_step_is_told_once_and_nothing_is_missed(spawn, shm_ro
 def test_an_exception_that_comes_every_time_is_told_once_and_does_not_spin(spawn, shm_root):
     with Farm(spawn, shm_root, 3), Faulty(shm_root, "always") as watching:
         watching.wait("ready")
-        time.sleep(1.0)
+        time.sleep(1.0)  # time to spin in
         end, stderr = watching.end()
         assert 1 <= end["own_faults"] < 20
         assert len(stderr.splitlines()) == 1

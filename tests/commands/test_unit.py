@@ -79,7 +79,7 @@ def test_its_limits_let_it_remove_fifos_where_the_folder_may_be_written(spawn, s
 
 @needs_root
 def test_its_limits_let_it_write_into_node_exporters_folder(shm_root, tmp_path):
-    pytest.importorskip("prometheus_client")
+    pytest.importorskip("prometheus_client", reason="needs prometheus_client: ./build.sh test installs it")
     from scraping import content, read
 
     folder = tmp_path / "node-exporter"

@@ -102,8 +102,7 @@ def test_the_descriptor_is_let_go_of_when_the_last_peer_exits(spawn, shm_root, w
     owner.kill()
     event = watched.told(watch.REMOVED, owner)
     peers[0].kill()
-    time.sleep(0.2)
-    assert watched.watcher.counts.returning == 1
+    stays(lambda: watched.watcher.counts.returning == 1, 0.2)
     peers[1].kill()
     ended = time.monotonic()
     wait_for(lambda: not watched.watcher.returns())
@@ -196,7 +195,7 @@ def test_nothing_wakes_when_all_has_come_back(spawn, shm_root, watched):
     watched.told(watch.REMOVED, owner)
     assert release(peer, 1000) == 0
     watched.told(watch.RETURNED, owner)
-    time.sleep(0.5)
+    time.sleep(0.5)  # the reports are out
     before = watched.watcher.counts.wakeups
     time.sleep(3)
     assert watched.watcher.counts.wakeups == before
@@ -316,7 +315,7 @@ def test_the_holes_do_not_void_what_is_known_of_a_new_heap_of_that_name(spawn, s
     code += "print('ready', h.name, flush=True); sys.stdin.read()"
     spawn.python(code, shm_root, owner.name)
     wait_for(lambda: owner.name in known)
-    time.sleep(0.5)
+    time.sleep(0.5)  # it has been portrayed
     version = known[owner.name].version
     assert release(peer, 1000) == 0
     watched.told(watch.RETURNED, owner)

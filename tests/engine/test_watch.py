@@ -588,7 +588,7 @@ def test_it_sleeps_again_when_the_last_peer_of_a_removed_heap_has_gone(spawn, sh
     assert watched.told(watch.REMOVED, owner).given_back
     peer.kill()
     wait_for(lambda: not watched.watcher.counts.returning)
-    time.sleep(0.2)
+    time.sleep(0.2)  # the events of its end have been read
     wakeups = watched.watcher.counts.wakeups
     stays(lambda: watched.watcher.counts.wakeups <= wakeups + 5, 0.5)
 

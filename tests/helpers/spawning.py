@@ -22,16 +22,20 @@ needs_root = pytest.mark.skipif(
 )
 
 
-def wait_for(predicate, deadline=10.0):
-    """Wait until `predicate()` is true; returns its value, or fails after `deadline` seconds."""
+def wait_for(predicate, deadline=10.0, pause=lambda: time.sleep(0.002), so_far=lambda: ""):
+    """Wait until `predicate()` is true; returns its value, or fails after `deadline` seconds.
+
+    pause   called between two tries
+    so_far  returns what the failure shows
+    """
     end = time.monotonic() + deadline
     while True:
         found = predicate()
         if found:
             return found
         if time.monotonic() > end:
-            pytest.fail(f"not so within {deadline} seconds: {predicate}")
-        time.sleep(0.002)
+            pytest.fail(f"not so within {deadline} seconds: {predicate} {so_far()}".rstrip())
+        pause()
 
 
 def stays(predicate, seconds):

@@ -128,14 +128,7 @@ class ByHand:
 
     def until(self, predicate, deadline=10.0):
         """Take steps until `predicate()` is true; returns its value."""
-        end = time.monotonic() + deadline
-        while True:
-            found = predicate()
-            if found:
-                return found
-            if time.monotonic() > end:
-                pytest.fail(f"not so within {deadline} seconds: {predicate}; told: {self.told_so_far()}")
-            self.watcher.step(0.02)
+        return wait_for(predicate, deadline, lambda: self.watcher.step(0.02), self.told_so_far)
 
     def steps(self, seconds):
         """Take steps for `seconds`."""

@@ -171,7 +171,7 @@ def test_thousands_of_files_that_look_like_work_keep_nobody_waiting(spawn, shm_r
             assert statistics.median(delays) < 0.02
             owner = spawn.owner(shm_root)
             spawn.peer(shm_root, owner)
-            time.sleep(0.5)
+            time.sleep(0.5)  # long enough to identify the creator, were there no such files
             owner.kill()
             started = time.monotonic()
             gone(shm_root, owner)

@@ -295,7 +295,7 @@ def test_a_gpp_that_hangs_delays_no_unlink_and_is_told_all_later(node, spawn):
     for owner in owners:
         owner.kill()
         assert seconds_until(lambda: not node.has_heap(owner.pid)) < 0.25  # noqa: B023
-        time.sleep(0.8)
+        time.sleep(0.8)  # each comes while another call to the GPP hangs
     wait_for(lambda: "cleaning goes on, metrics wait" in node.told())
     node.gpp.resume()
     wait_for(lambda: node.recorded("shm_removed") == "4", 15)
@@ -306,7 +306,7 @@ def test_a_gpp_that_hangs_delays_no_unlink_and_is_told_all_later(node, spawn):
 def test_sigterm_ends_it_at_once_while_the_gpp_hangs(node):
     pid = node.pid
     node.gpp.stop()
-    time.sleep(0.7)
+    time.sleep(0.7)  # a call to the GPP hangs
     os.kill(pid, signal.SIGTERM)
     assert seconds_until(lambda: not lives(pid)) < 0.3
 
@@ -409,7 +409,7 @@ def test_a_killed_plugin_is_replaced_by_one_that_catches_up(node, spawn, tmp_pat
 def test_it_is_small_and_sleeps(node):
     assert int(status_of(node.pid)["VmRSS"].split()[0]) < 45 * 1024
     node.gpp.set_threshold(node.plugin_id, "shm_free", "1 MB")
-    time.sleep(3)
+    time.sleep(3)  # the threshold has been applied and reported
     # On a busy machine one message may take several turns; it does not each time.
     assert any(wakeups_in(node.pid, 20) < 0.5 * 20 for _ in range(3))
 

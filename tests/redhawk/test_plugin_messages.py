@@ -181,7 +181,7 @@ def test_there_are_at_most_two_messages_a_second_and_a_sign_of_life_every_ten(no
     assert 3 <= len(moments) <= 7
     gaps = [after - before for before, after in zip(moments, moments[1:])]
     assert min(gaps) > 0.4
-    time.sleep(1.2)
+    time.sleep(1.2)  # the last of them have arrived
     node.gpp.ref.forget_messages()
     wait_for(lambda: len(node.gpp.messages()) >= len(METRICS), 12)
     assert {each.fields["plugin::message::metric_name"].value() for each in node.gpp.messages()} == METRICS
