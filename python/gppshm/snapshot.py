@@ -148,11 +148,13 @@ def _read(file: shmfs.OpenFile, check: bool, brief: bool) -> "Optional[heapfile.
             return sums
     heap = heapfile.read_heap(file.fd, size)
     if check:
-        heap.faults = list(heap.faults) + heapfile.check(file.fd, heap)
+        from gppshm import heapcheck
+
+        heap.faults = list(heap.faults) + heapcheck.check(file.fd, heap)
         if heap.faults:
             # A living heap changes while it is read: only faults of both readings count.
             again = heapfile.read_heap(file.fd, size)
-            again.faults = list(again.faults) + heapfile.check(file.fd, again)
+            again.faults = list(again.faults) + heapcheck.check(file.fd, again)
             first = {(fault.offset, fault.what) for fault in heap.faults}
             again.faults = [fault for fault in again.faults if (fault.offset, fault.what) in first]
             heap = again

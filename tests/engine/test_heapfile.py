@@ -11,7 +11,7 @@ import time
 import pytest
 
 import heapwriter
-from gppshm import heapfile
+from gppshm import heapcheck, heapfile
 from places import SAMPLES
 
 NAMES = sorted(os.path.basename(path)[: -len(".heap.xz")] for path in glob.glob(SAMPLES + "/*.heap.xz"))
@@ -59,7 +59,7 @@ def read(*parts, **options):
         options.setdefault("host_page_size", PAGE)
         options.setdefault("machine", "x86_64")
         heap = heapfile.read_heap(fd, os.fstat(fd).st_size, **options)
-        return heap, heapfile.check(fd, heap)
+        return heap, heapcheck.check(fd, heap)
 
 
 def found(faults):
@@ -403,7 +403,7 @@ def test_more_superblocks_than_a_heap_can_have_are_a_fault_and_no_walk_of_minute
         started = time.perf_counter()
         heap = heapfile.read_heap(fd, len(image), PAGE, "x86_64")
         assert time.perf_counter() - started < time_limit
-        faults = heapfile.check(fd, heap)
+        faults = heapcheck.check(fd, heap)
     assert len(heap.superblocks) == limit
     assert len(heap.faults) <= heapfile.MAX_FAULTS
     assert len(faults) <= heapfile.MAX_FAULTS
@@ -601,9 +601,9 @@ def test_a_superblock_of_the_smallest_blocks_is_checked_quickly():
 
 
 def test_so_many_blocks_are_checked_and_no_more(monkeypatch):
-    monkeypatch.setattr(heapfile, "MAX_BLOCKS", 10)
+    monkeypatch.setattr(heapcheck, "MAX_BLOCKS", 10)
     assert found(read(damageable())[1]) == []
-    monkeypatch.setattr(heapfile, "MAX_BLOCKS", 7)
+    monkeypatch.setattr(heapcheck, "MAX_BLOCKS", 7)
     assert found(read(damageable())[1]) == [(PAGE, "more than 7 blocks: what follows is not checked")]
 
 
@@ -621,7 +621,7 @@ def test_reading_changes_nothing_and_moves_no_file_position():
         os.lseek(fd, 5, os.SEEK_SET)
         before = os.fstat(fd)
         heap = heapfile.read_heap(fd, before.st_size, PAGE, "x86_64")
-        heapfile.check(fd, heap)
+        heapcheck.check(fd, heap)
         after = os.fstat(fd)
         assert os.lseek(fd, 0, os.SEEK_CUR) == 5
         assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
@@ -663,7 +663,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_a_fault_and_no_signal():
         assert found(heapfile.read_heap(fd, size, PAGE, "x86_64").faults) == [
             (PAGE, "the file ends inside the header of a superblock")
         ]
-        assert found(heapfile.check(fd, heap))[0] == (
+        assert found(heapcheck.check(fd, heap))[0] == (
             FIRST,
             "the file ends before the block that should begin here",
         )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import heapwriter
 from damage import for_damaged
-from gppshm import heapfile
+from gppshm import heapcheck, heapfile
 from places import SAMPLES
 
 PAGE = 4096
@@ -30,7 +30,7 @@ def look(content):
         heapfile.is_half_made(fd)
         for machine, host_page in HOSTS:
             heap = heapfile.read_heap(fd, size, host_page, machine)
-            faults = heapfile.check(fd, heap)
+            faults = heapcheck.check(fd, heap)
             believe(heap, size)
             for superblock in heap.superblocks:
                 believe_blocks(superblock, list(heapfile.blocks(fd, superblock)))
@@ -149,7 +149,7 @@ def test_every_heap_an_allocator_can_make_has_no_fault(made, host):
         stream.write(heapwriter.image(5, made, page=page, lock_size=lock_size))
         stream.flush()
         heap = heapfile.read_heap(stream.fileno(), stream.tell(), page, machine)
-        faults = heapfile.check(stream.fileno(), heap)
+        faults = heapcheck.check(stream.fileno(), heap)
         blocks = [list(heapfile.blocks(stream.fileno(), superblock)) for superblock in heap.superblocks]
     assert [fault.what for fault in list(heap.faults) + faults] == []
     assert heap.heap_used == sum(size for _, fill in made for size, refcount in fill if refcount != FREE)

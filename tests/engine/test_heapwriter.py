@@ -12,7 +12,7 @@ import tempfile
 import pytest
 
 import heapwriter
-from gppshm import heapfile
+from gppshm import heapcheck, heapfile
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a pid namespace of its own")
 
@@ -49,7 +49,7 @@ def read(root, name):
     fd = os.open(os.path.join(root, name), os.O_RDONLY)
     try:
         heap = heapfile.read_heap(fd, os.fstat(fd).st_size)
-        return heap, [fault.what for fault in list(heap.faults) + heapfile.check(fd, heap)]
+        return heap, [fault.what for fault in list(heap.faults) + heapcheck.check(fd, heap)]
     finally:
         os.close(fd)
 

@@ -14,7 +14,7 @@ import time
 import pytest
 
 import heapwriter
-from gppshm import heapfile, held, kinship, locks, pinning, procfs, reclaim
+from gppshm import heapcheck, heapfile, held, kinship, locks, pinning, procfs, reclaim
 from places import FOLDERS
 from spawning import descriptors, in_child, needs_root, python_command, run_command, wait_for
 
@@ -38,7 +38,7 @@ def thread_time():
 
 def faults(fd):
     heap = heapfile.read_heap(fd, os.fstat(fd).st_size)
-    return [fault.what for fault in list(heap.faults) + heapfile.check(fd, heap)]
+    return [fault.what for fault in list(heap.faults) + heapcheck.check(fd, heap)]
 
 
 class Dead:
