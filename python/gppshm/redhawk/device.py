@@ -104,9 +104,9 @@ class Device(GppShmPlugin_base):
 
     def constructor(self) -> None:
         """Called once, after the properties got their initial values."""
-        self._obey(self.shm_cleanup)
+        self._apply_orders(self.shm_cleanup)
         self._work.lead(plain(self._label))
-        self._heed(self.shm_threshold)
+        self._apply_thresholds(self.shm_threshold)
         self.sender.start()
         self.figures.start()
         self._work.journal.listeners.append(self._on_event)
@@ -268,12 +268,12 @@ class Device(GppShmPlugin_base):
         if self.refusal:
             self.refusal = ""
             self.set_operational_state(CF.Device.ENABLED)
-        self._obey(new)
+        self._apply_orders(new)
 
     def _threshold_configured(self, identifier: str, old: "Any", new: "Any") -> None:
-        self._heed(new)
+        self._apply_thresholds(new)
 
-    def _obey(self, value: "Any") -> None:
+    def _apply_orders(self, value: "Any") -> None:
         orders = Orders(
             bool(value.enabled) and not self.refusal,
             value.scope,
@@ -293,7 +293,7 @@ class Device(GppShmPlugin_base):
             "" if orders.reclaim else ", nothing given back while processes are attached",
         )
 
-    def _heed(self, value: "Any") -> None:
+    def _apply_thresholds(self, value: "Any") -> None:
         self._headroom = thresholds.parse(value.headroom)
         self._board.set_threshold(metrics.FREE, value.free)
 
