@@ -3,12 +3,12 @@
     bench/hostile.py [FILES [DEATHS [KIND]]]
 
 For each kind of 20,000 files (or FILES; only kinds with KIND in their name): the seconds until the watcher is
-ready; the time from kill() to the unlink of a creator without and with a peer, in turns with the same in
-another folder without such files; then the watcher's share of a core, and its memory beyond that of the other
-watcher. Held files are open for writing, so that no lease is granted on them. What has no end goes on beside
-the deaths: files or heaps that come and go, one or 2,000 at a time, and writes to own heaps. There, also the
-seconds until a new heap of another user is known, and the share of a core meanwhile. Exit status 1 if a
-target is missed. Needs root.
+ready, and its share of a core then; the time from kill() to the unlink of a creator without and with a peer, in
+turns with the same in another folder without such files; then the watcher's share of a core, and its memory
+beyond that of the other watcher. Held files are open for writing, so that no lease is granted on them. What has
+no end goes on beside the deaths: files or heaps that come and go, one or 2,000 at a time, and writes to own
+heaps. There, also the seconds until a new heap of another user is known, and the share of a core meanwhile.
+Exit status 1 if a target is missed. Needs root.
 """
 
 import contextlib
@@ -40,6 +40,8 @@ EACH = 900
 PID_MAX, DEAD = 4194304, 2000000
 """The largest pid of any Linux, and a pid above all that exist here."""
 READY_S, LATER_MS, SHARE, MEMORY_MB = 2.0, 2.0, 5.0, 40.0
+FIRST, FIRST_SHARE = 10.0, 10.0
+"""The scan at the start is a part of it."""
 SETTLED, WATCHED = 60.0, 10.0
 """Seconds that the watcher may be busy at first, and for which it is measured then."""
 KNOWN_S = 2.0
@@ -198,6 +200,9 @@ def measure(targets, name, make, held, count, deaths):
             command = [sys.executable, "-c", ENDLESS + make, flooded.root, *FOLDERS]
             stranger = stack.enter_context(beside(command))
         targets.below("ready after", flooded.seconds, READY_S, " s")
+        if not endless:
+            first = share(family(flooded.cleaner.pid), FIRST)
+            targets.below("share of a core in the first %g s" % FIRST, first, FIRST_SHARE, " %")
         for peers, how in ((0, "alone"), (1, "a peer attached")):
             there, here = delays(flooded, quiet, deaths, peers, 1.5 if endless else 0.15)
             print("  %-16s %s" % (how, milliseconds(there)))
