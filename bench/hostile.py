@@ -2,13 +2,13 @@
 
     bench/hostile.py [FILES [DEATHS [KIND]]]
 
-For each kind of 20,000 files (or FILES; only kinds with KIND in their name): the seconds until the watcher is
-ready, and its share of a core then; the time from kill() to the unlink of a creator without and with a peer, in
-turns with the same in another folder without such files; then the watcher's share of a core, and its memory
-beyond that of the other watcher. Held files are open for writing, so that no lease is granted on them. What has
-no end goes on beside the deaths: files or heaps that come and go, one or 2,000 at a time, and writes to own
-heaps. There, also the seconds until a new heap of another user is known, and the share of a core meanwhile.
-Exit status 1 if a target is missed. Needs root.
+For each kind of 20,000 files (or FILES; only kinds with KIND in their name): the seconds until the watcher
+is ready, and its share of a core then; the time from kill() to the unlink of a creator without and with a
+peer, in turns with the same in another folder without such files; then the watcher's share of a core, and
+its memory beyond that of the other watcher. Held files are open for writing, so that no lease is granted on
+them. What has no end goes on beside the deaths: files or heaps that come and go, one or 2,000 at a time,
+and writes to own heaps. There, also the seconds until a new heap of another user is known, and the share of
+a core meanwhile. Exit status 1 if a target is missed. Needs root.
 """
 
 import contextlib

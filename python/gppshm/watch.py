@@ -355,13 +355,17 @@ class Watcher(settling.Settling):
         if self._useless.next > now and not self._flooded:
             self._flooded = True
             self._pause = FLOOD[0]
-            self._resume = max(now + self._pause, self._useless.next)
+            self._resume = self._next_reading(now)
             self._listed = set()
+
+    def _next_reading(self, now: float) -> float:
+        """When events are read again during a flood."""
+        return max(now + self._pause, min(self._useless.next, now + FLOOD[1]))
 
     def _endure(self, now: float) -> None:
         """During a flood of events: list the directory instead, and from time to time see whether it goes on.
 
-        Deaths of known creators are reported by their pidfds meanwhile.
+        Deaths of known creators are reported meanwhile, by pidfds or by watches of their heaps.
         """
         if now >= max(self._next_listing, self._listings.next):
             self._next_listing = now + LISTING
@@ -382,7 +386,7 @@ class Watcher(settling.Settling):
             self._lost.append(True)
         self._pause = min(2 * self._pause, FLOOD[1]) if skipped > FLOOD_OVER else FLOOD[0]
         self._useless.spend(now, schedule.processor_seconds() - started)
-        self._resume = max(now + self._pause, self._useless.next)
+        self._resume = self._next_reading(now)
         self._flooded = self._useless.next > now or skipped > FLOOD_OVER
         if not self._flooded:
             self._resume = now
