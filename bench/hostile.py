@@ -2,11 +2,13 @@
 
     bench/hostile.py [FILES [DEATHS [KIND]]]
 
-For each kind of 20,000 files (or FILES; only kinds with KIND in their name): the seconds until the watcher is
-ready; the time from kill() to the unlink of a creator without and with a peer, in turns with the same in
-another folder without such files; then the watcher's share of a core, and its memory beyond that of the other
-watcher. Held files are open for writing, so that no lease is granted on them. The churn creates and removes
-50,000 files again and again. Exit status 1 if a target is missed. Needs root.
+For each kind of 20,000 files (or FILES; only kinds with KIND in their name): the seconds until the watcher
+is ready, and its share of a core then; the time from kill() to the unlink of a creator without and with a
+peer, in turns with the same in another folder without such files; then the watcher's share of a core, and
+its memory beyond that of the other watcher. Held files are open for writing, so that no lease is granted on
+them. What has no end goes on beside the deaths: files or heaps that come and go, one or 2,000 at a time,
+and writes to own heaps. There, also the seconds until a new heap of another user is known, and the share of
+a core meanwhile. Exit status 1 if a target is missed. Needs root.
 """
 
 import contextlib
@@ -18,7 +20,18 @@ import sys
 import time
 
 from figures import Targets, milliseconds
-from nursery import SHMWATCH, Nursery, beside, family, heapwriter, memory, processor_seconds, reap, spawn
+from nursery import (
+    FOLDERS,
+    SHMWATCH,
+    Nursery,
+    beside,
+    family,
+    heapwriter,
+    memory,
+    processor_seconds,
+    reap,
+    spawn,
+)
 from nursery import kill as end
 
 STRANGER = 4321
@@ -27,17 +40,44 @@ EACH = 900
 PID_MAX, DEAD = 4194304, 2000000
 """The largest pid of any Linux, and a pid above all that exist here."""
 READY_S, LATER_MS, SHARE, MEMORY_MB = 2.0, 2.0, 5.0, 40.0
+FIRST, FIRST_SHARE = 10.0, 10.0
+"""The scan at the start is a part of it."""
 SETTLED, WATCHED = 60.0, 10.0
 """Seconds that the watcher may be busy at first, and for which it is measured then."""
-CHURN = """
+KNOWN_S = 2.0
+ENDLESS = """
 import os, sys
+sys.path += sys.argv[2:]
+import heapwriter
 os.setgid(4321); os.setuid(4321)
-root, count = sys.argv[1], int(sys.argv[2])
+root, i = sys.argv[1], 0
+"""
+CHURN = """
 while True:
-    for i in range(count):
-        name = "%s/heap-%d" % (root, 5000000 + i)
-        os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
-        os.unlink(name)
+    i += 1
+    name = "%s/heap-%d" % (root, 5000000 + i % 50000)
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+    os.unlink(name)
+"""
+HEAPS = r"""
+while True:
+    i += 1
+    pid, gone = (2000000 + number % 50000 for number in (i, i - AT_A_TIME))
+    try:
+        fd = os.open("%s/heap-%d" % (root, pid), os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, 8192)
+        os.pwrite(fd, b"\xcc\x70\xeb\xac\1\0\0\0" + pid.to_bytes(4, "little"), 0)
+        os.close(fd)
+        os.unlink("%s/heap-%d" % (root, gone))
+    except FileNotFoundError:
+        pass
+"""
+WRITES = r"""
+heap = heapwriter.LiveHeap.create(root)
+fds = [os.open(path, os.O_RDWR | os.O_CREAT) for path in (heap.path, root + "/a", root + "/b")]
+while True:
+    for fd in fds:
+        os.pwrite(fd, b"\0", 4097)
 """
 
 
@@ -55,7 +95,10 @@ KINDS = (
     ("empty, of no process, held", empty(DEAD), True),
     ("header and name disagree, held", heap(DEAD, DEAD + 100000), True),
     ("heaps of the dead, held", heap(DEAD, DEAD), True),
-    ("churn", None, False),
+    ("churn", CHURN, False),
+    ("churn of heaps", HEAPS.replace("AT_A_TIME", "0"), False),
+    ("churn of heaps, 2000 at a time", HEAPS.replace("AT_A_TIME", "2000"), False),
+    ("writes without end", WRITES, False),
 )
 
 
@@ -73,7 +116,7 @@ class Flood:
         end(self._holders)
 
     def fill(self, root):
-        if self._make is None:
+        if isinstance(self._make, str):
             return
         for i in range(self._count):
             self._make(root, i)
@@ -132,26 +175,45 @@ def settled_share(pid):
     return share(family(pid), WATCHED), busy
 
 
+def known_after(nursery):
+    """Seconds from the birth of a creator until a crash of it, with a peer, is proven by its identity."""
+    started = time.monotonic()
+    for wait in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2):
+        (pid,) = nursery.create()
+        peers = nursery.attach([pid])
+        time.sleep(wait)
+        death(nursery, pid)
+        nursery.end(peers)
+        if nursery.evidence([pid]) == {"identity": 1}:
+            return wait
+    return time.monotonic() - started
+
+
 def measure(targets, name, make, held, count, deaths):
-    count = count if make else 50000
-    print("%s: %d files" % (name, count), flush=True)
+    endless = isinstance(make, str)
+    print("%s%s" % (name, "" if endless else ": %d files" % count), flush=True)
     with contextlib.ExitStack() as stack:
         flood = stack.enter_context(Flood(make, held, count))
         quiet = stack.enter_context(Nursery(SHMWATCH))
-        flooded = stack.enter_context(Nursery(SHMWATCH, before=flood.fill))
-        if make is None:
-            churn = stack.enter_context(beside([sys.executable, "-c", CHURN, flooded.root, str(count)]))
+        flooded = stack.enter_context(Nursery(SHMWATCH, "--json", before=flood.fill))
+        if endless:
+            command = [sys.executable, "-c", ENDLESS + make, flooded.root, *FOLDERS]
+            stranger = stack.enter_context(beside(command))
         targets.below("ready after", flooded.seconds, READY_S, " s")
+        if not endless:
+            first = share(family(flooded.cleaner.pid), FIRST)
+            targets.below("share of a core in the first %g s" % FIRST, first, FIRST_SHARE, " %")
         for peers, how in ((0, "alone"), (1, "a peer attached")):
-            # If the kernel drops events, a rescan follows, once a second.
-            there, here = delays(flooded, quiet, deaths, peers, 0.15 if make else 1.5)
+            there, here = delays(flooded, quiet, deaths, peers, 1.5 if endless else 0.15)
             print("  %-16s %s" % (how, milliseconds(there)))
             print("  %-16s %s" % ("  without them", milliseconds(here)))
             later = 1000 * (statistics.median(there) - statistics.median(here))
             targets.below("%s: median is later by" % how, later, LATER_MS, " ms")
-        if make is None:
-            print("  share of a core meanwhile: %.0f %%" % share(family(flooded.cleaner.pid), 2.0))
-            churn.kill()
+        if endless:
+            targets.below("known after", known_after(flooded), KNOWN_S, " s")
+            taken = share(family(flooded.cleaner.pid), WATCHED)
+            targets.below("share of a core meanwhile", taken, SHARE, " %")
+            stranger.kill()
         taken, busy = settled_share(flooded.cleaner.pid)
         print("  busy for another %.0f s" % busy)
         targets.below("share of a core", taken, SHARE, " %")

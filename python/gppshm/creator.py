@@ -106,8 +106,8 @@ class Identity:
     since       when it was established (monotonic)
 
     It is void as soon as the file may have been re-created in place.  O_TRUNC, ftruncate() and fallocate()
-    each raise IN_MODIFY on the directory's inotify watch at once (measured on Linux 6.18); nothing else
-    reports them.  So an Identity must be dropped at each such event, and when events were lost.
+    each raise IN_MODIFY on an inotify watch of the file at once (measured on Linux 6.18); nothing else
+    reports them.  So an Identity must be dropped at each such event, and when events or the watch were lost.
     """
 
     __slots__ = ("file_id", "pid", "raw", "since", "start")

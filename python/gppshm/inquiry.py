@@ -27,10 +27,8 @@ RENEWED_AGAIN = 0.5
 """Seconds between such questions."""
 RENEWING = 29.0
 """The next such question waits this many times the duration of the last answer."""
-MANY = 1024
-"""Heaps of one owner in a row; then the owner waits as after a question without a result."""
-STRANGERS = 19.0
-"""After a question that found no creator, the owner waits this many times its duration."""
+STRANGERS, AT_ONCE = 0.02, 0.1
+"""The share of the time for questions about heaps of one owner that no creator lives for, seconds at once."""
 NO_LOOK = "the processes of this host could not be inspected"
 
 
@@ -77,8 +75,7 @@ class Inquiry:
         self._parent = parent
         self._to_portray = schedule.FairQueue()
         self._to_renew = schedule.Queue()
-        self._strangers: Dict[int, schedule.Share] = {}  # by owner
-        self._served: Dict[int, int] = {}  # by owner, number of heaps in a row
+        self._strangers = schedule.Budgets(STRANGERS, AT_ONCE)
         self._portraying: Set[int] = set()  # owners
         self._renewing = False
         self._renewals = schedule.Share(RENEWING)
@@ -109,7 +106,7 @@ class Inquiry:
         when = float("inf")
         if len(self._portraying) < OWNERS:
             owners = [owner for owner in self._to_portray.owners() if owner not in self._portraying]
-            when = min([self._turn(owner) for owner in owners], default=when)
+            when = min([self._strangers.when(owner) for owner in owners], default=when)
         if self._to_renew and not self._renewing:
             when = min(when, max(self._next_renewal, self._renewals.next))
         return when
@@ -119,7 +116,7 @@ class Inquiry:
         for owner in self._to_portray.owners():
             if len(self._portraying) >= OWNERS:
                 break
-            if owner not in self._portraying and now >= self._turn(owner):
+            if owner not in self._portraying and now >= self._strangers.when(owner):
                 absorb()
                 self._ask_for_portraits(owner)
         if self._to_renew and not self._renewing and now >= max(self._next_renewal, self._renewals.next):
@@ -150,11 +147,6 @@ class Inquiry:
         if not heap.asked:
             heap.asked = True
             self._ask_verdicts(observer.URGENT, [(seen, ended)])
-
-    def _turn(self, owner: int) -> float:
-        """When (monotonic) the next question about heaps of that owner may be asked."""
-        share = self._strangers.get(owner)
-        return share.next if share is not None else 0.0
 
     def _sightings(self, names: "Sequence[str]") -> "List[shmfs.Sighting]":
         found = []
@@ -196,7 +188,7 @@ class Inquiry:
         plain: "Any",
     ) -> None:
         self._portraying.discard(owner)
-        fruitful = False
+        strangers = 0
         for each, version, portrait in zip(seen, versions, plain or [None] * len(seen)):
             answer = self._answer(each, version, portrait and portrait[0])
             if portrait is not None:
@@ -207,15 +199,9 @@ class Inquiry:
                 if established:
                     now = time.monotonic()
                     answer.identity = creator.Identity(pid, answer.start, each.file_id, each.raw, now)
-            fruitful = fruitful or answer.verdict.state is not creator.UNKNOWN
-        self._served[owner] = self._served.get(owner, 0) + len(seen)
-        if owner not in self._to_portray.owners():
-            del self._served[owner]
-        if fruitful and self._served.get(owner, 0) < MANY:
-            self._strangers.pop(owner, None)
-        else:
-            share = self._strangers.setdefault(owner, schedule.Share(STRANGERS))
-            share.took(started, time.monotonic())
+            strangers += answer.verdict.state is not creator.ALIVE
+        now = time.monotonic()
+        self._strangers.spend(owner, now, (now - started) * strangers / len(seen))
 
     def _ask_for_renewals(self) -> None:
         names = self._to_renew.take(RENEWALS)
@@ -245,7 +231,7 @@ class Inquiry:
             maps, established = found
             if not heap.lives:
                 self._answer(each, -1, None)  # the creator has ended meanwhile
-            elif established and heap.version == version:
+            elif established and heap.version == version and heap.attended:
                 now = time.monotonic()
                 heap.identity = creator.Identity(heap.creator, heap.start, each.file_id, each.raw, now)
             elif not maps:  # it may have exec'd another program

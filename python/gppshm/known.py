@@ -37,6 +37,7 @@ class Known:
     version   grows when the file is or may have been changed; older questions are void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
     noted     facts about the creator for giving memory back after its death
+    attended  changes of the file were reported from before the last question about it on
     doubtful  a writer closed the file since it was last checked that the creator maps it
     asked     a question about it is pending
     attempts  tries in a row without a proof
@@ -49,6 +50,7 @@ class Known:
     __slots__ = (
         "asked",
         "attempts",
+        "attended",
         "bytes",
         "creator",
         "descends",
@@ -77,7 +79,7 @@ class Known:
         self.uid = -1
         self.version = 0
         self.attempts = 0
-        self.asked = self.doubtful = False
+        self.asked = self.attended = self.doubtful = False
         self.since = since
         self.trigger = trigger
         self.reported = ""

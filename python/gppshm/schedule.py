@@ -2,11 +2,12 @@
 
 import heapq
 import random
+import time
 from collections import OrderedDict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Tuple
+    from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
 """Seconds between tries of a heap without a proof; then it waits for the next rescan."""
@@ -14,6 +15,11 @@ RETRIES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
 
 EXITS = (0.0002, 0.0003, 0.0005)
 """Seconds between the first tries of a heap whose creator is exiting; then `RETRIES`."""
+
+AT_REST = 0.05
+"""Seconds without work once a budget is spent: else each piece of work would be one wake-up."""
+MANY_OWNERS = 256
+"""Budgets that are kept, whether they are spent or not."""
 
 
 class Timers:
@@ -108,6 +114,13 @@ class FairQueue:
             if not self._queues[owner]:
                 del self._queues[owner]
 
+    def __iter__(self) -> "Iterator[int]":
+        return iter(self._queues)
+
+    def count(self, owner: int) -> int:
+        """Number of names of that owner."""
+        return len(self._queues.get(owner, ()))
+
     def owners(self) -> "List[int]":
         """The owners that have names here, in the order of their turns."""
         return list(self._queues)
@@ -123,6 +136,66 @@ class FairQueue:
         else:
             del self._queues[owner]
         return names
+
+
+def processor_seconds() -> float:
+    """Processor time that this thread has used so far: a busy machine makes no work more expensive."""
+    return time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
+
+
+class Budget:
+    """Limits work to a share of the time, after `burst` seconds of it at once.
+
+    next  when more work may be done; if it is all spent, not before AT_REST, so that much can be done then
+    """
+
+    def __init__(self, share: float, burst: float) -> None:
+        self._rest = 1 / share
+        self._credit = burst / share
+        self._paid = self.next = -float("inf")
+
+    def spend(self, now: float, seconds: float) -> None:
+        """Note that work took `seconds`, until `now` (monotonic)."""
+        self._paid = max(self._paid, now - self._credit) + seconds * self._rest
+        self.next = max(self._paid, now + AT_REST) if self._paid > now else self._paid
+
+    def refund(self, seconds: float) -> None:
+        """Forget that much of what was spent."""
+        self._paid -= seconds * self._rest
+        self.next = self._paid
+
+
+class Budgets:
+    """A Budget for each owner."""
+
+    def __init__(self, share: float, burst: float) -> None:
+        self._share = share
+        self._burst = burst
+        self._budgets: Dict[int, Budget] = {}
+
+    def spend(self, owner: int, now: float, seconds: float) -> None:
+        if len(self._budgets) >= MANY_OWNERS:
+            self._budgets = {owner: some for owner, some in self._budgets.items() if some.next > now}
+        self._budgets.setdefault(owner, Budget(self._share, self._burst)).spend(now, seconds)
+
+    def refund(self, owner: int, seconds: float) -> None:
+        """Forget that much of what that owner has spent."""
+        budget = self._budgets.get(owner)
+        if budget is not None:
+            budget.refund(seconds)
+
+    def when(self, owner: int) -> float:
+        """When work for that owner may be done; -infinity: at any time."""
+        budget = self._budgets.get(owner)
+        return -float("inf") if budget is None else budget.next
+
+    def turn(self, queue: FairQueue, now: float) -> "Optional[int]":
+        """The first owner of `queue` whose work may be done; None if there is none."""
+        return next((owner for owner in queue if self.when(owner) <= now), None)
+
+    def next(self, queue: FairQueue) -> float:
+        """When `turn` will return an owner; infinity if the queue is empty."""
+        return min((self.when(owner) for owner in queue), default=float("inf"))
 
 
 class Share:

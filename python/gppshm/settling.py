@@ -4,6 +4,7 @@ The order of evidence: a lease; an identity that was established while the creat
 observer is asked, and its answer comes in a later step.  Nothing here waits.
 """
 
+import os
 import time
 
 from gppshm import (
@@ -11,6 +12,7 @@ from gppshm import (
     creator,
     creators,
     inquiry,
+    kernel,
     lease,
     observer,
     processes,
@@ -34,8 +36,12 @@ if TYPE_CHECKING:
 
 PIECE = 0.001
 """Seconds of work that is not urgent before the triggers are read again."""
-MANY_AGAIN, VAIN = 256, 49.0
-"""If more than MANY_AGAIN names wait for another try, their tries take 1 / (1 + VAIN) of the time."""
+STRANGE, STRANGE_AT_ONCE = 0.01, 0.15
+"""The share of a processor for the heaps of one owner whose creators are not known, and seconds at once."""
+REFUND = 0.001
+"""Seconds that an owner has more for each heap whose creator is known then."""
+MOST_WAITING = 4096
+"""Names of one owner that wait for their first try; more are found by a later listing."""
 HOST = "host"
 CHILDREN = "children"
 SCOPES = (HOST, CHILDREN)
@@ -43,6 +49,8 @@ SCOPES = (HOST, CHILDREN)
 RETRIES = schedule.RETRIES
 FIRST_SIGHT = 0.02
 """Seconds from the creation of a file to its inspection: its creator writes the header first."""
+TOGETHER = 0.005
+"""Seconds; files that were created within it are inspected together."""
 SLOW_EXIT = 1.0
 """Seconds that a creator may live after its heap lost its name; then this is reported."""
 DOUBTED = 10
@@ -81,11 +89,15 @@ class Settling:
         self._on_change = on_change
         self._known: Dict[str, Known] = {}
         self._timers = schedule.Timers()
-        # Names from events that are not known to be heaps -> (trigger, time).
-        self._strange: Dict[str, Tuple[str, float]] = {}
+        # Names from events that are not known to be heaps, and their (trigger, time).
+        self._strange = schedule.FairQueue()
+        self._heard: Dict[str, Tuple[str, float]] = {}
         # Names without a result so far that are due for another try.
-        self._again = schedule.Queue()
-        self._vain = schedule.Share(VAIN)
+        self._again = schedule.FairQueue()
+        # Names of a rescan whose creators are not known.
+        self._others = schedule.FairQueue()
+        self._budgets = schedule.Budgets(STRANGE, STRANGE_AT_ONCE)
+        self._sweeping = self._unlimited = self._flooded = False
         self._last_rescan = 0.0
         self._waited = time.monotonic()
         self._lost: List[bool] = []
@@ -233,6 +245,11 @@ class Settling:
     def _take_closed(self, happened: triggers.Happened, since: float) -> "List[str]":
         """The known heaps that a writer closed.  Names of other events are queued."""
         names = []
+        for name in happened.freed:
+            heap = self._known.get(name)
+            if heap is not None and name not in happened.closed:
+                heap.follow("close", since)
+                names.append(name)
         for name, let_go in happened.removed.items():
             heap = self._known.get(name)
             if heap is not None:
@@ -247,12 +264,36 @@ class Settling:
                 heap.follow("close", since)
                 names.append(name)
             elif heap is not None or (shmfs.pid_of_name(name) and name not in happened.removed):
-                self._strange.setdefault(name, ("close", since))
+                self._hear_of(name, "close", since)
         for name in happened.created:
-            if name not in happened.removed and shmfs.pid_of_name(name):
+            if name not in happened.removed and shmfs.pid_of_name(name) and self._owner(name) is not None:
                 self._creators.note_named(name, self._track(name, "created", since), self.directory)
-                self._timers.set(name, time.monotonic() + FIRST_SIGHT)
+                # Rounded up, so that a step handles many.
+                self._timers.set(name, FIRST_SIGHT + (time.monotonic() // TOGETHER + 1) * TOGETHER)
         return names
+
+    def _owner(self, name: str) -> "Optional[int]":
+        """The user id of the file; None if there is none."""
+        heap = self._known.get(name)
+        if heap is not None and heap.uid >= 0:
+            return heap.uid
+        try:
+            return os.stat(name, dir_fd=self.directory.fd, follow_symlinks=False).st_uid
+        except OSError:
+            return None
+
+    def _hear_of(self, name: str, trigger: str, since: float) -> bool:
+        """Queue a name that is not known to be a heap; False if too many wait."""
+        owner = self._owner(name)
+        if owner is None:
+            if name not in self._known:
+                return True
+            owner = -1
+        if name not in self._strange and self._strange.count(owner) >= MOST_WAITING:
+            return False
+        self._strange.add(name, owner)
+        self._heard.setdefault(name, (trigger, since))
+        return True
 
     def _take_due(self, now: float) -> "List[str]":
         names = []
@@ -261,42 +302,51 @@ class Settling:
             if heap is not None and heap.creator:
                 names.append(name)
             elif heap is not None and heap.attempts:
-                self._again.add(name)
+                self._again.add(name, heap.uid)
             elif heap is not None:
-                self._strange.setdefault(name, (heap.trigger, heap.since))
+                self._hear_of(name, heap.trigger, heap.since)
         return names
 
-    def _take_strange(self) -> "List[str]":
-        """The next name that is not known to be a heap, as a list; empty if there is none."""
-        for name in self._strange:
-            trigger, since = self._strange.pop(name)
-            self._track(name, trigger, since).follow(trigger, since)
-            return [name]
-        return []
+    def _settle_strange(self, name: str) -> bool:
+        """Settle a name that is not known to be a heap; whether there was a result."""
+        trigger, since = self._heard.pop(name)
+        self._track(name, trigger, since).follow(trigger, since)
+        return self._try(name)
 
-    def _try_again(self, now: float) -> None:
-        """Try some names again, if no new ones wait."""
-        if self._strange or not self._again or now < self._vain.next:
-            return
-        many = len(self._again) > MANY_AGAIN
-        self._settle_some(lambda: self._again.take(1))
-        if many:
-            self._vain.took(now, time.monotonic())
+    def _settle_waiting(self, queue: schedule.FairQueue, settle: "Callable[[str], bool]") -> bool:
+        """Settle names of a queue for PIECE seconds, within budgets of owners; whether there was a result."""
+        now, used, found = time.monotonic(), -1.0, False
+        end = now + PIECE
+        while now < end:
+            owner = self._budgets.turn(queue, float("inf") if self._unlimited else now)
+            if owner is None:
+                break
+            before = used if used >= 0 else schedule.processor_seconds()
+            (name,) = queue.take(owner, 1)
+            result = settle(name)
+            found = found or result
+            now, used = time.monotonic(), schedule.processor_seconds()
+            if not (result and self._sweeping):  # what a sweep removes is free
+                self._budgets.spend(owner, now, used - before)
+        return found
 
-    def _absorb_changes(self) -> None:
-        """Read all pending changes of files; the identities of these heaps become void."""
-        if not self.inotify_works:
-            return  # there are no identities
-        changed = self._triggers.changes()
-        if changed is None:
-            self._forget_identities()
-            return
-        for name in changed:
-            heap = self._known.get(name)
+    def _is_due(self, queue: schedule.FairQueue) -> bool:
+        """Whether a name of the queue may be settled now."""
+        now = float("inf") if self._unlimited else time.monotonic()
+        return self._budgets.turn(queue, now) is not None
+
+    def _next_waiting(self) -> float:
+        """When (monotonic) the next name may be settled; infinity if none waits."""
+        return min(self._budgets.next(queue) for queue in (self._strange, self._again, self._others))
+
+    def _absorb_changes(self, name: str = "") -> None:
+        """Read all pending changes of heaps, or at least of this one; their identities become void."""
+        for each in self._triggers.changes(name) or ():  # without inotify there are no identities
+            heap = self._known.get(each)
             if heap is not None:
                 heap.changed()
                 if heap.lives:
-                    self._inquiry.renew(name)
+                    self._inquiry.renew(each)
 
     def _forget_identities(self) -> None:
         for name, heap in self._known.items():
@@ -324,7 +374,7 @@ class Settling:
 
     def _try(self, name: str) -> bool:
         """Try a lease, then the identity; otherwise ask the observer.  Whether there was a result."""
-        self._absorb_changes()
+        self._absorb_changes(name)
         changed = self._changed_since(name)
         outcome = self._reaper.by_lease(name, self._only(name), self._by_identity, changed)
         seen = outcome.sighting
@@ -342,7 +392,7 @@ class Settling:
                 return self._record(self._reaper.remove(seen, verdict))
             state = self._creators.state_of_named(heap, seen, self.directory)
             if state is ENDED:
-                self._inquiry.verdict(seen, seen.name_pid)
+                self._ask_verdict(seen, seen.name_pid)
             elif state is creators.EXITING and heap.attempts < len(schedule.EXITS):
                 # The kernel closes the heap before it reports the end, after which a question is quicker.
                 self._timers.set(name, time.monotonic() + schedule.exit_delay(heap.attempts))
@@ -353,8 +403,22 @@ class Settling:
         self._note_end(name, heap)
         if heap.lives:
             return self._still_alive(name, heap)
-        self._inquiry.verdict(seen, heap.creator)
+        self._ask_verdict(seen, heap.creator)
         return False
+
+    def _ask_verdict(self, seen: shmfs.Sighting, ended: int) -> None:
+        """Ask the observer about a heap whose creator, process `ended`, is dead.
+
+        Changes of the file are reported from before the question on.
+        """
+        name = seen.name
+        if self._known[name].asked:
+            return
+        now = self._sight(name)
+        if now is not None and now.file_id == seen.file_id:
+            self._inquiry.verdict(now, ended)
+        else:
+            self._retry(name, self._known[name])
 
     def _only(self, name: str) -> "Optional[shmfs.FileId]":
         """The only file that may be removed under that name; None for any."""
@@ -367,19 +431,31 @@ class Settling:
         """Store a sighting."""
         if heap.see(seen):
             self._triggers.unwatch(seen.name)
+            self._triggers.neglect(seen.name)
             self._on_change(seen.name)
 
     def _sight(self, name: str) -> "Optional[shmfs.Sighting]":
-        """Inspect a heap and store the sighting; None if it cannot be inspected or is no heap."""
-        try:
-            with self.directory.open(name) as file:
-                seen = file.sighting
-        except OSError:
-            return None
-        if seen.kind not in (shmfs.HEAP, shmfs.HALF_MADE):
-            return None
-        self._see(self._known[name], seen)
-        return seen
+        """Inspect a heap and store the sighting, while changes of the file are reported, if possible.
+
+        None if it cannot be inspected, is no heap, or is replaced again and again.
+        """
+        heap = self._known[name]
+        for _ in range(3):
+            try:
+                with self.directory.open(name) as file:
+                    seen = file.sighting
+                    if seen.kind not in (shmfs.HEAP, shmfs.HALF_MADE) or file.fd is None:
+                        return None
+                    self._see(heap, seen)
+                    fresh = self._triggers.attend(name, file.fd, seen.status.st_uid)
+            except OSError:
+                return None
+            heap.attended = self._triggers.attends(name)
+            if not heap.attended or fresh:
+                heap.changed()  # or it may have been
+            if not fresh:
+                return seen
+        return None
 
     def _has_ended(self, name: str, heap: Known) -> None:
         """Note that the creator has ended."""
@@ -409,7 +485,9 @@ class Settling:
         except OSError as error:
             if error.errno in reaper.NO_DESCRIPTOR:
                 raise
-        return None if heap.lives else self._creators.verdict(heap, seen)
+        if heap.lives or not self._triggers.attends(seen.name):
+            return None
+        return self._creators.verdict(heap, seen)
 
     def _remove(self, seen: shmfs.Sighting, verdict: creator.Verdict) -> reaper.Outcome:
         """Unlink the heap, unless it is changed before."""
@@ -426,7 +504,7 @@ class Settling:
         before = version()
 
         def changed() -> str:
-            self._absorb_changes()
+            self._absorb_changes(name)
             return "" if version() == before else "it was changed after it was judged"
 
         return changed
@@ -540,8 +618,10 @@ class Settling:
         """
         if not self.inotify_works:
             return False
+        if self._flooded:
+            return False  # not all events are read
         late = triggers.Happened()
-        self._triggers.read_events(late)
+        self._triggers.read_events(late, kernel.BUFFER)
         if late.overflow or late.gone:
             self._lost.append(late.overflow)
             return False
@@ -590,6 +670,8 @@ class Settling:
                 if not heap.creator and _is_contradictory(answer.seen):
                     heap.attempts = len(RETRIES)  # only a lease can prove more
                 self._record(self._remove(answer.seen, verdict))
+                if not heap.creator:
+                    self._triggers.neglect(name)
             # The creator is another process, or one that was given the pid of the dead one.
             elif verdict.creator and (verdict.creator != heap.creator or heap.stage is ENDED):
                 heap.forget_the_creator()
@@ -612,18 +694,27 @@ class Settling:
         heap.creator, heap.start = answer.verdict.creator, answer.start
         heap.description, heap.descends, heap.noted = answer.who, answer.descends, answer.noted
         heap.stage = ALIVE
-        heap.identity = answer.identity if self.inotify_works else None
+        self._budgets.refund(heap.uid, REFUND)
+        heap.identity = answer.identity if heap.attended else None
         self._on_change(name)
         if answer.who.uid >= 0:
             self._telling.name(answer.who.uid)
         if answer.void:
             self._inquiry.renew(name)
-        if not self._creators.watch(name, heap):
+        if not self._watch(name, heap):
             heap.since = time.monotonic()
             self._has_ended(name, heap)
         # It may have died during the inspection, after the event of its last close.
         if not self._triggers.watches(name):
             self._try(name)
+
+    def _watch(self, name: str, heap: Known) -> bool:
+        """Watch the creator; False if it has ended."""
+        if not self._creators.watch(name, heap):
+            return False
+        if not self._triggers.watches(name):
+            self._triggers.watch_closes(name, os.path.join(self.root, name))
+        return True
 
     # -- bookkeeping ---------------------------------------------------------------------------------------
 
@@ -637,8 +728,10 @@ class Settling:
         if self._known.pop(name, None) is not None:
             self._on_change(name)
             self._triggers.unwatch(name)
+            self._triggers.neglect(name)
             self._timers.cancel(name)
             self._again.discard(name)
+            self._others.discard(name)
             self._inquiry.forget(name)
 
 

@@ -3,8 +3,7 @@
 - IN_CLOSE_WRITE is raised when a process' last writable reference to a file is closed; also for a SIGKILLed
   process that only had a mapping; from any pid namespace, without privilege.
 - A pidfd reports its process' end, also while peers hold the heap.
-- IN_MODIFY reports that a file was truncated, grown or written to by write(): facts known about it may be
-  outdated.  It has its own inotify instance, so that writes do not wake the wait for deaths.
+- Changes of single heaps (see `changes`): facts known about them may be outdated.
 
 Each of them may be missing, and inotify may lose events, which `lost` reports.
 """
@@ -15,7 +14,7 @@ import resource
 import select
 import time
 
-from gppshm import kernel, procfs, shmfs
+from gppshm import changes, kernel, procfs, schedule, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ GATHER = 0.25
 """Seconds to collect changes of files after the first one."""
 SHORT = 0.002
 """Seconds; shorter waits are not rounded up."""
+PIECE = 16384
+"""Bytes of events that are read in one wait, in a millisecond: others wait meanwhile."""
 MOST_BUFFERS = 64
 """Buffers of events read at once; further events count as lost."""
 
@@ -42,27 +43,42 @@ class Happened:
     created   new names
     removed   name -> whether a writer closed it after its removal, as in a normal exit
     ended     names whose creators have ended, by their pidfds
+    freed     names of single files that a writer closed, see `watch_closes`; without order
     overflow  events were dropped
     gone      the directory is not watched any more
     mounts    a file system was mounted or unmounted
     observer  the observer has an answer
+    seconds   of processor time that reading the events took
     """
 
-    __slots__ = ("closed", "created", "ended", "gone", "mounts", "observer", "overflow", "removed")
+    __slots__ = (
+        "closed",
+        "created",
+        "ended",
+        "freed",
+        "gone",
+        "mounts",
+        "observer",
+        "overflow",
+        "removed",
+        "seconds",
+    )
 
     def __init__(self) -> None:
         self.closed: Dict[str, None] = {}
         self.created: List[str] = []
         self.removed: Dict[str, bool] = {}
         self.ended: List[str] = []
+        self.freed: List[str] = []
         self.overflow = False
         self.gone = False
         self.mounts = False
         self.observer = False
+        self.seconds = 0.0
 
     @property
     def events(self) -> bool:
-        return bool(self.closed or self.created or self.removed)
+        return bool(self.closed or self.created or self.removed or self.freed)
 
 
 class Triggers:
@@ -76,8 +92,12 @@ class Triggers:
         self._pidfds: Dict[str, int] = {}
         self._names: Dict[int, str] = {}
         self._deaths: Optional[kernel.Inotify] = None
-        self._changes: Optional[kernel.Inotify] = None
-        self._listening = self._heeding = self._changes_lost = False
+        self._changes: Optional[changes.Changes] = None
+        # Closes of single files, for creators that no pidfd watches.
+        self._closes: Optional[kernel.FileInotify] = None
+        self._closing: Dict[str, int] = {}
+        self._closed: Dict[int, str] = {}
+        self._listening = self._heeding = False
         self._resume = 0.0
         self._observer = -1
         self._epoll = select.epoll()
@@ -127,30 +147,23 @@ class Triggers:
             return
         deaths = kernel.Inotify(root, _EVENTS | _GOING)
         try:
-            # IN_EXCL_UNLINK: holes punched into unlinked files (see returns) would be reported as changes of
-            # a new file with the same name.
-            changes = kernel.Inotify(root, kernel.IN_MODIFY | kernel.IN_EXCL_UNLINK)
-        except OSError:
-            deaths.close()
-            raise
-        try:
             self._epoll.register(deaths.fd, select.EPOLLIN)
-            self._epoll.register(changes.fd, select.EPOLLIN)
+            self._changes = changes.Changes(self._epoll)
         except OSError:
             deaths.close()
-            changes.close()
             raise
-        self._deaths, self._changes = deaths, changes
-        self._listening = self._heeding = True
+        self._deaths = deaths
+        self._listening = True
         self._resume = 0.0
+        self._heed_changes(True)
 
     def drop_inotify(self) -> None:
         """Stop watching; closing the descriptors removes them from epoll, too."""
-        for each in (self._deaths, self._changes):
+        for each in (self._deaths, self._changes, self._closes):
             if each is not None:
                 each.close()
-        self._deaths = self._changes = None
-        self._changes_lost = False
+        self._deaths = self._changes = self._closes = None
+        self._closing, self._closed = {}, {}
 
     @property
     def listening(self) -> bool:
@@ -163,24 +176,48 @@ class Triggers:
             self._listening = listen
             self._epoll.modify(self._deaths.fd, select.EPOLLIN if listen else 0)
 
-    def changes(self) -> "Optional[Set[str]]":
-        """Names of all files changed since the last call; None if unknown.
+    def attend(self, name: str, fd: int, owner: int) -> bool:
+        """See Changes.attend."""
+        return self._changes is not None and self._changes.attend(name, fd, owner)
 
-        A watch that the kernel removed stays silent: it is unknown until `add_inotify`.
+    def attends(self, name: str) -> bool:
+        """Whether changes of the file by that name are reported."""
+        return self._changes is not None and self._changes.attends(name)
+
+    def neglect(self, name: str) -> None:
+        """Report no more changes of the file by that name, and no more closes."""
+        if self._changes is not None:
+            self._changes.neglect(name)
+        watch = self._closing.pop(name, -1)
+        if self._closes is not None and self._closed.get(watch) == name:
+            del self._closed[watch]
+            self._closes.remove(watch)
+
+    def changes(self, name: str = "") -> "Optional[Set[str]]":
+        """See Changes.read; None if nothing is known: there is no inotify."""
+        return None if self._changes is None else self._changes.read(name)
+
+    def watch_closes(self, name: str, path: str) -> None:
+        """Report that a writer closed the file at `path`, also while events of the directory are not read.
+
+        Without it, if it is not possible, they are reported with those of the directory.
         """
-        if self._changes is None or self._changes_lost:
-            return None
-        found: Set[str] = set()
-        whole = True
-        for _ in range(MOST_BUFFERS):
-            events = self._changes.read()
-            if not events:
-                return found if whole else None
-            for mask, name in events:
-                whole = whole and not mask & _LOST
-                self._changes_lost = self._changes_lost or bool(mask & _LOST & ~kernel.IN_Q_OVERFLOW)
-                found.add(name)
-        return None
+        if self._deaths is None or name in self._closing:
+            return
+        try:
+            if self._closes is None:
+                closes = kernel.FileInotify()
+                try:
+                    self._epoll.register(closes.fd, select.EPOLLIN)
+                except OSError:
+                    closes.close()
+                    raise
+                self._closes = closes
+            watch = self._closes.add(path, kernel.IN_CLOSE_WRITE)
+        except OSError:
+            return
+        self._closing[name] = watch
+        self._closed[watch] = name
 
     # -- pidfds ----------------------------------------------------------------------------------------
 
@@ -279,8 +316,15 @@ class Triggers:
         happened.observer = self._observer in ready
         happened.mounts = self._mounts in ready
         if self._deaths is not None and self._deaths.fd in ready:
+            started = schedule.processor_seconds()
             self.read_events(happened)
-        if self._changes is not None and self._changes.fd in ready and self._heeding:
+            happened.seconds = schedule.processor_seconds() - started
+        if self._closes is not None and self._closes.fd in ready:
+            events = self._closes.read()
+            if events is not None:
+                happened.overflow = happened.overflow or events.overflow
+                happened.freed = [self._closed[watch] for watch in events.changed if watch in self._closed]
+        if self._changes is not None and self._heeding and not ready.isdisjoint(self._changes.fds()):
             self._heed_changes(False)
             self._resume = time.monotonic() + GATHER
         for fd in ready:
@@ -306,11 +350,21 @@ class Triggers:
     def _heed_changes(self, heed: bool) -> None:
         self._heeding = heed
         if self._changes is not None:
-            self._epoll.modify(self._changes.fd, select.EPOLLIN if heed else 0)
+            self._changes.wake_by(select.EPOLLIN if heed else 0)
 
-    def read_events(self, happened: Happened) -> None:
-        """Read inotify events of the directory, as many as fit into a buffer."""
-        for mask, name in self._deaths.read() if self._deaths is not None else ():
+    def skip(self) -> int:
+        """Drop pending events of the directory, most or all of them; their bytes."""
+        skipped = some = 0
+        for _ in range(MOST_BUFFERS if self._deaths is not None else 0):
+            some = self._deaths.skip() if self._deaths is not None else 0
+            skipped += some
+            if some < kernel.BUFFER // 2:
+                break
+        return skipped
+
+    def read_events(self, happened: Happened, size: int = PIECE) -> None:
+        """Read inotify events of the directory, as many as fit into `size` bytes."""
+        for mask, name in self._deaths.read(size) if self._deaths is not None else ():
             if mask & _LOST:
                 if mask & kernel.IN_Q_OVERFLOW:
                     happened.overflow = True

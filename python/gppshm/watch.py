@@ -28,7 +28,7 @@ from gppshm.settling import CHILDREN, HOST, SCOPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, List, Optional, Set, Tuple
 
 __all__ = [
     "CHILDREN",
@@ -51,8 +51,16 @@ PUT_OFF = 0.05
 """Seconds that reports, and giving back memory, wait at most while every step removes something."""
 PAUSE = 0.005
 """Seconds to collect events while they are frequent and useless."""
-MANY = 4096
-"""Waiting names above which no more events are read; the kernel then drops events, which causes a rescan."""
+EVENTS, EVENTS_AT_ONCE = 0.01, 0.1
+"""The share of a processor that useless events may use, and seconds at once; more of them is a flood."""
+FLOOD = (0.25, 2.0)
+"""Seconds for which events are not read during a flood; doubled as it goes on."""
+FLOOD_OVER = 16384
+"""Bytes of events after which a flood goes on."""
+LISTING, LISTINGS, LISTINGS_AT_ONCE = 0.1, 0.015, 0.03
+"""Seconds between listings of the directory during a flood; the share of a processor, and seconds at once."""
+FLOOD_RESCAN = 10.0
+"""Seconds between rescans during a flood, in which no events are read."""
 LOST_EVENTS_RESCAN = 1.0
 """Seconds between rescans because of lost events."""
 LAST_WORDS = 0.25
@@ -112,7 +120,12 @@ class Watcher(settling.Settling):
         self._fifo_root = fifo_root
         self._remove_fifos = remove_fifos
         self._orders: Optional[Tuple[str, float, bool, bool, bool]] = None
-        self._backlog = schedule.Queue()  # names of a rescan
+        self._backlog = schedule.Queue()  # names of a rescan whose creators are known
+        self._useless = schedule.Budget(EVENTS, EVENTS_AT_ONCE)
+        self._pause = 0.0
+        self._listings = schedule.Budget(LISTINGS, LISTINGS_AT_ONCE)
+        self._next_listing = 0.0
+        self._listed: Set[str] = set()
         self._next_rescan = 0.0
         self._last_rescan = self._last_overflow = -LOST_EVENTS_RESCAN
         self._last_vain = -PAUSE
@@ -203,12 +216,18 @@ class Watcher(settling.Settling):
         """
         end = time.monotonic() + patience
         self._start_rescan(time.monotonic())
-        while (last or not self._stopping) and time.monotonic() < end and self._is_sweeping(last):
-            self.step(0.05)
+        self._sweeping, self._unlimited = True, last
+        try:
+            while (last or not self._stopping) and time.monotonic() < end and self._is_sweeping(last):
+                self.step(0.05)
+        finally:
+            self._sweeping = self._unlimited = False
         self._say_last_words(flush=last)
 
     def _is_sweeping(self, last: bool) -> bool:
         if self._backlog or self._inquiry.looking or self._fifos_asked:
+            return True
+        if self._is_due(self._strange) or self._is_due(self._others):
             return True
         every = list(self._known.items())
         if any(heap.asked for _, heap in every):
@@ -239,8 +258,10 @@ class Watcher(settling.Settling):
 
         # First heaps of known creators that died, then others that are due, then files that may be no heaps.
         self._note_ended(happened, since)
+        started = schedule.processor_seconds() - happened.seconds
         found = self._settle(happened.ended + self._take_closed(happened, since))
-        found = self._settle(self._take_due(now)) or found
+        useless = happened.events and not found
+        self._settle(self._take_due(now))
         if happened.observer or self._inquiry.answered:
             self._take_answers()
         if happened.overflow or happened.gone:
@@ -249,14 +270,19 @@ class Watcher(settling.Settling):
             self._events_lost(self._lost.pop(), now)
         if happened.mounts and self._is_elsewhere():
             self._next_rescan = now
-        found = self._settle_some(self._take_strange) or found
-        self._try_again(now)
+        self._settle_waiting(self._strange, self._settle_strange)
+        if not self._is_due(self._strange):
+            self._settle_waiting(self._again, self._try)
         if now >= self._next_rescan:
             self._start_rescan(now)
         self._settle_some(lambda: self._take_backlog(now))
-        if happened.events and not found:
-            self._slow_down(now)
-        self._triggers.listen(now >= self._resume and len(self._strange) < MANY)
+        if not self._is_due(self._strange):
+            self._settle_waiting(self._others, self._settle_other)
+        if useless:
+            self._slow_down(now, schedule.processor_seconds() - started)
+        if self._flooded:
+            self._endure(now)
+        self._triggers.listen(now >= self._resume)
 
         # Then work in advance, and reports.
         if self._triggers.heed_changes_again(now):
@@ -271,14 +297,17 @@ class Watcher(settling.Settling):
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
 
     def _time_left(self, longest: "Optional[float]") -> float:
-        if self._backlog or self._strange or self._lost or self._inquiry.answered:
+        if self._backlog or self._lost or self._inquiry.answered:
+            return 0.0
+        if self._unlimited and (self._strange or self._again or self._others):
             return 0.0
         until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
         until = min(until, self._returns.next(), self._reaching.next())
-        if self._again:
-            until = min(until, self._vain.next)
+        until = min(until, self._next_waiting())
         if not self._triggers.listening:
             until = min(until, self._resume)  # which may have passed meanwhile
+        if self._flooded:
+            until = min(until, max(self._next_listing, self._listings.next))
         if self._triggers.resume:
             until = min(until, self._triggers.resume)
         left = max(0.0, until - time.monotonic())
@@ -304,18 +333,77 @@ class Watcher(settling.Settling):
             self._last_overflow = now
             words = "the kernel dropped inotify events; everything is scanned again"
             self._account.trouble("overflow", words)
+            if self._flooded and now < self._last_rescan + FLOOD_RESCAN:
+                return
         else:
             words = "the directory is gone; it is looked for at each rescan"
             self._account.trouble("inotify", words)
             self._triggers.drop_inotify()
-        self._forget_identities()
+            self._flooded = False
+            self._forget_identities()
         self.look_again()
 
-    def _slow_down(self, now: float) -> None:
-        """Let events accumulate if they are frequent and useless: a flood then costs little."""
-        if now - self._last_vain < PAUSE:
+    def _slow_down(self, now: float, seconds: float) -> None:
+        """Let events accumulate if they are frequent and useless; `seconds`: what they took.
+
+        If they take more than their budget, no events are read for a while.
+        """
+        if now - self._last_vain < 4 * PAUSE:
             self._resume = now + PAUSE
         self._last_vain = now
+        self._useless.spend(now, seconds)
+        if self._useless.next > now and not self._flooded:
+            self._flooded = True
+            self._pause = FLOOD[0]
+            self._resume = self._next_reading(now)
+            self._listed = set()
+
+    def _next_reading(self, now: float) -> float:
+        """When events are read again during a flood."""
+        return max(now + self._pause, min(self._useless.next, now + FLOOD[1]))
+
+    def _endure(self, now: float) -> None:
+        """During a flood of events: list the directory instead, and from time to time see whether it goes on.
+
+        Deaths of known creators are reported meanwhile, by pidfds or by watches of their heaps.
+        """
+        if now >= max(self._next_listing, self._listings.next):
+            self._next_listing = now + LISTING
+            started = schedule.processor_seconds()
+            self._list(now)
+            self._listings.spend(now, schedule.processor_seconds() - started)
+        if now < self._resume:
+            return
+        started = schedule.processor_seconds()
+        happened = triggers.Happened()
+        self._triggers.read_events(happened)
+        for name in self._take_closed(happened, now):
+            self._timers.set(name, now)
+        skipped = self._triggers.skip()
+        if happened.gone:
+            self._lost.append(False)
+        elif skipped or happened.overflow:
+            self._lost.append(True)
+        self._pause = min(2 * self._pause, FLOOD[1]) if skipped > FLOOD_OVER else FLOOD[0]
+        self._useless.spend(now, schedule.processor_seconds() - started)
+        self._resume = self._next_reading(now)
+        self._flooded = self._useless.next > now or skipped > FLOOD_OVER
+        if not self._flooded:
+            self._resume = now
+
+    def _list(self, now: float) -> None:
+        """Find new and missing names of heaps without events."""
+        try:
+            names = set(self.directory.names())
+        except OSError:
+            return  # a rescan reports it
+        for name in names.difference(self._listed, self._known):
+            if shmfs.pid_of_name(name) and not shmfs.living_name(name):
+                if not self._hear_of(name, "rescan", now):
+                    names.discard(name)
+        self._listed = names
+        for name in [name for name in self._known if name not in names]:
+            self._name_is_missing(name, self._known[name])
 
     # -- rescans -------------------------------------------------------------------------------------------
 
@@ -335,16 +423,19 @@ class Watcher(settling.Settling):
         self._account.mended("listing")
         names = list(self.directory.to_settle(names, self._dry_run))
         there = set(names)
-        # Known heaps come first, so that no number of foreign files delays them.
-        first = [name for name in self._known if name in there]
-        self._backlog = schedule.Queue(first + names)
+        # Known creators come first, so that no number of foreign files delays them.
+        first = [name for name, heap in self._known.items() if heap.creator and name in there]
+        self._backlog = schedule.Queue(first)
+        for name in there.difference(first):
+            owner = self._owner(name)
+            self._others.add(name, -1 if owner is None else owner)
         for name in first:
             heap = self._known[name]
             if heap.lives:
                 if heap.doubtful or heap.identity is None:  # it may have exec'd another program
                     heap.doubtful = False
                     self._inquiry.renew(name)
-                if not self._triggers.watches(name) and not self._creators.watch(name, heap):
+                if not self._triggers.watches(name) and not self._watch(name, heap):
                     self._timers.set(name, now)
         if self._remove_fifos and not self._fifos_asked:
             self._fifos_asked = True
@@ -360,10 +451,17 @@ class Watcher(settling.Settling):
     def _take_backlog(self, now: float) -> "List[str]":
         names = self._backlog.take(1)
         for name in names:
-            heap = self._known.get(name)
-            if heap is not None and not heap.attempts and name not in self._timers and not heap.asked:
-                heap.since, heap.trigger = now, "rescan"
+            self._note_rescan(name, now)
         return names
+
+    def _settle_other(self, name: str) -> bool:
+        self._note_rescan(name, time.monotonic())
+        return self._try(name)
+
+    def _note_rescan(self, name: str, now: float) -> None:
+        heap = self._known.get(name)
+        if heap is not None and not heap.attempts and name not in self._timers and not heap.asked:
+            heap.since, heap.trigger = now, "rescan"
 
     def _start(self) -> None:
         if self.directory.doubt:

@@ -1,5 +1,6 @@
 """What is done when: timers, queues, a fair turn for each user, and a share of the time."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,6 +140,53 @@ def test_a_fair_queue_loses_nothing_and_keeps_each_users_order(added, count):
     for owner in range(4):
         mine = [name for name in taken if owners[name] == owner]
         assert mine == [name for name in owners if owners[name] == owner]
+
+
+def test_a_budget_allows_much_at_once_and_little_for_ever():
+    budget = schedule.Budget(0.1, 0.5)
+    assert budget.next < 0
+    budget.spend(100.0, 0.4)
+    assert budget.next <= 100.0
+    budget.spend(100.0, 0.3)
+    assert budget.next == pytest.approx(102.0)
+    budget.spend(102.0, 0.001)  # one piece of work at a time would be one wake-up each
+    assert budget.next == pytest.approx(102.0 + schedule.AT_REST)
+    budget.refund(0.001)
+    assert budget.next <= 102.0
+    used, now = 0.0, 102.0
+    while now < 202.0:
+        now = max(now, budget.next)
+        budget.spend(now, 0.01)
+        used += 0.01
+    assert used == pytest.approx(10.0, rel=0.02)
+    budget.spend(1000.0, 0.4)
+    assert budget.next <= 1000.0  # what was not used meanwhile is no more than at first
+
+
+def test_each_owner_has_a_budget_of_its_own():
+    budgets, queue = schedule.Budgets(0.1, 0.5), schedule.FairQueue()
+    assert budgets.turn(queue, 0.0) is None and budgets.next(queue) == float("inf")
+    for name, owner in (("a", 1), ("b", 1), ("c", 2)):
+        queue.add(name, owner)
+    assert (queue.count(1), queue.count(2), queue.count(3), list(queue)) == (2, 1, 0, [1, 2])
+    budgets.spend(1, 10.0, 1.0)
+    assert budgets.turn(queue, 10.0) == 2
+    queue.take(2, 1)
+    assert budgets.turn(queue, 10.0) is None
+    assert budgets.next(queue) == pytest.approx(15.0)
+    assert budgets.turn(queue, float("inf")) == 1
+    budgets.refund(1, 0.5)
+    assert budgets.turn(queue, 10.0) == 1
+    budgets.refund(3, 0.5)
+
+
+def test_no_number_of_owners_costs_much_memory_or_gives_anybody_a_new_budget():
+    budgets = schedule.Budgets(0.1, 0.5)
+    budgets.spend(0, 10.0, 100.0)
+    for owner in range(1, 100000):
+        budgets.spend(owner, 10.0, 0.001)
+    assert len(budgets._budgets) <= schedule.MANY_OWNERS
+    assert budgets.when(0) > 900
 
 
 def test_a_share_of_the_time_is_left_to_others():

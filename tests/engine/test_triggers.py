@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from gppshm import kernel, procfs, triggers
+from gppshm import changes, kernel, procfs, triggers
 from spawning import descriptors, wait_for
 
 
@@ -142,8 +142,12 @@ def test_who_only_reads_is_not_told(watched, shm_root):
 )
 def test_whatever_may_create_a_heap_anew_is_told_at_once(watched, shm_root, change):
     fd, path = create(shm_root, "a"), os.path.join(shm_root, "a")
-    assert watched.changes() == {"a"}
+    assert watched.attend("a", fd, 0) and watched.attends("a")
     assert watched.changes() == set()
+    change(path, fd)
+    assert watched.changes("a") == {"a"}
+    assert watched.changes() == set()
+    assert not watched.attend("a", fd, 0)
     change(path, fd)
     assert watched.changes() == {"a"}
     os.close(fd)
@@ -165,15 +169,99 @@ def test_where_nothing_tells_of_changes_it_is_not_known_that_there_were_none(shm
 def test_changes_that_the_kernel_dropped_are_not_taken_for_none(watched, shm_root):
     with open("/proc/sys/fs/inotify/max_queued_events") as stream:
         limit = int(stream.read())
-    fds = [create(shm_root, name) for name in ("a", "b")]
-    watched.changes()
+    fds = [create(shm_root, name) for name in ("a", "b", "c", "d")]
+    for fd, name, owner in zip(fds, "abcd", (1, 1, 1, 2)):
+        assert watched.attend(name, fd, owner)
     for number in range(limit + 10):
         os.pwrite(fds[number % 2], b"x", 0)
-    os.pwrite(create(shm_root, "c"), b"x", 0)
-    assert watched.changes() is None
+    os.pwrite(fds[2], b"x", 0)  # nothing is told of this one
+    assert watched.changes("d") == set()
+    assert watched.changes("c") == {"a", "b", "c"}
     assert watched.changes() == set()
+    # Nor might it have been told that a watch is gone: all have to be added anew.
+    assert [watched.attends(name) for name in "abcd"] == [False, False, False, True]
+    assert watched.attend("c", fds[2], 1)
+    os.pwrite(fds[2], b"x", 0)
+    assert watched.changes() == {"c"}
     for fd in fds:
         os.close(fd)
+
+
+def test_changes_are_told_by_the_file_and_not_by_the_name(watched, shm_root):
+    first, path = create(shm_root, "a"), os.path.join(shm_root, "a")
+    os.link(path, os.path.join(shm_root, "b"))
+    assert watched.attend("a", first, 0)
+    assert watched.attend("b", first, 0)
+    os.pwrite(first, b"x", 0)
+    assert watched.changes() == {"a", "b"}
+    watched.neglect("b")
+    assert (watched.attends("a"), watched.attends("b")) == (True, False)
+    os.pwrite(first, b"x", 0)
+    assert watched.changes() == {"a"}
+    os.unlink(path)
+    assert watched.changes() == {"a"}
+    second = create(shm_root, "a")
+    assert watched.changes() == set()
+    assert watched.attend("a", second, 0)
+    os.pwrite(first, b"x", 0)
+    assert watched.changes() == set()
+    for fd in (first, second):
+        os.close(fd)
+
+
+def test_a_file_that_is_gone_for_good_is_changed_and_not_attended_any_more(watched, shm_root):
+    fd, path = create(shm_root, "a"), os.path.join(shm_root, "a")
+    watched.attend("a", fd, 0)
+    os.unlink(path)
+    os.close(fd)
+    assert watched.changes() == {"a"}
+    assert not watched.attends("a")
+
+
+def test_more_owners_than_there_can_be_queues_share_one(watched, shm_root):
+    count = changes.MOST_OWNERS + 3
+    names = [f"heap-{number}" for number in range(1, count + 1)]
+    fds = [create(shm_root, name) for name in names]
+    before = len(descriptors())
+    for owner, (name, fd) in enumerate(zip(names, fds)):
+        assert watched.attend(name, fd, owner)
+    assert len(descriptors()) == before + changes.MOST_OWNERS
+    for fd in fds:
+        os.pwrite(fd, b"x", 0)
+    assert watched.changes(names[-1]) == set(names[changes.MOST_OWNERS :])
+    assert watched.changes() == set(names[: changes.MOST_OWNERS])
+    watched.neglect(names[0])
+    assert watched.attend(names[-1], fds[-1], count)  # in the queue that nobody needs any more
+    os.pwrite(fds[-1], b"x", 0)
+    assert watched.changes(names[-1]) == {names[-1]}
+    assert len(descriptors()) == before + changes.MOST_OWNERS
+    for fd in fds:
+        os.close(fd)
+
+
+def test_a_close_of_a_single_file_is_told_while_the_directory_is_not_listened_to(watched, shm_root):
+    """By which a death is noticed during a flood of events where there are no pidfds."""
+    fds = [create(shm_root, name) for name in ("heap-1", "heap-2")]
+    so_far(watched)
+    watched.watch_closes("heap-1", os.path.join(shm_root, "heap-1"))
+    watched.listen(False)
+    for fd in fds:
+        os.close(fd)
+    happened = watched.wait(5.0)
+    assert (happened.freed, list(happened.closed)) == (["heap-1"], [])
+    watched.neglect("heap-1")
+    with open(os.path.join(shm_root, "heap-1"), "r+b"):
+        pass
+    assert not watched.wait(0.05).events
+
+
+def test_a_flood_of_events_is_dropped_without_a_look_at_each(watched, shm_root):
+    for number in range(3000):
+        os.close(create(shm_root, f"heap-{number % 2}", 0 + 1))
+    assert watched.skip() > 32 * 1000
+    assert watched.skip() == 0
+    os.close(create(shm_root, "heap-3"))
+    assert so_far(watched).created == ["heap-3"]
 
 
 def test_of_a_directory_that_is_removed_nothing_is_known_any_more(shm_root):
@@ -184,14 +272,13 @@ def test_of_a_directory_that_is_removed_nothing_is_known_any_more(shm_root):
         one.add_inotify(root)
         os.rmdir(root)
         assert one.wait(5.0).gone
-        for _ in range(2):
-            assert one.changes() is None
     finally:
         one.close()
 
 
 def test_of_many_changes_only_the_first_wakes_and_none_is_lost(watched, shm_root):
     fd = create(shm_root, "a")
+    watched.attend("a", fd, 0)
     so_far(watched)
     started, wakeups = time.monotonic(), 0
     while time.monotonic() - started < 0.2:
@@ -219,18 +306,13 @@ def test_a_directory_is_watched_once_and_again_after_it_was_let_go(watched, shm_
 
 
 def test_where_there_can_be_but_one_inotify_there_is_none(monkeypatch, shm_root):
-    real, made = kernel.Inotify, []
-
-    def second_fails(directory, mask):
-        if made:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        made.append(real(directory, mask))
-        return made[0]
+    def second_fails():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     one = triggers.Triggers()
     try:
         before = descriptors()
-        monkeypatch.setattr(kernel, "Inotify", second_fails)
+        monkeypatch.setattr(kernel, "FileInotify", second_fails)
         with pytest.raises(OSError):
             one.add_inotify(shm_root)
         assert not one.inotify_works and one.changes() is None
@@ -418,11 +500,15 @@ def test_closing_gives_every_descriptor_back(spawn, shm_root):
     assert descriptors() == before
 
 
-def test_a_watch_for_changes_that_is_lost_never_tells_again_that_there_were_none(watched):
-    """Its descriptor stays, and is silent: that must not be taken for quiet."""
+def test_a_watch_for_changes_that_is_lost_is_told_and_never_taken_for_quiet(watched, shm_root):
+    """Its descriptor stays, and is silent."""
     libc = ctypes.CDLL(None)
+    kept = create(shm_root, "a")
+    watched.attend("a", kept, 0)
     for fd, path in descriptors():
         if path == "anon_inode:inotify":
-            assert libc.inotify_rm_watch(fd, 1) == 0
-    for _ in range(3):
-        assert watched.changes() is None
+            libc.inotify_rm_watch(int(fd), 1)
+    assert watched.changes() == {"a"}
+    assert not watched.attends("a")
+    assert watched.attend("a", kept, 0)
+    os.close(kept)

@@ -1,5 +1,6 @@
 """What a stranger on the same host may do, and plain bad luck: cleaning goes on, and no live heap is lost."""
 
+import errno
 import mmap
 import os
 import random
@@ -16,7 +17,7 @@ from gppshm import lease, procfs, shmfs, sparing, triggers, watch
 from gppshm.redhawk import lifeline
 from pids import fork_as
 from spawning import needs_root, stays, wait_for
-from watching import ByHand, Farm, Shmwatch, Watching, gone
+from watching import PIDFD_OPEN, ByHand, Farm, Shmwatch, Watching, failing, gone
 
 pytestmark = needs_root
 
@@ -73,6 +74,10 @@ def test_a_new_process_with_the_dead_ones_pid_keeps_its_heaps_name(shm_root, pee
 
     def unlink():
         """By the rules; whether it was unlinked."""
+        if peers:
+            with directory.open(name) as file:
+                if file.fd is not None:
+                    watched.attend(name, file.fd, 0)
         watched.changes()
         with directory.open(name) as file:
             seen = file.sighting
@@ -213,6 +218,111 @@ def test_files_that_come_and_go_without_end_keep_nobody_waiting(spawn, shm_root)
         for process in (churn, *peers):
             process.kill()
         wait_for(lambda: share_of_a_core(command.pid) < 0.1, 30)
+
+
+HEAPS = r"""
+i = 0
+while True:
+    i += 1
+    name = "%%s/heap-%%d" %% (sys.argv[1], 2000000 + i %% 50000)
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, 8192)
+        os.pwrite(fd, b"\xcc\x70\xeb\xac\1\0\0\0" + (2000000 + i %% 50000).to_bytes(4, "little"), 0)
+        os.close(fd)
+        os.unlink("%%s/heap-%%d" %% (sys.argv[1], 2000000 + (i - %d) %% 50000))
+    except FileNotFoundError:
+        pass  # a cleaner was faster
+"""
+WRITES = r"""
+import heapwriter
+path = heapwriter.LiveHeap.create(sys.argv[1]).path
+fds = [os.open(name, os.O_RDWR | os.O_CREAT) for name in (path, sys.argv[1] + "/a", sys.argv[1] + "/b")]
+while True:
+    for fd in fds:
+        os.pwrite(fd, b"\0", 4097)
+"""
+ENDLESS = {
+    "empty files": CHURN.partition("threading\n")[2].partition("threading")[0] + "churn()",
+    "heaps": HEAPS % 0,
+    "heaps, 2000 at a time": HEAPS % 2000,
+    "writes": WRITES,
+}
+
+
+@pytest.mark.parametrize("pidfds", [True, False], ids=["pidfds", "no pidfds"])
+@pytest.mark.parametrize("kind", sorted(ENDLESS))
+def test_who_does_something_without_end_costs_little_and_delays_neither_deaths_nor_births(
+    spawn, shm_root, kind, pidfds
+):
+    os.chmod(shm_root, 0o1777)
+    code = "os.setgid(4321); os.setuid(4321)\nprint('ready', flush=True)\n" + ENDLESS[kind]
+    without = [] if pidfds else failing(PIDFD_OPEN, errno.ENOSYS)
+    with Shmwatch(shm_root, "--rescan=1000", without=without) as command:
+        before = [spawn.owner(shm_root) for _ in range(6)]
+        peers = [spawn.peer(shm_root, owner) for owner in before[::2]]
+        wait_for(lambda: command.state()["living"] >= 6)
+        stranger = spawn.python(code, shm_root)
+        time.sleep(1.0)
+        started, used = time.monotonic(), processor_seconds(command.pid)
+        born = spawn.owner(shm_root)
+        known = time.monotonic()
+        wait_for(lambda: command.state()["living"] >= 7, 5.0)
+        assert time.monotonic() - known < 3.0
+        delays, evidence = [], set()
+        for owner in before:
+            owner.kill()
+            killed = time.monotonic()
+            gone(shm_root, owner)
+            delays.append(time.monotonic() - killed)
+            evidence.add(command.wait("removed", owner)["evidence"])
+        assert statistics.median(delays) < 0.05
+        assert evidence == {"lease", "identity"}
+        wait_for(lambda: time.monotonic() - started > 4.0)
+        assert (processor_seconds(command.pid) - used) / (time.monotonic() - started) < 0.25
+        born.kill()
+        gone(shm_root, born)
+        stranger.kill()
+    for peer in peers:
+        peer.kill()
+
+
+def test_a_user_whose_budget_is_spent_keeps_no_other_waiting(spawn, shm_root):
+    with ByHand(shm_root) as by_hand:
+        by_hand.steps(0.1)
+        by_hand.watcher._budgets.spend(STRANGER, time.monotonic(), 1000.0)
+        theirs = os.path.join(shm_root, "heap-1000001")
+        heapwriter.create(theirs, 1000001, [(4096, ())])
+        os.chown(theirs, STRANGER, STRANGER)
+        mine = os.path.join(shm_root, "heap-1000002")
+        heapwriter.create(mine, 1000002, [(4096, ())])
+        by_hand.until(lambda: not os.path.exists(mine))
+        by_hand.steps(0.2)
+        assert os.path.exists(theirs)
+        by_hand.watcher.sweep(last=True)  # the last one leaves out nothing
+        assert not os.path.exists(theirs)
+
+
+def test_during_a_flood_the_directory_is_listed_and_after_it_everything_is_scanned(spawn, shm_root):
+    with ByHand(shm_root) as by_hand:
+        watcher = by_hand.watcher
+        by_hand.steps(0.1)
+        watcher._useless.spend(time.monotonic(), 0.1 + 0.01)  # one second's worth more than there is
+        open(f"{shm_root}/no-heap", "wb").close()
+        by_hand.until(lambda: watcher._flooded)
+        owner, other = spawn.owner(shm_root), spawn.owner(shm_root)
+        by_hand.until(lambda: {owner.name, other.name} <= set(watcher.living()))
+        os.unlink(os.path.join(shm_root, other.name))
+        owner.kill()
+        by_hand.told(watch.REMOVED, owner)
+        by_hand.until(lambda: watcher._known[other.name].vanished)
+        assert watcher._flooded
+        rescans = watcher.counts.rescans
+        by_hand.until(lambda: not watcher._flooded)
+        assert watcher.counts.rescans == rescans  # all events were still there
+        by_hand.steps(0.1)
+        late = spawn.owner(shm_root)
+        by_hand.until(lambda: late.name in watcher.living())
 
 
 def test_after_a_flood_in_a_slow_moment_events_are_heard_again(shm_root, monkeypatch):
