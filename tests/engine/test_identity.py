@@ -14,7 +14,7 @@ import pytest
 from test_creator import put_heap, set_creator
 from test_life_interleavings import Life
 
-from gppshm import creator, lease, procfs, shmfs, watch
+from gppshm import creator, kernel, lease, procfs, shmfs, watch
 from pids import WHOLE_HEAP, container_with, free_pid
 from spawning import IN_A_PID_NAMESPACE, needs_root, wait_for
 from watching import INOTIFY, PIDFD_OPEN, ByHand, Farm, Shmwatch, failing, gone
@@ -638,6 +638,27 @@ def test_without_inotify_there_is_no_identity_and_the_dead_are_looked_for_in_ful
     with Shmwatch(shm_root, "--rescan=1000", without=without) as watching:
         owner.kill()
         assert watching.wait("removed", owner)["evidence"] == "pids"
+
+
+@needs_root
+def test_without_inotify_no_rescan_establishes_an_identity_and_a_re_created_heap_stays(
+    spawn, shm_root, monkeypatch
+):
+    def fail(*arguments):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(kernel, "Inotify", fail)
+    owner = spawn.owner(shm_root, SMALL)
+    spawn.peer(shm_root, owner)
+    with ByHand(shm_root) as watching:
+        watching.until(lambda: owner.name in watching.watcher.living())
+        for _ in range(3):
+            watching.watcher.look_again()
+            watching.steps(1.2)
+        assert watching.watcher.counts.rescans > 2 and not watching.watcher.identities
+        container = create_in_a_container(spawn, shm_root, owner)
+        owner.kill()
+        ends_with_its_last_creator(watching, spawn, container, owner.name)
 
 
 @needs_root
