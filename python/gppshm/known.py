@@ -1,5 +1,7 @@
 """What is known of each heap: file, creator, identity, and what was reported."""
 
+import itertools
+
 from gppshm import creator, kinship, processes
 
 TYPE_CHECKING = False
@@ -25,6 +27,9 @@ OTHERS = Stage("others")
 """As ENDED, and it is out of scope: never removed."""
 
 
+_versions = itertools.count(1)
+
+
 class Known:
     """What is known of one file since it was first seen.
 
@@ -34,7 +39,7 @@ class Known:
               0 if there was none
     named     (file_id, start) of the process with the name's pid, if it was alive while that file existed
     identity  of the creator; None if it is void or was never established
-    version   grows when the file is or may have been changed; older questions are void then
+    version   a new number whenever the file is or may have been changed; older questions are void then
     description, descends  of the creator, while it lived; whether it descends from the watcher's parent
     noted     facts about the creator for giving memory back after its death
     attended  changes of the file were reported from before the last question about it on
@@ -77,7 +82,7 @@ class Known:
         self.named = (0, 0), 0
         self.bytes = 0
         self.uid = -1
-        self.version = 0
+        self.version = next(_versions)
         self.attempts = 0
         self.asked = self.attended = self.doubtful = False
         self.since = since
@@ -100,12 +105,12 @@ class Known:
         self.description = processes.Description()
         self.descends = False
         self.noted = kinship.NOTHING
-        self.version += 1
+        self.version = next(_versions)
 
     def changed(self) -> None:
         """The file was or may have been changed: the creator has to be identified again."""
         self.identity = None
-        self.version += 1
+        self.version = next(_versions)
 
     def see(self, seen: "shmfs.Sighting") -> bool:
         """Store a sighting; whether the name has another file than before."""
