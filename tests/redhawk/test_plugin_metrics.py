@@ -211,6 +211,7 @@ def test_removals_are_in_the_order_of_their_time_however_late_they_are_reported(
         removal.time = 1000.0 + number
     for number in (1, 2, 0):
         kept.on_event(removals[number])
+        assert kept.reported is removals[number]
     assert [event.name for event in kept.recent] == ["heap-11", "heap-12", "heap-13"]
 
 

@@ -405,9 +405,9 @@ class Device(GppShmPlugin_base):
     def _on_event(self) -> None:
         """Called in the watcher's thread."""
         journal = self._work.journal
-        if journal.gone != self._removals_seen:
+        event = journal.reported
+        if event is not None and journal.gone != self._removals_seen:
             self._removals_seen = journal.gone
-            event = journal.recent[-1]
             self.sender.submit(lambda: self._send(self.HeapRemoved(), values.Removal(event)))
         self.figures.wake()
 

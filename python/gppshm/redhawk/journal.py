@@ -89,6 +89,7 @@ class Journal:
     failures   files so far that could not be opened or unlinked
     held_up    number of events after which unlinked memory may still be held
     recent     the last RECENT removals of heaps, by any process, oldest first
+    reported   the removal that was reported last; None before the first
     gone       number of removals, by any process
     quiet      do not log what would be removed
     refusal    why nothing is cleaned; else ""
@@ -107,12 +108,14 @@ class Journal:
         self.quiet = False
         self.refusal = ""
         self.recent: Deque[events.Event] = deque(maxlen=RECENT)
+        self.reported: Optional[events.Event] = None
         self._orphans: Dict[str, Orphan] = {}
         self._sparing = sparing.Sparing()
         self.listeners: List[Callable[[], None]] = []
 
     def _keep(self, removal: events.Event) -> None:
         """Add it to `recent`.  It may be reported after newer ones: its peers were found later."""
+        self.reported = removal
         kept = [*self.recent, removal]
         if self.recent and removal.time < self.recent[-1].time:
             kept.sort(key=lambda event: event.time)
