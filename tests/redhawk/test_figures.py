@@ -95,6 +95,18 @@ def test_every_heap_is_shown_with_its_creator_and_who_is_attached(spawn, shm_roo
     assert display.heap(owner.name).attached == 1
 
 
+def test_a_heap_that_has_grown_makes_another_list(spawn, shm_root, shown):
+    """Whoever keeps what was made of a list can tell that it is outdated."""
+    owner = spawn.owner(shm_root)
+    display = shown()
+    wait_for(lambda: display.heap(owner.name))
+    before = display.heaps()
+    size = before[0].file_size + MB
+    os.truncate(os.path.join(shm_root, owner.name), size)
+    now = wait_for(lambda: display.heap(owner.name).file_size == size and display.heaps())
+    assert now is not before
+
+
 def test_an_unreadable_and_a_half_made_heap_are_shown_too(shm_root, shown):
     open(os.path.join(shm_root, "heap-4000000"), "wb").close()
     open(os.path.join(shm_root, "not-a-heap"), "wb").close()

@@ -19,7 +19,7 @@ from gppshm.redhawk.shown import HeapFigure, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 _log = logs.logger("GppShmPlugin.figures")
 
@@ -111,6 +111,7 @@ class Figures(threading.Thread):
         self.census = overview.Census()
         self._scanned = _Scan(time.monotonic() - STALE)
         self._shown: Tuple[object, object, List[HeapFigure]] = (None, None, [])
+        self._shown_states: List[Tuple[Any, ...]] = []
         self._listing: Optional[Listing] = None
         self._held_up = cleaning.journal.held_up
         self._wanted = True
@@ -167,9 +168,10 @@ class Figures(threading.Thread):
                 rows = overview.worst_first(self._rows(scan, listing))
                 self.census = overview.Census(rows)
                 rows = rows[:ROWS]
-                if [row.changing for row in rows] == [row.changing for row in self._shown[2]]:
-                    rows = self._shown[2] if self._shown[0] is scan else rows
-                self._shown = scan, listing, rows
+                states = [row.changing for row in rows]  # the rows themselves are changed in place
+                if self._shown[0] is scan and states == self._shown_states:
+                    rows = self._shown[2]
+                self._shown, self._shown_states = (scan, listing, rows), states
             return self._shown[2], _shown_age(time.monotonic() - scan.began)
 
     def usage(self) -> Usage:
