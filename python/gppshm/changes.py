@@ -10,15 +10,16 @@ from gppshm import kernel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import select
-    from typing import Dict, List, Set, Tuple
+    from typing import Dict, List, Optional, Set, Tuple
 
 MOST_OWNERS = 8
 """Owners with an inotify instance of their own; all others share one.  A user may have 128 (default)."""
 SHARED = -1
-MOST_BUFFERS = 2
-"""Buffers of events read at once, 4096 events in each; more of them count as lost, so that it is short."""
+MOST_EVENTS, MOST_READS = 8192, 16
+"""Events read at once, and calls for it; further events count as lost, so that it is short."""
 
 _MASK = kernel.IN_MODIFY | kernel.IN_ATTRIB
+_NONE: "Tuple[Set[str], Set[str]]" = (set(), set())
 
 
 class _Files:
@@ -29,17 +30,26 @@ class _Files:
         self.names: Dict[int, Set[str]] = {}  # by watch; a file may have several names
 
     def read(self) -> "Tuple[Set[str], Set[str]]":
-        """Names of files that may have been changed; and those of them that are not watched any more."""
+        """Names of files that may have been changed; and those of them that are not watched any more.
+
+        If there are none it returns at once: each microsecond between this and an unlink counts.
+        """
+        events = self.inotify.read()
+        return _NONE if events is None else self._read(events)
+
+    def _read(self, events: "Optional[kernel.FileEvents]") -> "Tuple[Set[str], Set[str]]":
         changed: Set[int] = set()
         gone: Set[int] = set()
-        for _ in range(MOST_BUFFERS):
-            events = self.inotify.read()
+        count = 0
+        for _ in range(MOST_READS):
             if events is None:
                 return self._named(changed), self._named(gone)
-            if events.overflow:
+            count += events.count
+            if events.overflow or count > MOST_EVENTS:
                 break
             changed |= events.changed
             gone |= events.gone
+            events = self.inotify.read()
         # An event that a watch is gone may be among those lost: such a watch would be silent for ever.
         names = self._named(set(self.names))
         return names, names
@@ -111,8 +121,13 @@ class Changes:
 
         name  read only changes of this file and those that are watched with it
         """
+        if name:
+            changed, gone = self._files[self._attended.get(name, (SHARED, 0))[0]].read()
+            for each in gone:
+                self.neglect(each)
+            return changed
         found: Set[str] = set()
-        for key in list(self._files) if not name else [self._attended.get(name, (SHARED, 0))[0]]:
+        for key in list(self._files):
             changed, gone = self._files[key].read()
             found |= changed
             for each in gone:

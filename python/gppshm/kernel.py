@@ -85,11 +85,12 @@ class Inotify:
 
 
 class FileEvents:
-    """Some events of single files: watches that report a change, watches that are gone, events were lost."""
+    """Events of single files: how many, changed files, watches that are gone, some were lost."""
 
-    __slots__ = ("changed", "gone", "overflow")
+    __slots__ = ("changed", "count", "gone", "overflow")
 
-    def __init__(self, changed: "Set[int]", gone: "Set[int]", overflow: bool) -> None:
+    def __init__(self, count: int, changed: "Set[int]", gone: "Set[int]", overflow: bool) -> None:
+        self.count = count
         self.changed = changed
         self.gone = gone
         self.overflow = overflow
@@ -125,12 +126,12 @@ class FileInotify:
         fields = memoryview(data).cast("i").tolist()
         watches, masks = fields[::4], fields[1::4]
         if any(fields[3::4]):  # events of single files have no names: this cannot be
-            return FileEvents(set(), set(), True)
+            return FileEvents(len(watches), set(), set(), True)
         kinds = set(masks)
         changed, gone = set(watches), set()
         if any(mask & (IN_IGNORED | IN_UNMOUNT) for mask in kinds):
             gone = {watch for watch, mask in zip(watches, masks) if mask & (IN_IGNORED | IN_UNMOUNT)}
-        return FileEvents(changed, gone, any(mask & IN_Q_OVERFLOW for mask in kinds))
+        return FileEvents(len(watches), changed, gone, any(mask & IN_Q_OVERFLOW for mask in kinds))
 
     def close(self) -> None:
         os.close(self.fd)

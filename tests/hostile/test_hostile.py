@@ -90,7 +90,11 @@ def test_a_new_process_with_the_dead_ones_pid_keeps_its_heaps_name(shm_root, pee
             if seen.kind is not shmfs.HEAP or (shared[ALIVE] if peers else seen.answer is not lease.GRANTED):
                 return False
         with directory.open(name) as file:
-            changed = (lambda: "" if watched.changes() == set() else "changed") if peers else (lambda: "")
+            changed = (
+                (lambda: "changed" if watched.changes(name) or not watched.attends(name) else "")
+                if peers
+                else (lambda: "")
+            )
             directory.unlink(file, seen, changed)
         return True
 
