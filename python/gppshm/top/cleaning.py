@@ -25,10 +25,9 @@ class _Hold(reaper.Hold):
         self._is_on = self._ending = False
 
     def hold(self) -> None:
-        if self._ending:
-            raise SystemExit  # ends the thread
         if not self._is_on:
-            self._lock.acquire()
+            if self._ending or not self._lock.acquire(False):
+                raise SystemExit  # ends the thread
             self._is_on = True
 
     def let_go(self) -> None:
