@@ -40,7 +40,7 @@ def reap(
     """Judge every such FIFO in `root` and unlink those of dead processes; yields an Outcome for each.
 
     look  runs a function that inspects processes and may block (see judging.Judge)
-    hold  is on when an Outcome is REMOVED: the caller lets go
+    hold  held when an Outcome is REMOVED; the caller must call let_go
     OSError if `root` cannot be read.
     """
     hold = hold or reaper.Hold()

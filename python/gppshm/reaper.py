@@ -89,7 +89,7 @@ class Outcome:
 
 
 class Hold:
-    """What must not come between a removal and its telling; the base class holds nothing off."""
+    """Holds Ctrl-C back from a removal until the caller has reported it.  The base class does nothing."""
 
     def hold(self) -> None:
         """Called just before a file may be unlinked."""
@@ -103,7 +103,7 @@ class Reaper:
 
     pin    hand over a descriptor of what is unlinked (or would be) while peers may be attached
     large  size in bytes from which on a descriptor is always handed over: closing the last one takes long
-    hold   is on when an Outcome is REMOVED: the caller lets go
+    hold   held when an Outcome is REMOVED; the caller must call let_go
     A context manager.  It keeps two descriptors in reserve, to prove and unlink when none is left.
     """
 

@@ -308,7 +308,7 @@ class Pool:
         data = marshal.dumps(answer)
         while data:
             data = data[os.write(write, data) :]
-        os.close(write)  # the end of this process takes a millisecond longer
+        os.close(write)  # the reader need not wait for the exit, which takes a millisecond
         os._exit(0)
 
     def _read(self, child: _Child) -> "Optional[Tuple[int, Any, List[int]]]":

@@ -59,7 +59,7 @@ class Telling:
         self._on_event = on_event
         self._pending: Dict[int, _Pending] = {}  # by the id() of the event, in their order
         self._due = float("inf")
-        self._answered = False  # something was, since all that waits was last gone through
+        self._answered = False  # an answer came since the last step
         self._surveying: Set[Tuple[int, int]] = set()
         self._names: Dict[int, Optional[str]] = {}
         self._kernel_tells = True

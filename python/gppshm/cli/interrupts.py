@@ -1,4 +1,4 @@
-"""Ctrl-C that never comes within a removal, nor between a removal and its telling."""
+"""Delays Ctrl-C until a removal is finished and reported."""
 
 # The signal module imports enum, which costs a start milliseconds.
 import _signal  # type: ignore[import-not-found]

@@ -1,4 +1,4 @@
-"""What a run of redhawk-shmclean did, and its words for that; below the command, its parts and its JSON."""
+"""What a run did, and the lines for it.  Used by the command, its parts and its JSON."""
 
 import errno
 import os

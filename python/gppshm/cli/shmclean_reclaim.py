@@ -66,7 +66,8 @@ def give_back(
 
     attached  pids of the holders
     by_word   a person accepts the risk that a forked child of the creator is among them
-    hold      is on at the end; it is let go for inspections of processes, and every 0.1 s
+    hold      held at the end; the caller must call let_go.  It is let go before that for inspections of
+              processes, and every 0.1 s
     result    is filled in, also at Ctrl-C
     """
     status = os.fstat(fd)

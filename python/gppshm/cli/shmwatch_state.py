@@ -14,7 +14,9 @@ def state_of(
 ) -> "Dict[str, Any]":
     """The state as described in docs/shmwatch-json.md.
 
-    own_faults, dropped, left_out  numbers of internal errors, lines not read, lines that came thick
+    own_faults  number of internal errors
+    dropped     number of lines that were not read
+    left_out    number of lines left out because there were too many
     """
     counts = watcher.counts
     state: Dict[str, Any] = {
@@ -92,7 +94,7 @@ def words_of(state: "Dict[str, Any]", options: "argparse.Namespace") -> str:
     if state["own_faults"]:
         words.append(f"{state['own_faults']} internal errors")
     if state["lines_left_out"]:
-        words.append(f"{state['lines_left_out']} lines left out that came thick")
+        words.append(f"{state['lines_left_out']} lines left out because there were too many")
     if state["lines_dropped"]:
         words.append(f"{state['lines_dropped']} lines dropped because stdout was not read")
     if state["size"] is not None:

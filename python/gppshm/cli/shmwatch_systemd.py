@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def notify(state: str) -> None:
-    """Notify systemd, if it asked for it (sdnotify(3)); errors are ignored."""
+    """Notify systemd, if it asked for it (sd_notify(3)); errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
