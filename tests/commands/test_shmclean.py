@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import heapwriter
-from cleaning import CLEAN, clean, orphan, put_orphan
+from cleaning import CLEAN, UNBUFFERED, clean, orphan, put_orphan
 from spawning import IN_A_PID_NAMESPACE, needs_root, run_command, wait_for
 
 SMALL = "--size=4096"
@@ -314,23 +314,54 @@ def test_no_name_reaches_the_terminal_raw(spawn, shm_root):
     assert os.listdir(shm_root) == []
 
 
-def test_a_closed_pipe_stops_no_cleaning_and_shows_no_traceback(spawn, shm_root):
-    for number in range(4190000, 4190020):
+@pytest.fixture(params=["closed pipe", "full disk"])
+def broken(request):
+    """A descriptor to which nothing can be written."""
+    if request.param == "full disk":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("command", [CLEAN, UNBUFFERED], ids=["", "unbuffered"])
+def test_a_closed_pipe_stops_no_cleaning_and_shows_no_traceback(spawn, shm_root, command):
+    for number in range(4190000, 4190400):
         put_orphan(spawn, shm_root, "heap-%d" % number)
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = clean(shm_root, stdout=writer)
+        done = clean(shm_root, stdout=writer, command=command)
     finally:
         os.close(writer)
     assert (done.status, done.err) == (0, "")
     assert os.listdir(shm_root) == []
 
 
-def test_what_cannot_be_told_is_done_all_the_same_and_the_status_says_so(spawn, shm_root):
+@pytest.mark.parametrize("command", [CLEAN, UNBUFFERED], ids=["", "unbuffered"])
+def test_complaints_that_cannot_be_written_stop_no_cleaning(spawn, shm_root, broken, command):
+    names = [put_orphan(spawn, shm_root, "heap-%d" % number) for number in range(4190000, 4190100)]
+    absent = ["absent-%d" % number for number in range(300)]
+    done = clean(shm_root, *absent, *names, command=command, stderr=broken)
+    assert done.status == 1 and done.out.splitlines() == ["unlinking " + name for name in names]
+    assert os.listdir(shm_root) == []
+
+
+@pytest.mark.parametrize("command", [CLEAN, UNBUFFERED], ids=["", "unbuffered"])
+@pytest.mark.parametrize("arguments, status", [(["--nonsense"], 2), (["absent"], 1)])
+def test_the_status_is_the_same_though_the_complaint_cannot_be_written(
+    shm_root, broken, command, arguments, status
+):
+    assert clean(shm_root, *arguments, command=command, stderr=broken).status == status
+
+
+@pytest.mark.parametrize("command", [CLEAN, UNBUFFERED], ids=["", "unbuffered"])
+def test_what_cannot_be_told_is_done_all_the_same_and_the_status_says_so(spawn, shm_root, command):
     orphan(spawn, shm_root)
     with open("/dev/full", "wb") as full:
-        done = clean(shm_root, stdout=full)
+        done = clean(shm_root, stdout=full, command=command)
     assert (
         done.status == 1 and done.err == "redhawk-shmclean: cannot write to stdout: No space left on device\n"
     )

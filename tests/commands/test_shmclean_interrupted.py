@@ -10,7 +10,7 @@ import time
 import pytest
 
 import heapwriter
-from cleaning import CLEAN, PACKAGES
+from cleaning import CLEAN, PACKAGES, UNBUFFERED
 from spawning import state_of, wait_for
 
 AT_ONCE = 5.0
@@ -171,11 +171,12 @@ def full_pipe():
     return reader, writer, size
 
 
+@pytest.mark.parametrize("command", [CLEAN, UNBUFFERED], ids=["", "unbuffered"])
 @pytest.mark.parametrize("form", [[], ["--json"], ["--help"], ["-f", "absent"]], ids=" ".join)
-def test_ctrl_c_ends_it_at_once_though_nobody_reads_its_output(shm_root, form):
+def test_ctrl_c_ends_it_at_once_though_nobody_reads_its_output(shm_root, form, command):
     put_heaps(shm_root, 5)
     reader, writer, size = full_pipe()
-    process = subprocess.Popen([*CLEAN, "--root", shm_root, *form], stdout=writer, stderr=writer)
+    process = subprocess.Popen([*command, "--root", shm_root, *form], stdout=writer, stderr=writer)
     os.close(writer)
     with process:
         wait_for(lambda: waits_for_its_reader(process.pid))
@@ -187,11 +188,12 @@ def test_ctrl_c_ends_it_at_once_though_nobody_reads_its_output(shm_root, form):
     assert all(name.startswith("heap-") for name in os.listdir(shm_root))
 
 
+@pytest.mark.parametrize("command", [CLEAN, UNBUFFERED], ids=["", "unbuffered"])
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=" ".join)
-def test_ctrl_c_while_a_slow_reader_is_waited_for_loses_nothing_that_it_reads_then(shm_root, form):
+def test_ctrl_c_while_a_slow_reader_is_waited_for_loses_nothing_that_it_reads_then(shm_root, form, command):
     names = put_heaps(shm_root, 40)
     reader, writer, size = full_pipe()
-    process = subprocess.Popen([*CLEAN, "--root", shm_root, *form], stdout=writer, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*command, "--root", shm_root, *form], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     with process:
         wait_for(lambda: waits_for_its_reader(process.pid))

@@ -11,6 +11,8 @@ PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(shmcl
 CODE = f"import sys; sys.path.append({PACKAGES!r}); from gppshm.cli.shmclean import main; sys.exit(main())"
 CLEAN = (sys.executable, "-IS", "-c", CODE)
 """The command without --root; so it would clean the machine's /dev/shm."""
+UNBUFFERED = (sys.executable, "-u", *CLEAN[1:])
+"""The same with streams that have no buffer, as where PYTHONUNBUFFERED is set."""
 
 
 class Done:
@@ -27,17 +29,17 @@ class Done:
         return self.status, self.out, self.err
 
 
-def clean(root, *arguments, prefix=(), stdout=subprocess.PIPE):
+def clean(root, *arguments, prefix=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, command=CLEAN):
     """Run the command on `root`; returns Done."""
     done = subprocess.run(
-        [*prefix, *CLEAN, "--root", root, *arguments],
+        [*prefix, *command, "--root", root, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         timeout=60,
         env=dict(os.environ, LC_ALL="C.UTF-8"),
     )
-    return Done(done.returncode, (done.stdout or b"").decode("utf-8"), done.stderr.decode("utf-8"))
+    return Done(done.returncode, (done.stdout or b"").decode("utf-8"), (done.stderr or b"").decode("utf-8"))
 
 
 def orphan(spawn, root):

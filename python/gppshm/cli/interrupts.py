@@ -2,7 +2,7 @@
 
 # The signal module imports enum, which costs a start milliseconds.
 import _signal  # type: ignore[import-not-found]
-import os
+import io
 import select
 import sys
 import time
@@ -12,7 +12,7 @@ from gppshm.cli import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple
+    from typing import Any, Dict, List, Tuple
 
 AGAIN = 0.5
 """Seconds after a KeyboardInterrupt in which no other is raised: the first one is on its way."""
@@ -87,6 +87,7 @@ class Output(text.Output):
         self._pieces: List[Tuple[bool, bytes]] = []
         self._buffered: List[bool] = []
         self._deaf: List[bool] = []
+        self._own: Dict[bool, Any] = {}
 
     def put(self, text: str) -> None:
         self._add(False, text)
@@ -124,8 +125,11 @@ class Output(text.Output):
         if stream is None:
             self._fail(is_error, OSError(9, "it is closed"))
         elif hasattr(stream, "buffer"):
-            stream.buffer.write(data)
-            self._buffered = [is_error]
+            try:
+                self._buffer(is_error, stream).write(data)
+                self._buffered = [is_error]
+            except OSError as error:
+                self._fail(is_error, error)
         else:
             stream.write(data.decode(stream.encoding or "ascii"))
         return True
@@ -137,14 +141,24 @@ class Output(text.Output):
             try:
                 if self._interrupts.ending and not _is_read(stream):
                     self._deaf.append(is_error)
-                    _to_null(stream)
-                stream.buffer.flush()
+                    text.to_null(stream)
+                self._buffer(is_error, stream).flush()
             except OSError as error:
                 self._fail(is_error, error)
         self._buffered = []
 
+    def _buffer(self, is_error: bool, stream: "Any") -> "Any":
+        """The buffer of a stream.  With PYTHONUNBUFFERED or -u the stream has none, and a write may wait."""
+        if not isinstance(stream.buffer, io.FileIO):
+            return stream.buffer
+        if is_error not in self._own:
+            self._own[is_error] = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115
+        return self._own[is_error]
+
     def _fail(self, is_error: bool, error: OSError) -> None:
         if is_error:
+            self._deaf.append(True)
+            text.to_null(sys.stderr)
             return
         self._abandon()
         if not isinstance(error, BrokenPipeError):
@@ -161,10 +175,3 @@ def _is_read(stream: "Any") -> bool:
     except (OSError, ValueError):  # a stream in memory
         return True
     return bool(poll.poll(PATIENCE * 1000))
-
-
-def _to_null(stream: "Any") -> None:
-    """Let the interpreter's end not wait for the reader."""
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(null, stream.fileno())
-    os.close(null)

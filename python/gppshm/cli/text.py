@@ -4,6 +4,7 @@ A name in /dev/shm can have any bytes except / and NUL, and so can a command lin
 a terminal never receives control characters from them.
 """
 
+import errno
 import os
 import sys
 from struct import Struct
@@ -13,7 +14,7 @@ from gppshm import procfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Callable, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
 
     from gppshm import shmfs, snapshot
 
@@ -176,7 +177,13 @@ class Output:
         try:
             if sys.stdout is None:
                 raise OSError(9, "it is closed")
-            sys.stdout.buffer.write(text.encode(encoding(), "backslashreplace"))
+            data = text.encode(encoding(), "backslashreplace")
+            while data:
+                # With PYTHONUNBUFFERED or -u it writes a part, or nothing, and raises no error.
+                written = sys.stdout.buffer.write(data)
+                if written is None:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                data = data[written:]
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             self._abandon()
@@ -188,10 +195,7 @@ class Output:
     def _abandon(self) -> None:
         """Give stdout up, so that the interpreter does not try again at its end and complain."""
         self._gone = True
-        if sys.stdout is not None:
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
+        to_null(sys.stdout)
 
     def line_on_stderr(self, line: str) -> None:
         """Write one line on stderr, after everything that was put before."""
@@ -255,7 +259,18 @@ def _stderr(text: str) -> None:
             sys.stderr.write(text)
             sys.stderr.flush()
     except OSError:
-        pass
+        to_null(sys.stderr)
+
+
+def to_null(stream: "Any") -> None:
+    """Point a stream to /dev/null.  What is in its buffer then neither waits nor fails, also at the end."""
+    try:
+        if stream is not None:
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+    except (OSError, ValueError):
+        pass  # no descriptor is left, or it is a stream in memory
 
 
 def argument_parser(
