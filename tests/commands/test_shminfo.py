@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -394,6 +395,28 @@ def test_a_stdout_that_is_closed_or_full_is_one_line_and_status_1(shm_root, comm
         assert done.returncode == 1
         assert done.stderr.startswith(b"redhawk-shminfo: cannot write to stdout: ") and why in done.stderr
         assert done.stderr.count(b"\n") == 1
+
+
+def test_a_listing_that_is_written_in_part_is_status_1_also_without_a_buffer(shm_root):
+    for pid in range(4190001, 4190400):
+        heapwriter.create(os.path.join(shm_root, f"heap-{pid}"), pid, ())
+    code = (
+        f"import resource, signal, sys; sys.path.append({PACKAGE!r}); from gppshm.cli import shminfo\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "sys.exit(shminfo.main())"
+    )
+    for flags in ("-IS", "-uIS"):
+        with tempfile.TemporaryFile() as stream:
+            done = subprocess.run(
+                [sys.executable, flags, "-c", code, "--root", shm_root],
+                stdout=stream, stderr=subprocess.PIPE, timeout=60,
+            )  # fmt: skip
+            assert stream.seek(0, os.SEEK_END) == 5000
+        assert (done.returncode, done.stderr) == (
+            1,
+            b"redhawk-shminfo: cannot write to stdout: File too large\n",
+        )
 
 
 def test_a_stderr_that_is_closed_is_no_traceback(shm_root, command):
