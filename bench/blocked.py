@@ -116,7 +116,7 @@ def main(arguments):
                 deaths(slow, count, *blocked)
                 starts["blocked"].append(start_and_end(slow, prefix))
                 commands = [run(slow, "shminfo", "--holders"), run(slow, "shmclean", "--verbose")]
-        told = slow.told()
+        reported = slow.states()
     print("kill to unlink, %d deaths each" % len(sound[0]))
     for what, without, beside_it in zip(("alone", "attached"), sound, blocked):
         print("  %-8s on a sound host   %s" % (what, milliseconds(without)))
@@ -124,9 +124,9 @@ def main(arguments):
         for name, percent in (("median", 50), ("p95", 95)):
             later = 1000 * (percentile(beside_it, percent) - percentile(without, percent))
             targets.below("%s: %s is later by" % (what, name), later, LATER_MS, " ms")
-    reasons = " ".join(each["reason"] for each in told if each["event"] == "trouble")
+    reasons = " ".join(each["reason"] for each in reported if each["event"] == "trouble")
     targets.holds("the watcher named each process that blocked it", all(str(pid) in reasons for pid in stuck))
-    users = [each["user"] for each in told if each["event"] == "removed"]
+    users = [each["user"] for each in reported if each["event"] == "removed"]
     targets.holds("it waited for no user's name", bool(users) and all(user.isdigit() for user in users))
     ready, end = ([[each[i] for each in starts[kind]] for kind in ("sound", "blocked")] for i in (0, 1))
     print("a watcher on %d heaps: ready after %.2f s on a sound host" % (LIVE, statistics.median(ready[0])))

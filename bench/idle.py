@@ -34,7 +34,7 @@ def main(arguments):
         pss, rss = memory(pids)
         os.kill(nursery.cleaner.pid, signal.SIGUSR1)
         time.sleep(0.5)
-        state = nursery.told()[-1]
+        state = nursery.states()[-1]
     targets = Targets()
     print(
         "idle for %g s, %d heaps with %d peers each; the watcher is %d processes"

@@ -238,7 +238,7 @@ class Nursery:
         reap(pids)
         return delays
 
-    def told(self):
+    def states(self):
         """The cleaner's objects so far, with --json."""
         self.said.flush()
         with open(f"/proc/self/fd/{self.said.fileno()}", "rb") as stream:
@@ -251,7 +251,7 @@ class Nursery:
         while sum(found.values()) < len(names) and time.monotonic() < end:
             time.sleep(0.05)
             found = {}
-            for each in self.told():
+            for each in self.states():
                 if each["event"] == "removed" and each["name"] in names:
                     found[each["evidence"]] = found.get(each["evidence"], 0) + 1
         return found

@@ -46,13 +46,13 @@ class Process:
             self.end()
             sys.exit("a process has failed: is /dev/shm full?")
 
-    def tell(self, line):
+    def send(self, line):
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def checks(self, count):
         """Have a peer check every byte of its blocks and release `count` of them; False if one is damaged."""
-        self.tell(str(count))
+        self.send(str(count))
         return bool(self.process.stdout.readline())
 
     def answer(self):
@@ -80,8 +80,8 @@ def measure(root, peers):
         creator.end()
         os.unlink(os.path.join(root, creator.name))
         started = time.monotonic()
-        found = kinship.UNTOLD
-        while found is kinship.UNTOLD:  # some process of this host is exiting
+        found = kinship.UNKNOWN
+        while found is kinship.UNKNOWN:  # some process of this host is exiting
             found = kinship.kin(file_id, noted)[0]
         looked = time.monotonic() - started
         it = reclaim.Reclaim(fd, found)
@@ -93,11 +93,11 @@ def measure(root, peers):
         it.go_on(1)
         look = time.monotonic() - began
         for peer in living[1:]:
-            peer.tell("1000")
+            peer.send("1000")
         for peer in living[1:]:
             peer.answer()
         began = time.monotonic()
-        while not (it.go_on() and it.settled and not it.in_use):
+        while not (it.go_on() and it.stable and not it.in_use):
             if time.monotonic() > began + 10:
                 sys.exit("what the peers let go of does not come back")
         rest = time.monotonic() - began

@@ -19,7 +19,7 @@ from nursery import SHMWATCH, Nursery, end_with, heapwriter
 
 LIVE, AT_ONCE, PAUSE = 20, 100, 0.1
 DELAYS_MS = (0.0, 46.0)
-TOLD = ("removed", "removed by others")
+REPORTED = ("removed", "removed by others")
 
 
 class Rival:
@@ -112,14 +112,14 @@ def measure(targets, crashes, delay_ms):
             dead += [pid for _ in range(3) for pid in crash(nursery, rival, AT_ONCE)]
             time.sleep(2.0)
             there = set(os.listdir(nursery.root))
-        told = [each for each in nursery.told() if each["event"] in TOLD]
-    kinds = collections.Counter(each["event"] for each in told)
-    names = collections.Counter(each["name"] for each in told)
-    untold = [pid for pid in dead if not names["heap-%d" % pid]]
+        reported = [each for each in nursery.states() if each["event"] in REPORTED]
+    kinds = collections.Counter(each["event"] for each in reported)
+    names = collections.Counter(each["name"] for each in reported)
+    unreported = [pid for pid in dead if not names["heap-%d" % pid]]
     print("a rival that unlinks %g ms after SIGCHLD, %d crashes: %s" % (delay_ms, len(dead), dict(kinds)))
     targets.below("live heaps lost:", len(living - there), 0)
     targets.below("orphans left:", len(there - living), 0)
-    targets.below("crashes not told:", len(untold), 0)
+    targets.below("crashes not reported:", len(unreported), 0)
     targets.below("told more than once:", sum(count > 1 for count in names.values()), 0)
 
 

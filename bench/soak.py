@@ -86,7 +86,7 @@ def main(arguments):
     batch = int(arguments[1]) if len(arguments) > 1 else BATCH
     longest = float(arguments[2]) if len(arguments) > 2 else float("inf")
     started, done, lost, slowest = time.monotonic(), 0, set(), 0.0
-    with_peers = damaged = by_others = told = 0
+    with_peers = damaged = by_others = reported = 0
     with contextlib.ExitStack() as ending:
         threads = ending.enter_context(multiprocessing.pool.ThreadPool(WITH_PEERS))
         nursery = ending.enter_context(Nursery(SHMWATCH, "--json", "--rescan=5", size=4096))
@@ -108,8 +108,8 @@ def main(arguments):
             with_peers += WITH_PEERS
             done += WITH_PEERS
             lost |= living - set(os.listdir(nursery.root))
-            if done // 1000 > told:
-                told = done // 1000
+            if done // 1000 > reported:
+                reported = done // 1000
                 now = time.monotonic() - started, damaged, len(lost), descriptors(pid), status(pid, "VmRSS")
                 print("%d in %.0f s: damaged %d, lost %d; descriptors %d, %d kB" % (done, *now), flush=True)
             if first is None and done >= min(1000, crashes // 2):
@@ -120,7 +120,7 @@ def main(arguments):
         left = set(os.listdir(nursery.root)) - living
         os.kill(pid, signal.SIGTERM)
         time.sleep(1)
-        end = nursery.told()[-1]
+        end = nursery.states()[-1]
     took = time.monotonic() - started
     print("%d crashes in %.0f s, slowest batch of %d: %.0f ms" % (done, took, batch, 1000 * slowest))
     came = with_peers, damaged, end["given_back"] >> 20, end["given_back_later"] >> 20

@@ -90,7 +90,7 @@ class Demo:
         self.watcher.close()
         # What died before the watcher had seen it alive is no child to it, but it is ours.
         with shmfs.ShmDirectory(self.root) as directory, reaper.Reaper(directory) as undertaker:
-            list(undertaker.settle({component.heap for component in self.components}, judging.Judge()))
+            list(undertaker.clean({component.heap for component in self.components}, judging.Judge()))
 
     def _on_event(self, event: events.Event) -> None:
         # It comes when it is known who is attached, too; the heap was unlinked before that.

@@ -122,7 +122,7 @@ class Node:
 
     def _all_removed(self) -> bool:
         with shmfs.ShmDirectory(self.root) as directory, reaper.Reaper(directory) as undertaker:
-            list(undertaker.settle(self.heaps, judging.Judge()))
+            list(undertaker.clean(self.heaps, judging.Judge()))
         return not self.heaps & set(os.listdir(self.root))
 
     def find(self, pattern: str) -> "List[str]":

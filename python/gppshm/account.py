@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gppshm import events
     from gppshm.known import Known
-    from gppshm.telling import Telling
+    from gppshm.reporting import Reporting
 
 _FIFO_KINDS = {
     str(reaper.REMOVED): REMOVED,
@@ -38,16 +38,16 @@ class Account:
     troubles  present troubles, one sentence each
     """
 
-    def __init__(self, telling: "Telling") -> None:
+    def __init__(self, reporting: "Reporting") -> None:
         self.counts = Counts()
         self.troubles: Dict[str, str] = {}
-        self._telling = telling
+        self._reporting = reporting
         self._reported_fifos: Set[Tuple[str, str]] = set()
 
     def removed(self, outcome: reaper.Outcome, heap: "Known", pidfd: int, returns: bool = False) -> Event:
         """Report an unlinked heap, as soon as its peers are known.  Takes over `pidfd`.
 
-        returns  also wait for the memory that is given back at once; see Telling.first_returned
+        returns  also wait for the memory that is given back at once; see Reporting.first_returned
         """
         event = _event(REMOVED, outcome, heap)
         self.counts.removed += 1
@@ -55,7 +55,7 @@ class Account:
         if event.trigger in ("close", "pidfd"):
             self.counts.latencies.add(event.latency)
         attached = heap.file_id if event.evidence != creator.LEASE else None
-        self._telling.tell(event, _uid(heap), attached, pidfd, returns)
+        self._reporting.report(event, _uid(heap), attached, pidfd, returns)
         return event
 
     def returned(self, removal: Event) -> None:
@@ -67,7 +67,7 @@ class Account:
             event.reason = removal.not_given_back
         elif not removal.left:
             event.reason = "its last peer has exited"
-        self._telling.tell(event)
+        self._reporting.report(event)
 
     def cleaned(self, name: str, heap: "Known", pidfd: int, returns: bool = False) -> Event:
         """Report that another process unlinked the heap of a dead creator; arguments as for `removed`."""
@@ -77,7 +77,7 @@ class Account:
         event.trigger, event.latency = heap.trigger, max(0.0, time.monotonic() - heap.since)
         self.counts.cleaned += 1
         self.counts.cleaned_bytes += heap.bytes
-        self._telling.tell(event, _uid(heap), heap.file_id, pidfd, returns)
+        self._reporting.report(event, _uid(heap), heap.file_id, pidfd, returns)
         return event
 
     def lives_on(self, name: str, heap: "Known") -> None:
@@ -86,7 +86,7 @@ class Account:
             f"its creator, process {heap.creator}, lives and maps it; another process unlinked it"
             " (a forked child that exits, shmclean -f, systemd's RemoveIPC)"
         )
-        self._telling.tell(_event_of(UNLINKED, heap.reported, name, heap), _uid(heap))
+        self._reporting.report(_event_of(UNLINKED, heap.reported, name, heap), _uid(heap))
 
     def stays(self, kind: "events.Kind", outcome: reaper.Outcome, heap: "Known") -> None:
         """Report a heap that is kept, once per reason."""
@@ -95,7 +95,7 @@ class Account:
             self.counts.failures += kind is FAILED
             attached = outcome.verdict is not None and outcome.verdict.state is creator.ATTACHED
             file_id = heap.file_id if attached else None
-            self._telling.tell(_event(kind, outcome, heap), _uid(heap), file_id)
+            self._reporting.report(_event(kind, outcome, heap), _uid(heap), file_id)
 
     def trouble(self, what: str, reason: str) -> None:
         """Report a lasting trouble, once until it is over."""
@@ -108,7 +108,7 @@ class Account:
 
     def news(self, reason: str) -> None:
         """Report a trouble that is already over."""
-        self._telling.tell(Event(TROUBLE, reason))
+        self._reporting.report(Event(TROUBLE, reason))
 
     def fifos(self, answer: "Any", root: str) -> None:
         """Count and report what the observer did about FIFOs; see fifos.reap_plain."""
@@ -132,7 +132,7 @@ class Account:
             event.trigger, event.evidence = "rescan", evidence
             event.device, event.inode = file_id
             event.creator, event.uid = fifos.pid_of_name(name), uid
-            self._telling.tell(event, uid)
+            self._reporting.report(event, uid)
 
 
 _OF_THE_REMOVAL = (
@@ -142,7 +142,7 @@ _OF_THE_REMOVAL = (
     "uid",
     "creator",
     "command",
-    "words",
+    "arguments",
     "user",
     "attached",
     *RETURNS,
@@ -169,7 +169,7 @@ def _event_of(kind: "events.Kind", reason: str, name: str, heap: "Known") -> Eve
     event.device, event.inode = heap.file_id
     event.bytes, event.uid = heap.bytes, heap.uid
     event.creator = heap.creator or shmfs.pid_of_name(name)
-    event.command, event.words = heap.description.command, heap.description.words
+    event.command, event.arguments = heap.description.command, heap.description.arguments
     return event
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gppshm import shmfs
 
-SOON, TELLING, NAMES = observer.SOON, observer.TELLING, observer.NAMES
+SOON, REPORTS, NAMES = observer.SOON, observer.REPORTS, observer.NAMES
 
 
 class Asker:
@@ -174,7 +174,7 @@ class Names:
 names = Names(shared)
 """The Names of this process."""
 
-LOOKS = 5.0
+INSPECTION = 5.0
 """Seconds for an inspection of processes."""
 
 
@@ -182,7 +182,7 @@ def judge(seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
     """One verdict per sighting; UNKNOWN if processes cannot be inspected."""
     plain = [(observing.plain_sighting(each), 0) for each in seen]
     try:
-        found = shared.call("gppshm.observing:look", [plain, "/proc"], LOOKS)
+        found = shared.call("gppshm.observing:judge", [plain, "/proc"], INSPECTION)
     except OSError as error:
         why = f"the processes of this host cannot be inspected: {error.strerror}"
         return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]
@@ -197,7 +197,7 @@ def judge_and_map(
     Raises OSError if processes cannot be inspected.
     """
     plain = [observing.plain_sighting(each) for each in seen]
-    verdicts, mapping = shared.call("gppshm.observing:look_at_all", [plain, "/proc"], LOOKS)
+    verdicts, mapping = shared.call("gppshm.observing:judge_with_holders", [plain, "/proc"], INSPECTION)
     return [creator.verdict_of(each) for each in verdicts], {tuple(key): pids for key, pids in mapping}
 
 
@@ -206,14 +206,14 @@ def survey(root: str, proc_root: str = "/proc") -> held.Survey:
 
     Raises OSError if processes cannot be inspected.
     """
-    return held.survey_of(shared.call("gppshm.held:look", [root, proc_root], LOOKS))
+    return held.survey_of(shared.call("gppshm.held:survey_root", [root, proc_root], INSPECTION))
 
 
 def describe(pids: "Sequence[int]") -> "Dict[int, Tuple[str, str]]":
     """pid -> (user, command), as far as known."""
     unknown = dict.fromkeys(pids, (processes.UNKNOWN, processes.UNKNOWN))
     try:
-        return dict(shared.call("gppshm.processes:described", [list(pids)], LOOKS)) if pids else {}
+        return dict(shared.call("gppshm.processes:described", [list(pids)], INSPECTION)) if pids else {}
     except OSError:
         return unknown
 
@@ -223,7 +223,7 @@ def maps(pid: int, file_id: "Tuple[int, int]") -> bool:
     try:
         if procfs.pulse(pid)[1]:
             return False
-        return bool(shared.call("gppshm.observing:mapped", [[(pid, file_id)], "/proc"], LOOKS)[0])
+        return bool(shared.call("gppshm.observing:mapped", [[(pid, file_id)], "/proc"], INSPECTION)[0])
     except OSError:
         return False
 

@@ -219,7 +219,7 @@ def judge(sighting: shmfs.Sighting, processes: procfs.Processes, ended: int = 0)
     return living(sighting, processes) or _judge_by_pids(sighting, named, recorded, processes, ended)
 
 
-def without_a_look(sighting: shmfs.Sighting) -> "Optional[Verdict]":
+def verdict_without_processes(sighting: shmfs.Sighting) -> "Optional[Verdict]":
     """ALIVE or UNKNOWN if inspecting processes would add nothing; else None.  Fast: reads no process."""
     if sighting.kind is not shmfs.HALF_MADE:
         return None
@@ -314,7 +314,7 @@ def _judge_half_made(sighting: shmfs.Sighting, processes: procfs.Processes) -> V
     The lease alone is not enough: during the creator's open() the new file is not yet open for writing.
     """
     pid = sighting.name_pid
-    verdict = without_a_look(sighting)
+    verdict = verdict_without_processes(sighting)
     if verdict is not None:
         return verdict
     if sighting.answer is lease.SILENT:

@@ -77,7 +77,7 @@ class Engine:
         self._heaps: Dict[str, Tuple[Any, ...]] = {}
         self._returns: List[Tuple[Any, ...]] = []
         self._troubles: List[str] = []
-        self._unsettled = False
+        self._has_work = False
         self._finishing = self._done = False
         self._starts = 0
         self._next_start = 0.0
@@ -118,9 +118,9 @@ class Engine:
         heap = self._heaps.get(name)
         return int(heap[2]) if heap is not None and heap[0] and tuple(heap[1]) == file_id else 0
 
-    def is_unsettled(self) -> bool:
-        """See Watcher.is_unsettled; False with a leader, which does the work."""
-        return self._unsettled and not self.leader[0]
+    def has_work(self) -> bool:
+        """See Watcher.has_work; False with a leader, which does the work."""
+        return self._has_work and not self.leader[0]
 
     def troubles(self) -> "List[str]":
         """See Watcher.troubles."""
@@ -336,7 +336,7 @@ class Engine:
         elif what == "returns":
             self._returns = [(name, tuple(file_id), *rest) for name, file_id, *rest in message[1]]
         elif what == "state":
-            self._unsettled, self._troubles, self.pidfds = message[1:]
+            self._has_work, self._troubles, self.pidfds = message[1:]
         elif what == "fault":
             self._on_fault(f"internal error of the cleaning process: {message[1]}; it continues")
         elif what == "ended":
@@ -374,7 +374,7 @@ class Engine:
             engine_messages.counts_message(self.counts),
             ("heaps", list(self._heaps.items())),
             ("returns", self._returns),
-            ("state", self._unsettled, self._troubles, self.pidfds),
+            ("state", self._has_work, self._troubles, self.pidfds),
             *[engine_messages.event_message(event) for event in self._standing()],
         ]
 

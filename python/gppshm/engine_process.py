@@ -84,10 +84,10 @@ class Process:
         assert self._watcher is not None
         self._watcher.step()
         self._flush()
-        self._obey()
+        self._handle_messages()
         self._send_changes()
 
-    def _obey(self) -> None:
+    def _handle_messages(self) -> None:
         assert self._watcher is not None
         messages = [] if self._ended else self._wire.read()
         if messages is None:
@@ -121,7 +121,7 @@ class Process:
         dirty = list(self._dirty)
         self._dirty.clear()
         self._put(("heaps", [(name, self._watcher.record(name)) for name in dirty]))
-        self._put(("state", self._watcher.is_unsettled(), self._watcher.troubles(), self._watcher.pidfds))
+        self._put(("state", self._watcher.has_work(), self._watcher.troubles(), self._watcher.pidfds))
         self._send_counts()
 
     def _send_counts(self) -> None:

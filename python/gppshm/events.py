@@ -46,8 +46,8 @@ class Event:
     device, inode  of the file; 0 if it was not inspected
     bytes       allocated by the file when it was last inspected
     uid         of the file's owner; -1 if it was not inspected
-    creator     pid in the header or the name; `command`, `words` and `user` were recorded while it lived
-    died        how the creator ended, such as "killed by SIGSEGV"; "" if the kernel does not tell
+    creator     pid in the header or the name; `command`, `arguments` and `user` were recorded while it lived
+    died        how the creator ended, such as "killed by SIGSEGV"; "" if the kernel does not report it
     attached    (pid, command) of the processes that keep the memory of a removed heap
     given_back  bytes given back at once while they are attached; given_back_later: after that
     in_use      bytes in blocks in use; they come back when the peers release them
@@ -56,6 +56,7 @@ class Event:
     """
 
     __slots__ = (
+        "arguments",
         "attached",
         "bytes",
         "command",
@@ -77,7 +78,6 @@ class Event:
         "trigger",
         "uid",
         "user",
-        "words",
     )
 
     def __init__(self, kind: Kind, reason: str, name: str = "") -> None:
@@ -94,7 +94,7 @@ class Event:
         self.uid = -1
         self.creator = 0
         self.command = processes.UNKNOWN
-        self.words: Tuple[str, ...] = ()
+        self.arguments: Tuple[str, ...] = ()
         self.user = processes.UNKNOWN
         self.died = ""
         self.attached: List[Tuple[int, str]] = []

@@ -63,7 +63,7 @@ class Scan:
     def __init__(self, root: str, reserved: int, proc_root: str = "/proc") -> None:
         self.reserved_bytes = reserved
         self.__dict__.update(
-            asking.shared.call("gppshm.scan:look", [root, proc_root], GIVEN_UP, asking.TELLING)
+            asking.shared.call("gppshm.scan:scan", [root, proc_root], GIVEN_UP, asking.REPORTS)
         )
 
 

@@ -34,12 +34,12 @@ def reap(
     root: str = DEFAULT_ROOT,
     proc_root: str = "/proc",
     dry_run: bool = False,
-    look: "Callable[[Callable[[], Any]], Any]" = lambda act: act(),
+    inspect: "Callable[[Callable[[], Any]], Any]" = lambda act: act(),
     hold: "Optional[reaper.Hold]" = None,
 ) -> "Iterator[reaper.Outcome]":
     """Judge every such FIFO in `root` and unlink those of dead processes; yields an Outcome for each.
 
-    look  runs a function that inspects processes and may block (see judging.Judge)
+    inspect  runs a function that inspects processes and may block (see judging.Judge)
     hold  held when an Outcome is REMOVED; the caller must call let_go
     OSError if `root` cannot be read.
     """
@@ -56,9 +56,9 @@ def reap(
                 if stat.S_ISFIFO(status.st_mode):
                     seen.append(shmfs.Sighting(name, shmfs.OTHER, status))
         pids = [pid_of_name(sighting.name) for sighting in seen]
-        for sighting, verdict in zip(seen, look(lambda: judge(pids, proc_root)) if seen else ()):
+        for sighting, verdict in zip(seen, inspect(lambda: judge(pids, proc_root)) if seen else ()):
             hold.hold()
-            outcome = _settle(folder, sighting, creator.verdict_of(verdict), dry_run)
+            outcome = _clean(folder, sighting, creator.verdict_of(verdict), dry_run)
             if outcome.result is not reaper.REMOVED:
                 hold.let_go()
             yield outcome
@@ -81,7 +81,7 @@ def reap_plain(root: str, dry_run: bool, proc_root: str) -> "Union[str, List[Tup
     return found
 
 
-def _settle(folder: int, seen: shmfs.Sighting, verdict: creator.Verdict, dry_run: bool) -> reaper.Outcome:
+def _clean(folder: int, seen: shmfs.Sighting, verdict: creator.Verdict, dry_run: bool) -> reaper.Outcome:
     result, reason, error = reaper.UNSURE, verdict.reason, 0
     if verdict.state in creator.ORPHANS:
         result = reaper.WOULD_REMOVE

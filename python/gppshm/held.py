@@ -104,7 +104,7 @@ def survey_of(data: "Sequence[Any]") -> Survey:
     return result
 
 
-def look(root: str, proc_root: str = "/proc") -> "Tuple[Any, ...]":
+def survey_root(root: str, proc_root: str = "/proc") -> "Tuple[Any, ...]":
     """Open the directory; its `survey` as plain data."""
     with shmfs.ShmDirectory(root, proc_root) as directory:
         return plain(survey(directory, proc_root))

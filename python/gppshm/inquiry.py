@@ -29,7 +29,7 @@ RENEWING = 29.0
 """The next such question waits this many times the duration of the last answer."""
 STRANGERS, AT_ONCE = 0.02, 0.1
 """The share of the time for questions about heaps of one owner that no creator lives for, seconds at once."""
-NO_LOOK = "the processes of this host could not be inspected"
+NO_ANSWER = "the processes of this host could not be inspected"
 
 
 class Answer:
@@ -83,7 +83,7 @@ class Inquiry:
         self._answers: Deque[Answer] = deque()
 
     @property
-    def looking(self) -> bool:
+    def is_inspecting(self) -> bool:
         """Whether the creator of some heap is still to be found."""
         return bool(self._to_portray or self._portraying)
 
@@ -249,11 +249,11 @@ class Inquiry:
                 self._answer(each, version, verdict)
 
         plain = [(observing.plain_sighting(each), ended) for each, ended in question]
-        self._observer.ask(kind, "look", plain, answered)
+        self._observer.ask(kind, "judge", plain, answered)
 
     def _answer(self, seen: shmfs.Sighting, version: int, plain: "Any") -> Answer:
         """Queue an Answer for `answer`; `plain`: the verdict, None if the observer gave none."""
-        verdict = creator.Verdict(creator.UNKNOWN, NO_LOOK) if plain is None else creator.verdict_of(plain)
+        verdict = creator.Verdict(creator.UNKNOWN, NO_ANSWER) if plain is None else creator.verdict_of(plain)
         answer = Answer(seen, verdict, version)
         if seen.name in self._heaps:
             self._answers.append(answer)

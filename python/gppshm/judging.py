@@ -25,7 +25,7 @@ class Judge:
     def passed_over(self) -> "List[int]":
         return sorted(self._passed_over)
 
-    def look(self, act: "Callable[[], Any]") -> "Any":
+    def inspect(self, act: "Callable[[], Any]") -> "Any":
         """Run `act`, which inspects processes, in a child and return its result, which must be plain (see
         marshal).
 
@@ -49,12 +49,12 @@ class Judge:
     def __call__(self, seen: "Sequence[shmfs.Sighting]") -> "List[creator.Verdict]":
         """One verdict per sighting; UNKNOWN if processes cannot be inspected."""
 
-        def look() -> "List[object]":
+        def judge_all() -> "List[object]":
             host = procfs.Processes(self._proc_root)
             return [creator.judge(each, host).plain() for each in seen]
 
         try:
-            plain = self.look(look)
+            plain = self.inspect(judge_all)
         except OSError as error:
             why = f"the processes of this host cannot be inspected: {error.strerror}"
             return [creator.Verdict(creator.UNKNOWN, why) for _ in seen]

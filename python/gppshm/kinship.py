@@ -27,7 +27,7 @@ class Kinship(str):
 NO_CHILD = Kinship("no forked child")
 CHILD = Kinship("a forked child")
 """A holder maps the header page at the creator's address (or addresses are not randomised)."""
-UNTOLD = Kinship("not known")
+UNKNOWN = Kinship("not known")
 
 
 class Noted:
@@ -83,20 +83,20 @@ def kinship(maps: "Dict[int, Optional[bytes]]", file_id: "FileId", address: int)
     address  of the header page in the creator; 0 if it was not noted
     A holder whose header page cannot be found may be a child.
     """
-    children, untold = [], []
+    children, unknown = [], []
     for pid, text in sorted(maps.items()):
         there = header_address(text, file_id) if text else -1
         if there and there == address:
             children.append(pid)
         elif there < 0 or (there and address <= 0):
-            untold.append(pid)
+            unknown.append(pid)
     if children:
         return CHILD, tuple(children)
-    return (UNTOLD, tuple(untold)) if untold else (NO_CHILD, ())
+    return (UNKNOWN, tuple(unknown)) if unknown else (NO_CHILD, ())
 
 
 def kin(file_id: "FileId", noted: Noted = NOTHING, proc_root: str = "/proc") -> "Found":
-    """`kinship` of all processes of the host; UNTOLD without a pid if some processes are invisible.
+    """`kinship` of all processes of the host; UNKNOWN without a pid if some processes are invisible.
 
     The creator must have been proven dead before.  A process that started before the creator is no child and
     is not inspected.  A child may fork and end during the inspection, so it is repeated until /proc has no
@@ -113,10 +113,10 @@ def kin_of(questions: "Sequence[Tuple[FileId, Noted]]", proc_root: str = "/proc"
     for delay in _LOOKS:
         host = procfs.Processes(proc_root)
         if host.blind_spot():
-            return [(UNTOLD, ())] * len(holders)
+            return [(UNKNOWN, ())] * len(holders)
         listed, before = set(host.pids()), _pids(holders)
         for pid in sorted(listed - known | before):
-            _look_into(pid, host, questions, holders)
+            _inspect(pid, host, questions, holders)
         nothing_new = listed <= known and before == _pids(holders)
         if nothing_new and all(text for maps in holders for text in maps.values()):
             break
@@ -126,7 +126,7 @@ def kin_of(questions: "Sequence[Tuple[FileId, Noted]]", proc_root: str = "/proc"
     else:
         # Some processes are still new, or have no readable maps: only a found child is proof.
         found = [kinship(maps, file_id, noted.address) for (file_id, noted), maps in zip(questions, holders)]
-        return [(kind, pids) if kind is CHILD else (UNTOLD, pids) for kind, pids in found]
+        return [(kind, pids) if kind is CHILD else (UNKNOWN, pids) for kind, pids in found]
     return [kinship(maps, file_id, noted.address) for (file_id, noted), maps in zip(questions, holders)]
 
 
@@ -134,7 +134,7 @@ def _pids(holders: "Sequence[Dict[int, Optional[bytes]]]") -> "Set[int]":
     return {pid for maps in holders for pid in maps}
 
 
-def _look_into(
+def _inspect(
     pid: int,
     host: procfs.Processes,
     questions: "Sequence[Tuple[FileId, Noted]]",

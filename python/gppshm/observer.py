@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Tuple
 
-URGENT, SOON, TELLING, NAMES = supervised.URGENT, supervised.SOON, supervised.TELLING, supervised.NAMES
+URGENT, SOON, REPORTS, NAMES = supervised.URGENT, supervised.SOON, supervised.REPORTS, supervised.NAMES
 
 RESTART = 1.0
 """Seconds between restarts of an observer that keeps ending."""

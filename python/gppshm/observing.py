@@ -73,14 +73,14 @@ def sighting_of(plain: "Sequence[Any]") -> shmfs.Sighting:
 # -- pieces of work -----------------------------------------------------------------------------------------
 
 
-def look(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
+def judge(plain: "Sequence[Any]", proc_root: str) -> "List[Any]":
     """The verdict on each (sighting, pid of the creator if it has ended, else 0)."""
     seen = [(sighting_of(sighting), ended) for sighting, ended in plain]
     host = procfs.Processes(proc_root)
     return [creator.judge(sighting, host, ended).plain() for sighting, ended in seen]
 
 
-def look_at_all(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], List[Any]]":
+def judge_with_holders(plain: "Sequence[Any]", proc_root: str) -> "Tuple[List[Any], List[Any]]":
     """The verdict on each sighting; and (file, pids that map it) for each."""
     seen = [sighting_of(sighting) for sighting in plain]
     host = procfs.Processes(proc_root)
@@ -120,7 +120,7 @@ def portray(plain: "Sequence[Any]", parent: "Tuple[int, int]", proc_root: str) -
         elif parent[0] and verdict.state is creator.UNKNOWN:
             descends = host.descends(creator.presumed(sighting, host), *parent)
         found.append(
-            (verdict.plain(), start, identity, who.uid, who.command, who.words, descends, noted.plain())
+            (verdict.plain(), start, identity, who.uid, who.command, who.arguments, descends, noted.plain())
         )
     return found
 
@@ -215,8 +215,8 @@ def user(uid: int) -> str:
 
 
 def _perform(job: str, argument: "Any", proc_root: str, parcels: "Optional[socket.socket]") -> "Any":
-    if job == "look":
-        return look(argument, proc_root)
+    if job == "judge":
+        return judge(argument, proc_root)
     if job == "portray":
         return portray(argument[0], argument[1], proc_root)
     if job == "renew":

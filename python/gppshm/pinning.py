@@ -121,14 +121,14 @@ class Reclaiming:
     def allow(
         self,
         kind: kinship.Kinship,
-        by_word: bool = False,
+        accept_risk: bool = False,
         lock_is_dead: "reclaim.LockIsDead" = lambda superblock: False,
     ) -> None:
         """Start to give back: the creator is proven dead, and `kind` is the kinship of the holders.
 
         Raises reclaim.NotAllowed; then call `close`.
         """
-        self.reclaim = reclaim.Reclaim(self._fd, kind, by_word, lock_is_dead=lock_is_dead)
+        self.reclaim = reclaim.Reclaim(self._fd, kind, accept_risk, lock_is_dead=lock_is_dead)
         self._due = 0.0
 
     def departed(self, now: float) -> None:
@@ -147,13 +147,13 @@ class Reclaiming:
                 self._working = not self.reclaim.go_on()
             except BlockingIOError:
                 self._working = False
-                self.reclaim.settled = False
+                self.reclaim.stable = False
             except OSError as error:
                 self.close(f"it cannot be given back: {error.strerror}")
                 return None
             if self._working:
                 return now
-            self._due = self._next_look(time.monotonic())
+            self._due = self._next_inspection(time.monotonic())
         if self._tries:
             return min(now + self._tries.pop(0), self._due or now + LAST_DELAY)
         if self._quiet():
@@ -171,7 +171,7 @@ class Reclaiming:
             self._departures.forget(self.watch)
         self._closing(self._fd)
 
-    def _next_look(self, now: float) -> float:
+    def _next_inspection(self, now: float) -> float:
         assert self.reclaim is not None
         total = self.reclaim.given_back
         if self.at_once < 0:
@@ -192,7 +192,7 @@ class Reclaiming:
             return False
         if self.reclaim is None:
             return True
-        return self.reclaim.settled and self.reclaim.whole and not self.reclaim.in_use
+        return self.reclaim.stable and self.reclaim.whole and not self.reclaim.in_use
 
     def _let_go(self) -> bool:
         """Whether no process that could release a block holds the file any more."""

@@ -17,13 +17,13 @@ MOST = 16384
 
 
 class Description:
-    """`user`, the `words` of the command line, and `command`: its short form, or the process name if it has
-    none.
+    """`user`, the `arguments` of the command line, and `command`: its short form, or the process name if
+    it has none.
 
     uid  of the user; -1 if unknown
     """
 
-    __slots__ = ("command", "uid", "user", "words")
+    __slots__ = ("arguments", "command", "uid", "user")
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Description:
     ) -> None:
         self.user = user
         self.command = command
-        self.words = tuple(words)
+        self.arguments = tuple(words)
         self.uid = uid
 
 

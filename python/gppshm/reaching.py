@@ -4,7 +4,7 @@ Such a file is reached through a process that holds it.  The observer does this 
 is closed at once if nobody else holds the file.  Then the verdict is found as for a file with a name, from
 all processes of the host.  Nothing waits for any of that.
 
-Limit: the creator must have been seen to leave the heap behind; see Settling._was_left_behind.
+Limit: the creator must have been seen to leave the heap behind; see Handling._was_left_behind.
 """
 
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 AT_ONCE = 16
 """Heaps in one question: each may bring a descriptor."""
 
-NO_LOOK = "the processes of this host could not be looked at"
+NO_ANSWER = "the processes of this host could not be inspected"
 
 _NEVER = float("inf")
 
@@ -104,7 +104,7 @@ class Reaching:
     def _reached(self, due: "Sequence[_Sought]", answer: "Any") -> None:
         self._asking = False
         parcels = self._observer.parcels()
-        for each, refusal in zip(due, answer or [NO_LOOK] * len(due)):
+        for each, refusal in zip(due, answer or [NO_ANSWER] * len(due)):
             if each not in self._sought:
                 continue
             each.fd = parcels.pop(each.file_id, -1)
@@ -117,9 +117,9 @@ class Reaching:
 
     def _ask_for_verdict(self, each: _Sought) -> None:
         try:
-            seen = self._directory().look_at(each.event.name, each.fd)
+            seen = self._directory().inspect(each.event.name, each.fd)
         except OSError as error:
-            self._end(each, f"it cannot be looked at: {error.strerror}")
+            self._end(each, f"it cannot be inspected: {error.strerror}")
             return
         if seen.answer is lease.GRANTED:
             lease.release(each.fd)
@@ -128,7 +128,7 @@ class Reaching:
             self._end(each, "it is not the heap that it was")
         else:
             question = [(observing.plain_sighting(seen), each.ended)]
-            self._observer.ask(observer.SOON, "look", question, lambda answer: self._judged(each, answer))
+            self._observer.ask(observer.SOON, "judge", question, lambda answer: self._judged(each, answer))
 
     def _judged(self, each: _Sought, answer: "Any") -> None:
         if each not in self._sought:
@@ -142,7 +142,7 @@ class Reaching:
             each.tries += 1
             self._let_go(each)
         else:
-            self._end(each, verdict.reason if verdict is not None else NO_LOOK)
+            self._end(each, verdict.reason if verdict is not None else NO_ANSWER)
 
     def _end(self, each: _Sought, why: str = "") -> None:
         """Give up a heap: nothing is given back; `why` is the reason for the event."""

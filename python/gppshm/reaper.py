@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NO_DESCRIPTOR = lease.NO_DESCRIPTOR
 
 DELAYS = (0.002, 0.005, 0.015, 0.05, 0.15)
-"""Seconds between the tries of `settle_patiently`; each is multiplied by a random 0.5 to 1.5."""
+"""Seconds between the tries of `clean_patiently`; each is multiplied by a random 0.5 to 1.5."""
 
 RESERVE = 2
 """Descriptors in reserve: one for the heap, and one for what is read of its creator meanwhile."""
@@ -165,7 +165,7 @@ class Reaper:
             return Outcome(seen.name, result, verdict.reason, seen, verdict)
         return self._guarded(seen.name, lambda: self._remove(seen, verdict, only, changed))
 
-    def settle(
+    def clean(
         self,
         names: "Iterable[str]",
         judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
@@ -177,7 +177,7 @@ class Reaper:
         it must inspect processes after it was called.
         """
         doubtful = []
-        for name in self.directory.to_settle(names, self.dry_run):
+        for name in self.directory.to_clean(names, self.dry_run):
             outcome = self.by_lease(name, only(name))
             if outcome.result is UNSURE and outcome.verdict is None and outcome.sighting is not None:
                 doubtful.append(outcome.sighting)
@@ -190,16 +190,16 @@ class Reaper:
                 yield self.remove(seen, verdict, only(seen.name))
             self._refill()
 
-    def settle_patiently(
+    def clean_patiently(
         self,
         names: "Iterable[str]",
         judge: "Callable[[Sequence[shmfs.Sighting]], Sequence[creator.Verdict]]",
         only: "Callable[[str], Optional[shmfs.FileId]]" = lambda name: None,
     ) -> "Iterator[Outcome]":
-        """As `settle`, but retries for up to 0.5 s the files that another program has open for a moment."""
+        """As `clean`, but retries for up to 0.5 s the files that another program has open for a moment."""
         for delay in DELAYS + (0,):
             again = []
-            for outcome in self.settle(names, judge, only):
+            for outcome in self.clean(names, judge, only):
                 if delay and _passing(outcome):
                     again.append(outcome.name)
                 else:

@@ -99,7 +99,7 @@ class NotAllowed(Exception):
 class _Area:
     """What is known of one superblock.
 
-    settled  its `used` at the last complete inspection during which nobody changed it; -1 = none yet
+    stable  its `used` at the last complete inspection during which nobody changed it; -1 = none yet
     given    a byte for each page from `base` on: 1 = given back; None if nothing was
     holder   owner of the lock when it was last found taken; `suspect`: it was the same owner the time before;
              `dead`: that owner is known to have ended
@@ -117,7 +117,7 @@ class _Area:
         "in_use",
         "offset",
         "returnable",
-        "settled",
+        "stable",
         "suspect",
     )
 
@@ -126,7 +126,7 @@ class _Area:
         self.data = superblock.offset + superblock.data_start
         self.end = self.data + superblock.size
         self.base = self.data // PAGE * PAGE
-        self.settled = -1
+        self.stable = -1
         self.given: Optional[bytearray] = None
         self.holder = 0
         self.dead = self.suspect = False
@@ -138,8 +138,8 @@ class Reclaim:
 
     fd            of the heap, open for reading; the caller keeps and closes it.  The file is opened again for
                   writing while there is something to give back.
-    kind          NO_CHILD; or UNTOLD and `by_word`, if a person accepts the risk that a forked child of the
-                  creator holds the heap
+    kind          NO_CHILD; or UNKNOWN and `accept_risk`, if a person accepts the risk that a forked child
+                  of the creator holds the heap
     lock_is_dead  called with a superblock whose lock was found taken twice by the same thread; True if that
                   thread is dead
     Raises NotAllowed for any other kind, and for a file that is not on a tmpfs.
@@ -150,7 +150,7 @@ class Reclaim:
     free          in free blocks
     returnable    in whole pages inside free blocks: with `dry_run`, the most that would be given back
     taken         memory that the file takes
-    settled       everything was inspected, and nobody changed it meanwhile
+    stable       everything was inspected, and nobody changed it meanwhile
     whole         superblocks and blocks are sound to the end of the file
     """
 
@@ -158,11 +158,11 @@ class Reclaim:
         self,
         fd: int,
         kind: kinship.Kinship,
-        by_word: bool = False,
+        accept_risk: bool = False,
         dry_run: bool = False,
         lock_is_dead: "LockIsDead" = lambda superblock: False,
     ) -> None:
-        if kind is not kinship.NO_CHILD and not (kind is kinship.UNTOLD and by_word):
+        if kind is not kinship.NO_CHILD and not (kind is kinship.UNKNOWN and accept_risk):
             raise NotAllowed(
                 "a forked child of its creator holds it, and may still allocate"
                 if kind is kinship.CHILD
@@ -171,7 +171,7 @@ class Reclaim:
         if not on_tmpfs(fd):
             raise NotAllowed("it is not on a tmpfs")
         self.given_back = self.in_use = self.free = self.returnable = self.taken = 0
-        self.settled = self.whole = False
+        self.stable = self.whole = False
         self._fd = fd
         self._dry_run = dry_run
         self._lock_is_dead = lock_is_dead
@@ -194,7 +194,7 @@ class Reclaim:
         """
         end = time.monotonic() + seconds
         if self._pass is None:
-            self._pass = self._look()
+            self._pass = self._inspect()
         try:
             for _ in self._pass:
                 if time.monotonic() >= end:
@@ -217,12 +217,12 @@ class Reclaim:
             self._writing = None
         self.taken = os.fstat(self._fd).st_blocks * 512
 
-    def _look(self) -> "Iterator[None]":
+    def _inspect(self) -> "Iterator[None]":
         """One pass over the whole heap; yields after each piece of work."""
         fd = self._fd
         size = os.fstat(fd).st_size
         header = heapfile.read_header(fd)
-        self.settled, self.whole = True, False
+        self.stable, self.whole = True, False
         if header is None or header.version != heapfile.VERSION or size < PAGE:
             return
         page = offset = heapfile.page_size_of(fd, size)
@@ -237,8 +237,8 @@ class Reclaim:
             if area.end != area.data + superblock.size:
                 # The creator is dead, so its size cannot change: something has overwritten it.
                 break
-            if superblock.used != area.settled:
-                yield from self._look_into(area, superblock, page, size)
+            if superblock.used != area.stable:
+                yield from self._inspect_area(area, superblock, page, size)
             whole = whole and area.in_use + area.free == area.end - area.data
             offset, count = area.end, count + 1
             yield
@@ -247,14 +247,16 @@ class Reclaim:
         del self._areas[count:]
         self.whole = whole and offset == size
 
-    def _look_into(self, area: _Area, first: heapfile.Superblock, page: int, size: int) -> "Iterator[None]":
+    def _inspect_area(
+        self, area: _Area, first: heapfile.Superblock, page: int, size: int
+    ) -> "Iterator[None]":
         # If the lock is free at this second read, the release that lowered `used` to `first.used` has ended.
         now = heapfile.superblock_at(self._fd, area.offset, page, size)
         if now is None:
-            self.settled = False
+            self.stable = False
             return
         if not (self._quiet(area, now) or self._deserted(area, now, page, size)) or first.used != now.used:
-            self.settled = False
+            self.stable = False
             return
         in_use = free = returnable = 0
         before_is_free, at_rest = False, True
@@ -280,7 +282,7 @@ class Reclaim:
                 yield
         self._count(area, in_use, free, returnable)
         # A chain that is unsound only for a moment is in a release, which will change `used`.
-        area.settled = now.used if at_rest else -1
+        area.stable = now.used if at_rest else -1
 
     def _give_back(
         self, area: _Area, block: heapfile.Block, start: int, end: int, page: int, size: int
@@ -295,12 +297,12 @@ class Reclaim:
                 mode = fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE
                 self._writing = self._fd if mode == os.O_RDWR else writable(self._fd)
             if not self._still_free(area, block):
-                self.settled = False
+                self.stable = False
                 return False, True
             # The lock is read last: if it is free, the release that made this block has ended.
             superblock = heapfile.superblock_at(self._fd, area.offset, page, size)
             if superblock is None or not self._quiet(area, superblock):
-                self.settled = False
+                self.stable = False
                 return False, False
             before = os.fstat(self._writing).st_blocks
             punch(self._writing, begin, stop - begin)

@@ -32,11 +32,11 @@ MOST_LOCKS = 64
 """Locks of one heap about whose holders the observer is asked."""
 
 TOO_MANY = "so many heaps are held already that this one is not kept open"
-NEVER_SEEN = "its creator was never seen alive: redhawk-shmclean --reclaim gives it back, by a person's word"
+NEVER_SEEN = "its creator was never seen alive: redhawk-shmclean --reclaim gives it back, on request"
 
 
 _NEVER = float("inf")
-_KINSHIPS = {str(kind): kind for kind in (kinship.NO_CHILD, kinship.CHILD, kinship.UNTOLD)}
+_KINSHIPS = {str(kind): kind for kind in (kinship.NO_CHILD, kinship.CHILD, kinship.UNKNOWN)}
 
 
 class _Heap:
@@ -44,7 +44,7 @@ class _Heap:
 
     event     the Event of its removal, which gets the figures
     reported  the figures of the first pass were reported; `later`: bytes given back later and reported
-    look_at, ask_at  when (monotonic) the next inspection and the next question are due; infinity if none is
+    inspect_at, ask_at  when (monotonic) the next inspection and question are due; infinity if none is
     asked     number of questions without a definite answer
     locks     (offset, owner) of a lock -> whether the observer found its owner dead
     """
@@ -54,9 +54,9 @@ class _Heap:
         "asked",
         "event",
         "file_id",
+        "inspect_at",
         "later",
         "locks",
-        "look_at",
         "noted",
         "reported",
         "work",
@@ -67,7 +67,7 @@ class _Heap:
         self.event = event
         self.file_id = (event.device, event.inode)
         self.noted = noted
-        self.look_at = self.ask_at = 0.0
+        self.inspect_at = self.ask_at = 0.0
         self.asked = 0
         self.reported = False
         self.later = 0
@@ -126,25 +126,25 @@ class Returns:
         """When (monotonic) `step` is due; infinity if it is not."""
         if self._taken:
             return 0.0
-        looks = [heap.look_at for heap in self._heaps]
+        inspections = [heap.inspect_at for heap in self._heaps]
         questions = [] if self._asking else [heap.ask_at for heap in self._heaps]
-        return min(looks + questions, default=_NEVER)
+        return min(inspections + questions, default=_NEVER)
 
-    def look_again(self, now: float) -> None:
+    def inspect_again(self, now: float) -> None:
         """Inspect every heap soon: the event of a last holder's exit may have been lost."""
         for heap in self._heaps:
-            heap.look_at = min(heap.look_at, now)
+            heap.inspect_at = min(heap.inspect_at, now)
 
     def step(self, now: float) -> None:
         """Do a part of the work that is due."""
         while self._taken:
             self._keep(*self._taken.pop(0))
         if self._departures is not None:
-            self._heed_departures(now)
+            self._handle_departures(now)
         self._ask(now)
         end = now + PIECE
-        for heap in [heap for heap in self._heaps if heap.look_at <= now]:
-            self._look(heap, now)
+        for heap in [heap for heap in self._heaps if heap.inspect_at <= now]:
+            self._inspect(heap, now)
             now = time.monotonic()
             if now >= end:
                 break
@@ -184,15 +184,15 @@ class Returns:
         self._heaps.append(_Heap(work, event, noted))
         self._counts.returning = len(self._heaps)
 
-    def _heed_departures(self, now: float) -> None:
+    def _handle_departures(self, now: float) -> None:
         assert self._departures is not None
         gone = self._departures.read()
         for heap in self._heaps if gone else ():
             if heap.work.watch in gone or -1 in gone:
                 heap.work.departed(now)
-                heap.look_at = now
+                heap.inspect_at = now
 
-    def _look(self, heap: _Heap, now: float) -> None:
+    def _inspect(self, heap: _Heap, now: float) -> None:
         work = heap.work
         if heap.event.attached:
             work.attached = [pid for pid, _ in heap.event.attached]
@@ -201,7 +201,7 @@ class Returns:
         except Exception as error:
             self._let_go(heap, f"it cannot be given back: {error}")
             raise
-        heap.look_at = _NEVER if when is None else when
+        heap.inspect_at = _NEVER if when is None else when
         self._note_figures(heap)
         if work.finished:
             self._let_go(heap)
@@ -220,9 +220,9 @@ class Returns:
         if before != _figures(event):
             self._count()
         if work.at_once >= 0:
-            self._tell(heap, work.reclaim.settled and work.reclaim.whole and not event.in_use)
+            self._report(heap, work.reclaim.stable and work.reclaim.whole and not event.in_use)
 
-    def _tell(self, heap: _Heap, all_came: bool) -> None:
+    def _report(self, heap: _Heap, all_came: bool) -> None:
         if not heap.reported:
             heap.reported = True
             if not self._on_first(heap.event) and heap.event.given_back:
@@ -240,7 +240,7 @@ class Returns:
         heap.work.reclaim = None  # it refers to the heap: a cycle, which would wait for the garbage collector
         self._heaps.remove(heap)
         self._count()
-        self._tell(heap, True)
+        self._report(heap, True)
 
     def _count(self) -> None:
         self._counts.returning = len(self._heaps)
@@ -265,16 +265,16 @@ class Returns:
         self._asking = False
         now = time.monotonic()
         for heap, word in zip(heaps, answer or [""] * len(heaps)):
-            kind = _KINSHIPS.get(word, kinship.UNTOLD)
+            kind = _KINSHIPS.get(word, kinship.UNKNOWN)
             if heap.work.finished:
                 continue
-            if kind is kinship.UNTOLD and heap.asked < len(ASKED_AGAIN):
+            if kind is kinship.UNKNOWN and heap.asked < len(ASKED_AGAIN):
                 heap.ask_at = now + ASKED_AGAIN[heap.asked]
                 heap.asked += 1
                 continue
             try:
                 heap.work.allow(kind, lock_is_dead=self._lock_is_dead(heap))
-                heap.look_at = now
+                heap.inspect_at = now
             except reclaim.NotAllowed as refusal:
                 self._let_go(heap, str(refusal))
 
@@ -289,7 +289,7 @@ class Returns:
             if key not in heap.locks and len(heap.locks) < MOST_LOCKS:
                 heap.locks[key] = False
                 question = [(heap.file_id, superblock.lock_owner)]
-                self._observer.ask(observer.TELLING, "locks", question, lambda answer: answered(key, answer))
+                self._observer.ask(observer.REPORTS, "locks", question, lambda answer: answered(key, answer))
                 return False
             return heap.locks.get(key, False)
 

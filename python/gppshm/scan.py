@@ -16,7 +16,7 @@ STATES = {
 """Labels for counts of heaps, beside UNREADABLE for files with a heap's name that cannot be judged."""
 
 
-def look(root: str, proc_root: str = "/proc") -> "Dict[str, object]":
+def scan(root: str, proc_root: str = "/proc") -> "Dict[str, object]":
     """The content of an exporter.Scan, in bytes.  OSError if the directory or /proc cannot be read."""
     heaps = dict.fromkeys((*STATES.values(), UNREADABLE), 0)
     heap_bytes = orphaned_bytes = 0

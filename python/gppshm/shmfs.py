@@ -296,12 +296,12 @@ class ShmDirectory:
             why = "its owner holds a write lease on it" if held else str(error.strerror)
             return OpenFile(Sighting(name, UNREADABLE, status, why))
         try:
-            return OpenFile(self.look_at(name, fd), fd)
+            return OpenFile(self.inspect(name, fd), fd)
         except BaseException:
             os.close(fd)
             raise
 
-    def look_at(self, name: str, fd: int) -> Sighting:
+    def inspect(self, name: str, fd: int) -> Sighting:
         """What is to be seen of a file that lies, or lay, here by that name; a granted lease is kept."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -371,7 +371,7 @@ class ShmDirectory:
         if why:
             raise Changed(why)
 
-    def to_settle(self, names: "Iterable[str]", dry_run: bool) -> "Iterator[str]":
+    def to_clean(self, names: "Iterable[str]", dry_run: bool) -> "Iterator[str]":
         """The names, without those that a living cleaner is unlinking.
 
         Files that a killed cleaner has renamed get their names back, unless this is a dry run.

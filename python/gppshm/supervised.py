@@ -33,9 +33,9 @@ LONGEST = 20.0
 """Seconds that the inspection of one process may take in total."""
 TRIES = 8
 """Children that try one piece of work; each may meet another process that blocks."""
-AT_ONCE = {"urgent": 8, "soon": 2, "telling": 1, "names": 2}
+AT_ONCE = {"urgent": 8, "soon": 2, "reports": 1, "names": 2}
 """Pieces of work of each class that run at the same time."""
-URGENT, SOON, TELLING, NAMES = AT_ONCE
+URGENT, SOON, REPORTS, NAMES = AT_ONCE
 GIVES_WAY = 0.1
 """Seconds that work for reports waits while more urgent work runs: it leaves a processor to the others."""
 
@@ -67,12 +67,12 @@ class _Child:
         "act",
         "ask",
         "cell",
+        "checked",
         "data",
         "deadline",
         "fd",
         "key",
         "kind",
-        "looked",
         "moved",
         "pid",
         "seen",
@@ -97,7 +97,7 @@ class _Child:
         self.cell: Optional[mmap.mmap] = None
         self.data = b""
         self.seen = (0, 0)
-        self.looked = self.moved = self.stepped = 0.0
+        self.checked = self.moved = self.stepped = 0.0
         self.submitted = time.monotonic()
 
 
@@ -196,7 +196,7 @@ class Pool:
         done += [
             self._check(child, now)
             for child in list(self._working.values())
-            if now - child.looked >= CHECKED_EVERY
+            if now - child.checked >= CHECKED_EVERY
         ]
         self._ending = [pid for pid in self._ending if not _has_ended(pid)]
         self._start_waiting()
@@ -240,7 +240,7 @@ class Pool:
     def _gives_way(self, child: _Child) -> bool:
         """Whether the start of this piece of work is put off."""
         busy = any(other.kind in (URGENT, SOON) for other in self._working.values())
-        return child.kind == TELLING and busy and time.monotonic() < child.submitted + GIVES_WAY
+        return child.kind == REPORTS and busy and time.monotonic() < child.submitted + GIVES_WAY
 
     def _start(self, child: _Child) -> None:
         child.data, child.seen = b"", (0, 0)
@@ -250,7 +250,7 @@ class Pool:
             except OSError as error:
                 self._failed.append((child.key, Failed(error.strerror), []))
                 return
-        child.looked = child.moved = child.stepped = time.monotonic()
+        child.checked = child.moved = child.stepped = time.monotonic()
         self._working[child.fd] = child
 
     def _fork(self, child: _Child) -> None:
@@ -282,7 +282,7 @@ class Pool:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         self._in_child()
-        if child.kind == TELLING:
+        if child.kind == REPORTS:
             try:
                 os.nice(5)
             except OSError:
@@ -327,7 +327,7 @@ class Pool:
     def _check(self, child: _Child, now: float) -> "Optional[Tuple[int, Any, List[int]]]":
         """Give up a child that sleeps without progress."""
         assert child.cell is not None
-        child.looked = now
+        child.checked = now
         steps, pid = _CELL.unpack(child.cell[: _CELL.size])
         state, ticks = _state(child.pid)
         if steps != child.seen[0]:

@@ -97,7 +97,7 @@ class Triggers:
         self._closes: Optional[kernel.FileInotify] = None
         self._closing: Dict[str, int] = {}
         self._closed: Dict[int, str] = {}
-        self._listening = self._heeding = False
+        self._listening = self._polling_changes = False
         self._resume = 0.0
         self._observer = -1
         self._epoll = select.epoll()
@@ -155,7 +155,7 @@ class Triggers:
         self._deaths = deaths
         self._listening = True
         self._resume = 0.0
-        self._heed_changes(True)
+        self._poll_changes(True)
 
     def drop_inotify(self) -> None:
         """Stop watching; closing the descriptors removes them from epoll, too."""
@@ -284,7 +284,7 @@ class Triggers:
 
     # -- waiting ---------------------------------------------------------------------------------------
 
-    def heed(self, fd: int, writing: bool) -> None:
+    def poll_also(self, fd: int, writing: bool) -> None:
         """Let `wait` return when the observer's descriptor is readable (or, if `writing`, writable)."""
         mask = select.EPOLLIN | (select.EPOLLOUT if writing else 0)
         if fd == self._observer:
@@ -324,8 +324,8 @@ class Triggers:
             if events is not None:
                 happened.overflow = happened.overflow or events.overflow
                 happened.freed = [self._closed[watch] for watch in events.changed if watch in self._closed]
-        if self._changes is not None and self._heeding and not ready.isdisjoint(self._changes.fds()):
-            self._heed_changes(False)
+        if self._changes is not None and self._polling_changes and not ready.isdisjoint(self._changes.fds()):
+            self._poll_changes(False)
             self._resume = time.monotonic() + GATHER
         for fd in ready:
             name = self._names.pop(fd, None)
@@ -339,18 +339,18 @@ class Triggers:
         """When (monotonic) changes of files wake again; 0 if they do now."""
         return self._resume
 
-    def heed_changes_again(self, now: float) -> bool:
+    def poll_changes_again(self, now: float) -> bool:
         """Let changes wake again if it is time; whether it is."""
         if not self._resume or now < self._resume:
             return False
         self._resume = 0.0
-        self._heed_changes(True)
+        self._poll_changes(True)
         return True
 
-    def _heed_changes(self, heed: bool) -> None:
-        self._heeding = heed
+    def _poll_changes(self, wanted: bool) -> None:
+        self._polling_changes = wanted
         if self._changes is not None:
-            self._changes.wake_by(select.EPOLLIN if heed else 0)
+            self._changes.wake_by(select.EPOLLIN if wanted else 0)
 
     def skip(self) -> int:
         """Drop pending events of the directory, most or all of them; their bytes."""

@@ -1,7 +1,7 @@
 """Notices that a process died, within a millisecond or two, and removes its heap.
 
 A step handles events (`triggers`), judges (`creator`), unlinks (`reaper`), and then does everything that only
-reports need (`account`, `telling`).  Before the unlink it touches nothing that may block: only the directory,
+reports need (`account`, `reporting`).  Before the unlink it touches only what cannot block: the directory,
 leases, pidfds, kill() and /proc/<pid>/stat of the one creator.  The observer inspects other processes
 (`inquiry`), in advance if possible: while a creator lives its identity is established (creator.Identity), so
 that at its death, with peers attached, no other process has to be inspected.
@@ -12,7 +12,7 @@ Limit: files that are not named heap-<pid> raise triggers only after a rescan ha
 import errno
 import time
 
-from gppshm import fifos, observer, schedule, settling, shmfs, triggers
+from gppshm import fifos, handling, observer, schedule, shmfs, triggers
 from gppshm.events import (
     CLEANED,
     FAILED,
@@ -24,7 +24,7 @@ from gppshm.events import (
     WOULD_REMOVE,
     Event,
 )
-from gppshm.settling import CHILDREN, HOST, SCOPES
+from gppshm.handling import CHILDREN, HOST, SCOPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ FLOOD_RESCAN = 10.0
 """Seconds between rescans during a flood, in which no events are read."""
 LOST_EVENTS_RESCAN = 1.0
 """Seconds between rescans because of lost events."""
-LAST_WORDS = 0.25
+LAST_REPORTS = 0.25
 """Seconds that the end waits for pending reports."""
 REST = 0.1
 """Seconds of pause after an exception, so that a repeated one costs little."""
@@ -81,7 +81,7 @@ raise_descriptor_limit = triggers.raise_descriptor_limit
 HEADROOM = triggers.HEADROOM
 
 
-class Watcher(settling.Settling):
+class Watcher(handling.Handling):
     """Watches one directory, removes orphaned heaps, and calls `on_event` with an `Event` for each.
 
     scope     HOST: every orphan; CHILDREN: only heaps whose creator descends from `parent`
@@ -113,7 +113,7 @@ class Watcher(settling.Settling):
         also: int = -1,
         reclaim: bool = True,
     ) -> None:
-        settling.Settling.__init__(
+        handling.Handling.__init__(
             self, root, on_event, scope, parent, dry_run, proc_root, on_change, reclaim
         )
         self.rescan = rescan
@@ -134,7 +134,7 @@ class Watcher(settling.Settling):
         self._stopping = False
         self._fifos_asked = False
         try:
-            self._heed_observer()
+            self._poll_observer()
             if also >= 0:
                 self._triggers.also(also)
             self._start()
@@ -171,7 +171,7 @@ class Watcher(settling.Settling):
         self._orders = scope, rescan, dry_run, remove_fifos, reclaim
         self.wake()
 
-    def look_again(self) -> None:
+    def scan_again(self) -> None:
         """Scan everything soon, as something may have been missed."""
         self._next_rescan = min(
             self._next_rescan, max(time.monotonic(), self._last_rescan + LOST_EVENTS_RESCAN)
@@ -182,7 +182,7 @@ class Watcher(settling.Settling):
     def close(self) -> None:
         """Report what is pending, and close all descriptors."""
         try:
-            self._telling.flush()
+            self._reporting.flush()
         finally:
             self._close()
 
@@ -194,7 +194,7 @@ class Watcher(settling.Settling):
         """
         while not self._stopping:
             self.guarded(self.step, on_fault)
-        self.guarded(self._say_last_words, on_fault)
+        self.guarded(self._send_last_reports, on_fault)
 
     def guarded(self, act: "Callable[[], object]", on_fault: "Optional[Callable[[Exception], None]]") -> None:
         """Run one part of the loop, as `run` does."""
@@ -206,7 +206,7 @@ class Watcher(settling.Settling):
             on_fault(error)
             if not self._stopping:
                 time.sleep(REST)
-                self.look_again()
+                self.scan_again()
 
     def sweep(self, last: bool = False, patience: float = float("inf")) -> None:
         """Scan everything once, now: until `stop` or, as the `last` thing, after it.
@@ -222,10 +222,10 @@ class Watcher(settling.Settling):
                 self.step(0.05)
         finally:
             self._sweeping = self._unlimited = False
-        self._say_last_words(flush=last)
+        self._send_last_reports(flush=last)
 
     def _is_sweeping(self, last: bool) -> bool:
-        if self._backlog or self._inquiry.looking or self._fifos_asked:
+        if self._backlog or self._inquiry.is_inspecting or self._fifos_asked:
             return True
         if self._is_due(self._strange) or self._is_due(self._others):
             return True
@@ -235,13 +235,13 @@ class Watcher(settling.Settling):
         due = (self._timers, self._again) if last else ()
         return any(name in some and not heap.lives for name, heap in every for some in due)
 
-    def _say_last_words(self, flush: bool = True) -> None:
+    def _send_last_reports(self, flush: bool = True) -> None:
         """Give pending reports a moment."""
-        end = time.monotonic() + LAST_WORDS
-        while self._telling.waiting and time.monotonic() < end:
+        end = time.monotonic() + LAST_REPORTS
+        while self._reporting.waiting and time.monotonic() < end:
             self.step(min(0.05, end - time.monotonic()))
         if flush:
-            self._telling.flush()
+            self._reporting.flush()
 
     def step(self, longest: "Optional[float]" = None) -> None:
         """Wait for events, up to `longest` seconds, and handle them."""
@@ -254,14 +254,14 @@ class Watcher(settling.Settling):
         self.counts.wakeups += left > 0
         removed = self.counts.removed
         if self._orders is not None:
-            self._obey(now)
+            self._apply_orders(now)
 
         # First heaps of known creators that died, then others that are due, then files that may be no heaps.
         self._note_ended(happened, since)
         started = schedule.processor_seconds() - happened.seconds
-        found = self._settle(happened.ended + self._take_closed(happened, since))
+        found = self._handle(happened.ended + self._take_closed(happened, since))
         useless = happened.events and not found
-        self._settle(self._take_due(now))
+        self._handle(self._take_due(now))
         if happened.observer or self._inquiry.answered:
             self._take_answers()
         if happened.overflow or happened.gone:
@@ -270,14 +270,14 @@ class Watcher(settling.Settling):
             self._events_lost(self._lost.pop(), now)
         if happened.mounts and self._is_elsewhere():
             self._next_rescan = now
-        self._settle_waiting(self._strange, self._settle_strange)
+        self._handle_waiting(self._strange, self._handle_strange)
         if not self._is_due(self._strange):
-            self._settle_waiting(self._again, self._try)
+            self._handle_waiting(self._again, self._try)
         if now >= self._next_rescan:
             self._start_rescan(now)
-        self._settle_some(lambda: self._take_backlog(now))
+        self._handle_some(lambda: self._take_backlog(now))
         if not self._is_due(self._strange):
-            self._settle_waiting(self._others, self._settle_other)
+            self._handle_waiting(self._others, self._handle_other)
         if useless:
             self._slow_down(now, schedule.processor_seconds() - started)
         if self._flooded:
@@ -285,15 +285,15 @@ class Watcher(settling.Settling):
         self._triggers.listen(now >= self._resume)
 
         # Then work in advance, and reports.
-        if self._triggers.heed_changes_again(now):
+        if self._triggers.poll_changes_again(now):
             self._absorb_changes()
         self._inquiry.step(now, self._absorb_changes)
         if self.counts.removed == removed or now - self._last_reports > PUT_OFF:
             self._last_reports = now
-            self._telling.step(time.monotonic())
+            self._reporting.step(time.monotonic())
             self._reaching.step(time.monotonic())
             self._returns.step(time.monotonic())
-        self._heed_observer()
+        self._poll_observer()
         self.counts.longest_step = max(self.counts.longest_step, time.monotonic() - now)
 
     def _time_left(self, longest: "Optional[float]") -> float:
@@ -301,7 +301,7 @@ class Watcher(settling.Settling):
             return 0.0
         if self._unlimited and (self._strange or self._again or self._others):
             return 0.0
-        until = min(self._next_rescan, self._timers.next(), self._telling.next(), self._inquiry.next())
+        until = min(self._next_rescan, self._timers.next(), self._reporting.next(), self._inquiry.next())
         until = min(until, self._returns.next(), self._reaching.next())
         until = min(until, self._next_waiting())
         if not self._triggers.listening:
@@ -313,7 +313,7 @@ class Watcher(settling.Settling):
         left = max(0.0, until - time.monotonic())
         return left if longest is None else min(left, longest)
 
-    def _obey(self, now: float) -> None:
+    def _apply_orders(self, now: float) -> None:
         """Apply new orders; earlier reports are repeated under them."""
         orders, self._orders = self._orders, None
         assert orders is not None
@@ -341,7 +341,7 @@ class Watcher(settling.Settling):
             self._triggers.drop_inotify()
             self._flooded = False
             self._forget_identities()
-        self.look_again()
+        self.scan_again()
 
     def _slow_down(self, now: float, seconds: float) -> None:
         """Let events accumulate if they are frequent and useless; `seconds`: what they took.
@@ -414,14 +414,14 @@ class Watcher(settling.Settling):
         self._next_rescan = now + self.rescan
         self.counts.rescans += 1
         self._follow_root()
-        self._returns.look_again(now)
+        self._returns.inspect_again(now)
         try:
             names = self.directory.names()
         except OSError as error:
             self._account.trouble("listing", f"{self.root} cannot be listed: {error.strerror}")
             return
         self._account.mended("listing")
-        names = list(self.directory.to_settle(names, self._dry_run))
+        names = list(self.directory.to_clean(names, self._dry_run))
         there = set(names)
         # Known creators come first, so that no number of foreign files delays them.
         first = [name for name, heap in self._known.items() if heap.creator and name in there]
@@ -440,11 +440,11 @@ class Watcher(settling.Settling):
         if self._remove_fifos and not self._fifos_asked:
             self._fifos_asked = True
             question = self._fifo_root, self._dry_run
-            self._observer.ask(observer.SOON, "fifos", question, self._fifos_settled)
+            self._observer.ask(observer.SOON, "fifos", question, self._fifos_cleaned)
         for name in [name for name in self._known if name not in there]:
             self._name_is_missing(name, self._known[name])
 
-    def _fifos_settled(self, answer: "Any") -> None:
+    def _fifos_cleaned(self, answer: "Any") -> None:
         self._fifos_asked = False
         self._account.fifos(answer, self._fifo_root)
 
@@ -454,7 +454,7 @@ class Watcher(settling.Settling):
             self._note_rescan(name, now)
         return names
 
-    def _settle_other(self, name: str) -> bool:
+    def _handle_other(self, name: str) -> bool:
         self._note_rescan(name, time.monotonic())
         return self._try(name)
 

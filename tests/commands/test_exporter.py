@@ -157,7 +157,7 @@ def test_removals_and_their_latencies_are_counted(spawn, shm_root):
         size = blocks(shm_root, *[owner.name for owner in owners])
         for owner in owners:
             owner.kill()
-        latencies = [watching.told(watch.REMOVED, owner).latency for owner in owners]
+        latencies = [watching.reported(watch.REMOVED, owner).latency for owner in owners]
         figures = collect(shm_root, watching.watcher.counts)
     assert (figures["removals_total"], figures["removed_bytes_total"]) == (5, size)
     assert figures["death_to_unlink_seconds_count"] == 5
@@ -180,7 +180,7 @@ def test_what_a_rescan_removes_has_no_latency(spawn, shm_root):
 def test_what_could_not_be_removed_is_counted(spawn, shm_root):
     dead = orphan(shm_root, spawn.dead_pid())
     with Watching(shm_root, dry_run=True) as watching:
-        watching.told(watch.WOULD_REMOVE, dead)
+        watching.reported(watch.WOULD_REMOVE, dead)
         figures = collect(shm_root, watching.watcher.counts)
     assert (figures["removals_total"], figures["failures_total"]) == (0, 0)
     assert heaps(figures)["orphaned"] == 1
@@ -209,7 +209,7 @@ def test_a_scan_holds_up_no_cleaning(spawn, shm_root, monkeypatch):
             scanning.start()
             assert begun.wait(10)
             farm.kill()
-            latencies = [watching.told(watch.REMOVED, name).latency for name in farm.names]
+            latencies = [watching.reported(watch.REMOVED, name).latency for name in farm.names]
             assert scanning.is_alive()
             scanning.join()
     finally:

@@ -41,7 +41,7 @@ def taken(root, name, holder):
 
 def holds(peer, release=0):
     """How many blocks the peer still has; every byte of these is as it was."""
-    peer.tell(str(release))
+    peer.send(str(release))
     return int(peer.read_line().split()[1])
 
 

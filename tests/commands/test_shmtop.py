@@ -151,7 +151,7 @@ def test_of_a_heap_of_the_dead_it_is_told_what_is_left_and_that_goes_down(spawn,
         time.sleep(0.5)  # its creator is identified
         owner.kill()
         screen.matches(rf"{owner.name} 16\.0M .*: 1\.1M of it left, held by 1 process; .*removed by others")
-        peer.tell("8")
+        peer.send("8")
         assert peer.read_line() == "holds 0"
         screen.matches(rf"{owner.name} 16\.0M .*: [\d.]+K of it left, held by 1 process; ")
         peer.kill()

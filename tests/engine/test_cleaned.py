@@ -56,7 +56,7 @@ def test_a_heap_of_the_dead_that_another_unlinks_first_is_told_as_such(
             os.ftruncate(stream.fileno(), status.st_size)
     owner.kill()
     unlink(shm_root, owner)
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     assert (event.device, event.inode) == (status.st_dev, status.st_ino)
     assert (event.creator, event.bytes, event.uid) == (owner.pid, took, os.getuid())
     assert "another process unlinked it first" in event.reason
@@ -65,9 +65,9 @@ def test_a_heap_of_the_dead_that_another_unlinks_first_is_told_as_such(
     assert {pid for pid, _ in event.attached} == attached
     counts = watching.watcher.counts
     assert (counts.cleaned, counts.cleaned_bytes, counts.removed) == (1, took, 0)
-    watching.watcher.look_again()
+    watching.watcher.scan_again()
     watching.steps(0.3)
-    assert len(watching.told_so_far()) == 1
+    assert len(watching.reports()) == 1
     assert watching.watcher.living() == []
 
 
@@ -82,9 +82,9 @@ def test_a_normal_exit_is_not_told(spawn, shm_root, by_hand, triggers, peers):
     for owner in owners:
         assert owner.leave() == 0
     watching.until(lambda: not watching.watcher.living())
-    watching.watcher.look_again()
+    watching.watcher.scan_again()
     watching.steps(1.5)
-    assert watching.told_so_far() == []
+    assert watching.reports() == []
     assert watching.watcher.counts.cleaned == 0
 
 
@@ -108,7 +108,7 @@ def test_a_normal_exit_while_a_peer_ends_is_not_told(
     watching.until(lambda: not watching.watcher.living())
     other.leave()
     watching.steps(1.5)
-    assert watching.told_so_far() == []
+    assert watching.reports() == []
 
 
 UNLINKS_AND_WAITS = """
@@ -131,13 +131,13 @@ def test_a_creator_that_takes_its_time_after_it_unlinked_its_heap_is_not_told(
     owner = spawn.python(UNLINKS_AND_WAITS, shm_root)
     watching = by_hand()
     watching.identified(owner)
-    owner.tell("unlink")
+    owner.send("unlink")
     assert owner.read_line() == "unlinked"
     watching.steps(0.3)
     owner.leave()
     watching.until(lambda: not watching.watcher.living())
     watching.steps(1.2)
-    assert watching.told_so_far() == []
+    assert watching.reports() == []
 
 
 def test_of_many_crashes_under_a_quick_cleaner_each_is_told_once(spawn, shm_root):
@@ -184,7 +184,7 @@ def how(spawn, root, end, peers=0, kind=watch.REMOVED):
         with ByHand(root) as watching:
             watching.identified(owner)
             end(owner)
-            died = watching.told(kind, owner).died
+            died = watching.reported(kind, owner).died
         if died:
             break
     return died
@@ -225,7 +225,7 @@ def test_a_creator_whose_parent_does_not_take_note_of_its_death_is_told_without(
     with Watching(shm_root, rescan=1000) as watched:
         watched.identified(parent.name)
         started = time.monotonic()
-        parent.tell("die")
-        event = watched.told(watch.REMOVED, parent.name)
+        parent.send("die")
+        event = watched.reported(watch.REMOVED, parent.name)
         assert time.monotonic() - started < 2.0
     assert event.died == ""

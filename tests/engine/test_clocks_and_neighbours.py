@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gppshm import judging, reaper, shmfs
-from spawning import look, needs_root, run_command
+from spawning import needs_root, run_command, seen_elsewhere
 
 FAR_FUTURE = 32503680000  # the year 3000
 LONG_PAST = 1
@@ -14,9 +14,7 @@ LONG_PAST = 1
 
 def clean(root):
     with shmfs.ShmDirectory(root) as directory, reaper.Reaper(directory) as cleaner:
-        return {
-            outcome.name: outcome.result for outcome in cleaner.settle(directory.names(), judging.Judge())
-        }
+        return {outcome.name: outcome.result for outcome in cleaner.clean(directory.names(), judging.Judge())}
 
 
 @pytest.mark.parametrize("when", [LONG_PAST, FAR_FUTURE])
@@ -39,7 +37,7 @@ def test_a_step_of_the_clock_makes_no_living_creator_dead(spawn, shm_root, prefi
     spawn.peer(shm_root, shared)
     for creator in (dead, shared):
         creator.kill()
-    seen = look(shm_root, prefix=("unshare", "--time") + prefix)
+    seen = seen_elsewhere(shm_root, prefix=("unshare", "--time") + prefix)
     states = {name: found["state"] for name, found in seen.items()}
     assert states == {living.name: "alive", dead.name: "orphaned", shared.name: "orphaned, attached"}
 
@@ -52,7 +50,7 @@ def test_pythons_own_shared_memory_is_neither_unlinked_nor_judged(shm_root):
         stream.write(b"\xcc\x70\xeb" + bytes(5000))
     try:
         for _ in range(2):
-            seen = look("/dev/shm", name)[name]
+            seen = seen_elsewhere("/dev/shm", name)[name]
             assert (seen["kind"], seen["state"]) == ("other", None)
         assert os.path.getsize(path) == 5003
     finally:

@@ -9,8 +9,8 @@ import pytest
 
 import heapwriter
 from gppshm import creator, lease, procfs, shmfs
-from looks import verdict, verdicts
-from spawning import in_child, look, needs_root, python_command, run_command, state_of, wait_for
+from spawning import in_child, needs_root, python_command, run_command, seen_elsewhere, state_of, wait_for
+from views import verdict, verdicts
 
 NOBODY = 65534
 SMALL = "--size=4096"
@@ -518,8 +518,8 @@ def test_without_a_descriptor_to_look_with_everything_is_unknown(shm_root, spawn
 
 def test_the_verdict_is_the_same_to_another_process(shm_root, spawn):
     owner = spawn.owner(shm_root, SMALL)
-    assert look(shm_root) == verdicts(shm_root)
-    assert look(shm_root, owner.name)[owner.name]["creator"] == owner.pid
+    assert seen_elsewhere(shm_root) == verdicts(shm_root)
+    assert seen_elsewhere(shm_root, owner.name)[owner.name]["creator"] == owner.pid
 
 
 def test_a_process_whose_maps_nobody_may_read_does_not_spoil_the_verdict_unless_it_may_be_the_creator(

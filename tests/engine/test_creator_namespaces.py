@@ -6,9 +6,9 @@ import os
 import pytest
 
 from gppshm import creator, procfs, shmfs
-from looks import verdict
 from pids import HALF_MADE, WHOLE_HEAP, container_with, free_pid
-from spawning import IN_A_PID_NAMESPACE, look, needs_root, python_command, run_command
+from spawning import IN_A_PID_NAMESPACE, needs_root, python_command, run_command, seen_elsewhere
+from views import verdict
 
 pytestmark = needs_root
 
@@ -111,7 +111,7 @@ def test_after_a_restart_of_the_container_the_new_process_of_the_same_pid_hides_
 
 def test_from_inside_a_pid_namespace_a_living_creator_outside_is_never_dead(shm_root, spawn):
     owner = spawn.owner(shm_root, SMALL)
-    found = look(shm_root, prefix=INSIDE)[owner.name]
+    found = seen_elsewhere(shm_root, prefix=INSIDE)[owner.name]
     assert (found["lease"], found["state"]) == ("refused", "unknown")
     assert "pid namespace" in found["reason"]
 
@@ -121,12 +121,12 @@ def test_from_inside_a_pid_namespace_an_orphan_is_proven_by_lease_alone(shm_root
     peer = spawn.peer(shm_root, attached)
     owner.kill()
     attached.kill()
-    found = look(shm_root, prefix=INSIDE)
+    found = seen_elsewhere(shm_root, prefix=INSIDE)
     assert found[owner.name]["state"] == "orphaned"
     # Who the writer is cannot be seen from in there: it might be the creator.
     assert found[attached.name]["state"] == "unknown"
     peer.kill()
-    assert look(shm_root, prefix=INSIDE)[attached.name]["state"] == "orphaned"
+    assert seen_elsewhere(shm_root, prefix=INSIDE)[attached.name]["state"] == "orphaned"
 
 
 def test_from_inside_a_pid_namespace_nothing_is_proven_by_pids(shm_root, spawn):
@@ -178,8 +178,8 @@ def test_where_proc_hides_pids_nothing_is_proven_by_pids(shm_root, spawn, hidepi
     spawn.peer(shm_root, attached)
     attached.kill()
     dead.kill()
-    become = "import looks; looks.become(65534)\n" if user == "nobody" else ""
-    code = become + "import json, looks; print(json.dumps(looks.verdicts(sys.argv[1])))"
+    become = "import views; views.become(65534)\n" if user == "nobody" else ""
+    code = become + "import json, views; print(json.dumps(views.verdicts(sys.argv[1])))"
     mount = f'mount -t proc -o hidepid={hidepid} proc /proc && exec "$@"'
     done = run_command(list(HIDING) + [mount, "sh"] + python_command(code, shm_root))
     assert done.stderr == ""
@@ -195,12 +195,12 @@ def test_a_capability_of_ones_own_user_namespace_does_not_lift_hidepid(shm_root,
     """All capabilities inside `unshare --user --map-root-user`, and still blind to others' processes."""
     container = container_with(spawn, shm_root, WHOLE_HEAP, free_pid())
     code = """
-import ctypes, json, looks
-looks.become(65534)
+import ctypes, json, views
+views.become(65534)
 CLONE_NEWUSER = 0x10000000
 assert ctypes.CDLL(None).unshare(CLONE_NEWUSER) == 0
 status = open("/proc/self/status").read()
-print(json.dumps([status, looks.verdicts(sys.argv[1])]))
+print(json.dumps([status, views.verdicts(sys.argv[1])]))
 """
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
     done = run_command(list(HIDING) + [mount, "sh"] + python_command(code, shm_root))
@@ -217,7 +217,7 @@ def test_without_a_proc_nothing_is_proven_by_pids(shm_root, spawn):
     peer = spawn.peer(shm_root, dead)
     dead.kill()
     prefix = HIDING + ('mount -t tmpfs none /proc && exec "$@"', "sh")
-    found = look(shm_root, prefix=prefix)
+    found = seen_elsewhere(shm_root, prefix=prefix)
     assert {found[owner.name]["state"], found[dead.name]["state"]} == {"unknown"}
     assert peer.process.poll() is None
 
@@ -225,16 +225,16 @@ def test_without_a_proc_nothing_is_proven_by_pids(shm_root, spawn):
 def test_a_heap_that_is_mounted_from_elsewhere_is_not_proven_dead(private_tmpfs):
     """On a file system over a network, say, a lease granted here proves nothing about writers there."""
     code = """
-import subprocess, heapwriter, looks
+import subprocess, heapwriter, views
 root = sys.argv[1]
 dead = subprocess.Popen(["true"]); dead.wait()
 name = "heap-%d" % dead.pid
 os.mkdir(root + "/shm"); os.mkdir(root + "/elsewhere"); open(root + "/shm/" + name, "w").close()
 subprocess.check_call(["mount", "-t", "ramfs", "none", root + "/elsewhere"])
 heapwriter.create(root + "/elsewhere/heap", dead.pid, [(4096, ())])
-assert looks.verdict(root + "/shm", name)["removable"]
+assert views.verdict(root + "/shm", name)["removable"]
 subprocess.check_call(["mount", "--bind", root + "/elsewhere/heap", root + "/shm/" + name])
-found = looks.verdict(root + "/shm", name)
+found = views.verdict(root + "/shm", name)
 print(found["kind"], found["lease"], found["state"])
 """
     done = private_tmpfs(code)
@@ -243,12 +243,12 @@ print(found["kind"], found["lease"], found["state"])
 
 def test_where_there_is_no_tmpfs_heaps_are_listed_and_none_is_proven_dead(private_tmpfs):
     code = """
-import subprocess, heapwriter, looks
+import subprocess, heapwriter, views
 root = sys.argv[1]
 dead = subprocess.Popen(["true"]); dead.wait()
 heapwriter.create("%s/heap-%d" % (root, dead.pid), dead.pid, [(4096, ())])
 open(root + "/heap-%d" % (dead.pid + 1), "w").close()
-for found in looks.verdicts(root).values():
+for found in views.verdicts(root).values():
     print(found["kind"], found["lease"], found["state"])
 """
     done = private_tmpfs(code, fs="ramfs")

@@ -21,13 +21,13 @@ def test_what_the_process_does_and_knows_is_told_here(spawn, shm_root):
         running.knows(owner, attached, living)
         status = os.stat(os.path.join(shm_root, owner.name))
         file_id = status.st_dev, status.st_ino
-        assert "own" in running.engine.description(owner.name, file_id).words
+        assert "own" in running.engine.description(owner.name, file_id).arguments
         wait_for(lambda: running.engine.pidfds == 3)
         owner.kill()
         attached.kill()
-        event = running.told(watch.REMOVED, owner)
+        event = running.reported(watch.REMOVED, owner)
         assert (event.evidence, event.creator, (event.device, event.inode)) == ("lease", owner.pid, file_id)
-        event = running.told(watch.REMOVED, attached)
+        event = running.reported(watch.REMOVED, attached)
         assert [pid for pid, _ in event.attached] == [peer.pid]
         wait_for(lambda: running.engine.living() == [living.name])
         counts = running.engine.counts
@@ -70,16 +70,16 @@ def test_orders_are_obeyed_and_outlive_a_restart(spawn, shm_root):
     with Running(shm_root, (watch.HOST, 1000.0, True, False, True)) as running:
         running.knows(owner, other)
         owner.kill()
-        running.told(watch.WOULD_REMOVE, owner)
+        running.reported(watch.WOULD_REMOVE, owner)
         running.engine.change(*ORDERS)
-        running.told(watch.REMOVED, owner)
+        running.reported(watch.REMOVED, owner)
         running.engine.change(watch.HOST, 1000.0, True, False)
         old = running.engine.pid
         os.kill(old, signal.SIGKILL)
         wait_for(lambda: running.engine.pid != old)
         running.knows(other)
         other.kill()
-        running.told(watch.WOULD_REMOVE, other)
+        running.reported(watch.WOULD_REMOVE, other)
         assert os.listdir(shm_root) == [other.name]
 
 
@@ -164,7 +164,7 @@ def test_signals_to_the_group_of_its_parent_do_not_end_it(spawn, shm_root):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(pid, number)
         owner.kill()
-        running.told(watch.REMOVED, owner)
+        running.reported(watch.REMOVED, owner)
         assert running.engine.pid == pid
 
 

@@ -45,7 +45,7 @@ def test_a_crash_with_peers_is_proven_by_what_was_established_before(spawn, shm_
     watching = by_hand()
     watching.identified(owner)
     owner.kill()
-    event = watching.told(watch.REMOVED, owner)
+    event = watching.reported(watch.REMOVED, owner)
     assert event.evidence == "identity"
     assert f"process {owner.pid}, has ended: its identity was established" in event.reason
     assert {pid for pid, _ in event.attached} == peers
@@ -96,7 +96,7 @@ def ends_with_its_last_creator(watching, spawn, container, name):
     """The heap is the container's now: it stays while that lives, and goes with it."""
     watching.keeps(name)
     container.kill()
-    assert watching.told(watch.REMOVED, name).evidence in ("pids", "lease")
+    assert watching.reported(watch.REMOVED, name).evidence in ("pids", "lease")
 
 
 def test_a_creator_that_ends_before_it_was_looked_at_is_proven_dead_without_its_peers(
@@ -107,7 +107,7 @@ def test_a_creator_that_ends_before_it_was_looked_at_is_proven_dead_without_its_
     watching = by_hand()
     watching.until(lambda: watching.watcher.asked)
     owner.kill()
-    event = watching.told(watch.REMOVED, owner)
+    event = watching.reported(watch.REMOVED, owner)
     assert event.evidence == "pids"
     assert event.reason == f"its creator, process {owner.pid}, is gone; others are still attached"
     assert {pid for pid, _ in event.attached} == {peer.pid}
@@ -246,7 +246,7 @@ def test_a_new_process_with_the_dead_ones_pid_that_creates_anew_in_place_is_a_ne
     assert owner.name in watching.watcher.living()
     lives[0].kill()
     lives[0].reap()
-    assert watching.told(watch.REMOVED, owner).evidence == ("identity" if peers else "lease")
+    assert watching.reported(watch.REMOVED, owner).evidence == ("identity" if peers else "lease")
 
 
 @needs_root
@@ -280,7 +280,7 @@ def test_a_new_heap_under_a_name_that_was_just_taken_away_stays(
     watching.until(lambda: len(done) == 2)
     # What could not be given its name back is still the heap of the dead: it goes at the next rescan, and
     # the new one stays.
-    watching.watcher.look_again()
+    watching.watcher.scan_again()
     watching.until(lambda: os.listdir(shm_root) == [owner.name])
     assert os.stat(path_of(shm_root, owner)).st_ino != old
     peer.kill()
@@ -308,13 +308,13 @@ def test_a_creator_that_becomes_another_program_has_left_its_heap(spawn, shm_roo
     watching.identified(alone)
     watching.identified(attached)
     for child in (alone, attached):
-        child.tell("exec")
+        child.send("exec")
         assert child.read_line() == "other"
-    assert watching.told(watch.REMOVED, alone).evidence == "lease"
+    assert watching.reported(watch.REMOVED, alone).evidence == "lease"
     watching.steps(0.3)
     assert os.listdir(shm_root) == [attached.name]
-    watching.watcher.look_again()
-    event = watching.told(watch.REMOVED, attached)
+    watching.watcher.scan_again()
+    event = watching.reported(watch.REMOVED, attached)
     assert event.evidence == "pids"
     assert "is another process, which does not map it" in event.reason
     assert [pid for pid, _ in event.attached] == [peer.pid]
@@ -342,8 +342,8 @@ def test_a_forked_child_of_the_creator_is_an_attached_peer(spawn, shm_root, by_h
     os.kill(parent.pid, signal.SIGKILL)
     parent.process.wait()
     if triggers == "no pidfds":
-        watching.watcher.look_again()
-    event = watching.told(watch.REMOVED, name)
+        watching.watcher.scan_again()
+    event = watching.reported(watch.REMOVED, name)
     assert event.evidence == "identity"
     assert [pid for pid, _ in event.attached] == [int(child)]
 
@@ -367,10 +367,10 @@ def test_a_stopped_creator_is_kept_and_its_death_is_told_all_the_same(spawn, shm
     for _ in range(3):
         os.close(os.open(path_of(shm_root, owner), os.O_RDWR))  # as REDHAWK's shminfo does
         watching.watcher.step(0.02)
-    watching.watcher.look_again()
+    watching.watcher.scan_again()
     watching.keeps(owner)
     os.kill(owner.pid, signal.SIGKILL)
-    assert watching.told(watch.REMOVED, owner).evidence == "identity"
+    assert watching.reported(watch.REMOVED, owner).evidence == "identity"
 
 
 GROWS = """
@@ -388,14 +388,14 @@ def test_growth_makes_an_identity_void_and_it_is_renewed(spawn, shm_root, by_han
     spawn.peer(shm_root, owner)
     watching = by_hand()
     first = watching.identified(owner)
-    owner.tell("grow")
+    owner.send("grow")
     assert owner.read_line() == "grown"
     watching.until(lambda: watching.identity(owner) is not first)
     second = watching.identified(owner)
     assert second.since > first.since
     assert (second.pid, second.start, second.file_id) == (first.pid, first.start, first.file_id)
     owner.kill()
-    assert watching.told(watch.REMOVED, owner).evidence == "identity"
+    assert watching.reported(watch.REMOVED, owner).evidence == "identity"
 
 
 def test_a_creator_that_dies_just_after_its_heap_grew_is_looked_for_in_full(
@@ -405,10 +405,10 @@ def test_a_creator_that_dies_just_after_its_heap_grew_is_looked_for_in_full(
     spawn.peer(shm_root, owner)
     watching = by_hand()
     watching.identified(owner)
-    owner.tell("grow")
+    owner.send("grow")
     assert owner.read_line() == "grown"
     owner.kill()
-    assert watching.told(watch.REMOVED, owner).evidence == "pids"
+    assert watching.reported(watch.REMOVED, owner).evidence == "pids"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_each_change_of_the_file_makes_an_identity_void(spawn, shm_root, by_hand
     change(fd)
     os.close(fd)
     owner.kill()
-    assert watching.told(watch.REMOVED, owner).evidence == "pids"
+    assert watching.reported(watch.REMOVED, owner).evidence == "pids"
 
 
 # -- the pid's next owner ----------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_a_process_that_has_the_pid_next_and_nothing_of_the_heap_is_looked_into(
     owner.kill()
     lives.append(Life(lambda: None, owner.pid))
     wait_for(lives[0].is_ready)
-    event = watching.told(watch.REMOVED, owner)
+    event = watching.reported(watch.REMOVED, owner)
     assert event.evidence == "pids"
     assert f"process {owner.pid} is another process, which does not map it" in event.reason
 
@@ -467,7 +467,7 @@ def test_a_process_that_has_the_pid_next_and_has_the_heap_open_may_be_its_creato
     watching.keeps(owner)
     lives[0].kill()
     lives[0].reap()
-    watching.told(watch.REMOVED, owner)
+    watching.reported(watch.REMOVED, owner)
 
 
 # -- header and name ---------------------------------------------------------------------------------------
@@ -481,11 +481,11 @@ def test_a_header_that_was_overwritten_since_makes_an_identity_useless(spawn, sh
     watching.identified(owner)
     overwrite(shm_root, owner.name, spawn.dead_pid())
     owner.kill()
-    event = watching.told(watch.UNPROVEN, owner)
+    event = watching.reported(watch.UNPROVEN, owner)
     assert "its name says" in event.reason
     assert os.listdir(shm_root) == [owner.name]
     peer.kill()
-    assert watching.told(watch.REMOVED, owner).evidence == "lease"
+    assert watching.reported(watch.REMOVED, owner).evidence == "lease"
 
 
 def overwrite(root, name, pid):
@@ -503,7 +503,7 @@ def test_a_heap_whose_header_and_name_disagree_has_no_identity(spawn, shm_root, 
     overwrite(shm_root, owner.name, recorded)
     watching = by_hand()
     watching.until(lambda: owner.name in watching.watcher.living())
-    watching.watcher.look_again()
+    watching.watcher.scan_again()
     watching.steps(0.8)
     assert watching.watcher.identities == 0
 
@@ -534,11 +534,11 @@ def void_after(loss, spawn, shm_root, watching, look=lambda: None):
     owner.kill()
     other.kill()
     look()
-    assert watching.told(watch.REMOVED, other).evidence == "pids"
+    assert watching.reported(watch.REMOVED, other).evidence == "pids"
     assert os.path.exists(path_of(shm_root, owner))
     container.kill()
     look()
-    assert watching.told(watch.REMOVED, owner).evidence in ("pids", "lease")
+    assert watching.reported(watch.REMOVED, owner).evidence in ("pids", "lease")
 
 
 @needs_root
@@ -568,7 +568,7 @@ def test_what_a_stranger_writes_makes_no_identity_of_another_void(spawn, shm_roo
     watching.steps(0.1)
     assert watching.identity(owner) is found
     owner.kill()
-    assert watching.told(watch.REMOVED, owner).evidence == "identity"
+    assert watching.reported(watch.REMOVED, owner).evidence == "identity"
     peer.kill()
 
 
@@ -593,7 +593,7 @@ def lose_watches(watching):
 @needs_root
 def test_a_watch_that_was_lost_makes_every_identity_void(spawn, shm_root, by_hand, triggers):
     watching = by_hand()
-    void_after(lambda: lose_watches(watching), spawn, shm_root, watching, watching.watcher.look_again)
+    void_after(lambda: lose_watches(watching), spawn, shm_root, watching, watching.watcher.scan_again)
 
 
 def test_after_a_lost_watch_identities_are_established_anew(spawn, shm_root, by_hand):
@@ -604,7 +604,7 @@ def test_after_a_lost_watch_identities_are_established_anew(spawn, shm_root, by_
     lose_watches(watching)
     watching.until(lambda: watching.identity(owner) not in (None, first))
     owner.kill()
-    assert watching.told(watch.REMOVED, owner).evidence == "identity"
+    assert watching.reported(watch.REMOVED, owner).evidence == "identity"
 
 
 def test_another_directory_at_the_path_makes_every_identity_void(spawn, shm_root):
@@ -619,12 +619,12 @@ def test_another_directory_at_the_path_makes_every_identity_void(spawn, shm_root
         os.mkdir(root)
         other = spawn.owner(root, SMALL)
         spawn.peer(root, other)
-        watching.watcher.look_again()
+        watching.watcher.scan_again()
         watching.identified(other)
         assert watching.watcher.identities == 1
         owner.kill()
         other.kill()
-        assert watching.told(watch.REMOVED, other).evidence == "identity"
+        assert watching.reported(watch.REMOVED, other).evidence == "identity"
         assert os.listdir(aside) == [owner.name]
 
 
@@ -653,7 +653,7 @@ def test_without_inotify_no_rescan_establishes_an_identity_and_a_re_created_heap
     with ByHand(shm_root) as watching:
         watching.until(lambda: owner.name in watching.watcher.living())
         for _ in range(3):
-            watching.watcher.look_again()
+            watching.watcher.scan_again()
             watching.steps(1.2)
         assert watching.watcher.counts.rescans > 2 and not watching.watcher.identities
         container = create_in_a_container(spawn, shm_root, owner)
@@ -717,8 +717,8 @@ def test_a_crash_just_after_the_birth_is_told_with_the_files_owner(spawn, shm_ro
     young = spawn.python(BORN_AND_DEAD, shm_root, peer)
     watching = by_hand()
     watching.watcher.step(0.1)
-    young.tell("go")
-    event = watching.told(watch.REMOVED, young)
+    young.send("go")
+    event = watching.reported(watch.REMOVED, young)
     assert event.evidence == ("lease" if peer == "alone" else "pids")
     assert (event.creator, event.uid, event.user) == (young.pid, 65534, "nobody")
     assert event.bytes > 0

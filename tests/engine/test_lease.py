@@ -78,7 +78,7 @@ def test_who_holds_a_lease_is_not_killed_when_a_writer_comes_and_sees_that_one_c
     holder = spawn.python(HOLDER, path)
     with pytest.raises(BlockingIOError):
         os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    holder.tell("held?")
+    holder.send("held?")
     assert holder.read_line() == "False"
     assert holder.leave() == 0
 
@@ -90,13 +90,13 @@ def test_a_writer_waits_only_as_long_as_the_lease_is_held(path, spawn):
     writer.start()
 
     def broken():
-        holder.tell("held?")
+        holder.send("held?")
         return holder.read_line() == "False"
 
     wait_for(broken)
     assert opened == []
     begin = time.monotonic()
-    holder.tell("release")
+    holder.send("release")
     writer.join(10)
     # The kernel itself would take the lease away only after /proc/sys/fs/lease-break-time, 45 seconds.
     assert time.monotonic() - begin < 5

@@ -69,7 +69,7 @@ def test_a_question_that_it_does_not_know_or_that_fails_has_no_answer(asked):
         ("call", function("os.getpid")),
         ("call", function("gppshm.absent.name")),
         ("call", function("gppshm.procfs.absent")),
-        ("look", "nonsense"),
+        ("judge", "nonsense"),
     ):
         answers = ask(asked, job, argument)
         asked.wait(5.0)
@@ -142,7 +142,7 @@ def test_closing_waits_neither_for_a_stopped_observer_nor_for_what_blocks_it(nev
     before, others = descriptors(), set(family(os.getpid()))
     for stop in (False, True):
         asked = observer.Observer()
-        for kind in (observer.NAMES, observer.TELLING, observer.URGENT):
+        for kind in (observer.NAMES, observer.REPORTS, observer.URGENT):
             ask(asked, "call", reading(never), kind)
         asked.step()
         wait_for(lambda: family(asked.pid))  # noqa: B023

@@ -30,13 +30,13 @@ def crash(watching, owner):
 
 
 def release(peer, count):
-    peer.tell(str(count))
+    peer.send(str(count))
     return int(peer.read_line().split()[1])
 
 
 def gave_back(watching, owner):
     """The event of its removal once it has the figures: on a busy machine it is told without."""
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     watching.until(lambda: event.given_back > FREE - 8 * PAGE and event.in_use)
     return event
 
@@ -98,7 +98,7 @@ def test_a_heap_that_nobody_holds_is_told_at_once_and_nothing_is_kept(spawn, shm
     watching.identified(owner)
     before = descriptors()
     crash(watching, owner)
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     assert (event.given_back, event.not_given_back, event.attached) == (0, "", [])
     assert watching.watcher.returns() == [] and len(descriptors()) < len(before)  # its pidfd
 
@@ -121,11 +121,11 @@ def test_a_forked_child_keeps_everything_and_goes_on_allocating(spawn, shm_root,
     watching.identified(owner)
     os.kill(owner.pid, signal.SIGKILL)
     os.unlink(os.path.join(shm_root, owner.name))
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     assert [pid for pid, _ in event.attached] == [child]
     assert "a forked child" in event.not_given_back and event.given_back == 0
     for _ in range(5):
-        owner.tell("")
+        owner.send("")
         assert owner.read_line() == "whole True"
 
 
@@ -135,8 +135,8 @@ def test_a_live_heap_that_loses_its_name_is_left_alone(spawn, shm_root, by_hand)
     watching.identified(owner)
     status = os.stat(os.path.join(shm_root, owner.name))
     os.unlink(os.path.join(shm_root, owner.name))
-    watching.watcher.look_again()
-    event = watching.told(watch.UNLINKED, owner)
+    watching.watcher.scan_again()
+    event = watching.reported(watch.UNLINKED, owner)
     watching.steps(0.5)
     assert taken(event, peer.pid) == status.st_blocks * 512
     assert watching.watcher.counts.given_back == 0
@@ -157,10 +157,10 @@ sys.stdin.read()
     peer = spawn.python(code, shm_root, owner.name)
     watching = by_hand()
     watching.identified(owner)
-    peer.tell("")
+    peer.send("")
     assert peer.read_line() == "mine"
     crash(watching, owner)
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     assert event.given_back == 0
     assert taken(event, peer.pid) == event.bytes
 
@@ -171,7 +171,7 @@ def test_where_nothing_is_to_be_given_back_nothing_is(spawn, shm_root, by_hand, 
     watching = by_hand(**options)
     watching.identified(owner)
     crash(watching, owner)
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     watching.steps(0.3)
     assert (event.given_back, event.not_given_back, watching.watcher.returns()) == (0, "", [])
     assert taken(event, peer.pid) == event.bytes
@@ -182,7 +182,7 @@ def test_what_is_not_ours_to_remove_is_not_given_back(spawn, shm_root, by_hand):
     watching = by_hand(scope=watch.CHILDREN, parent=1 << 21)
     watching.identified(owner)
     crash(watching, owner)
-    event = watching.told(watch.CLEANED, owner)
+    event = watching.reported(watch.CLEANED, owner)
     watching.steps(0.3)
     assert taken(event, peer.pid) == event.bytes
 
@@ -220,7 +220,7 @@ def test_orders_and_the_end_let_go_of_all_that_is_sought(spawn, shm_root, orders
         watching.until(lambda: watching.watcher.counts.cleaned)
         if orders:
             watching.watcher.change(watch.HOST, 1000, False, False, False)
-            event = watching.told(watch.CLEANED, owner)
+            event = watching.reported(watch.CLEANED, owner)
             watching.steps(0.3)
             assert event.given_back == watching.watcher.counts.returning == 0
             assert taken(event, peer.pid) == event.bytes

@@ -61,7 +61,7 @@ class Dead:
     def release(self, count, peer=None):
         """Let the peer, or all of them, release so many blocks; what it holds then is still whole."""
         for one in self.peers if peer is None else [peer]:
-            one.tell(str(count))
+            one.send(str(count))
         return [int(one.read_line().split()[1]) for one in (self.peers if peer is None else [peer])]
 
     def kin(self, noted=None):
@@ -70,7 +70,7 @@ class Dead:
         def look():
             found, pids = kinship.kin(self.id, noted or self.noted)
             mine = {peer.pid for peer in self.peers}
-            return (found, pids) if found is not kinship.UNTOLD or mine.issuperset(pids) else None
+            return (found, pids) if found is not kinship.UNKNOWN or mine.issuperset(pids) else None
 
         return wait_for(look)
 
@@ -115,7 +115,7 @@ def test_what_is_free_comes_back_at_once_and_what_peers_hold_is_whole(dead):
     before = taken(one.fd)
     assert before > 62 * MB
     it = everything(one, kinship=one.kinship())
-    assert it.settled and it.whole
+    assert it.stable and it.whole
     assert before - it.given_back == it.taken == taken(one.fd) < 11 * MB
     assert one.release(0) == [10]
     assert (it.in_use, faults(one.fd)) == (10 * MB, [])
@@ -215,7 +215,7 @@ def test_no_byte_that_a_peer_holds_is_damaged_by_holes_in_a_tight_loop(dead, pee
             thread.join()
         look_anew(it)
         assert faults(one.fd) == []
-        assert it.settled and it.in_use == 0 and it.taken == 4 * PAGE
+        assert it.stable and it.in_use == 0 and it.taken == 4 * PAGE
 
 
 def test_two_cleaners_at_once_do_no_harm(dead):
@@ -254,7 +254,7 @@ def test_a_peer_that_exits_in_the_middle_leaves_its_blocks_and_disturbs_nobody(d
     while not it.go_on():
         pass
     it.go_on(1)
-    assert it.settled and it.in_use > 0
+    assert it.stable and it.in_use > 0
     assert one.release(1000, one.peers[1]) == [0]
     assert faults(one.fd) == []
 
@@ -271,11 +271,11 @@ def test_a_superblock_that_somebody_is_at_work_in_is_left_alone_until_he_is_done
         for _ in range(3):
             it.go_on(1)
         # Of the other superblock only.
-        assert (it.settled, it.taken) == (False, (1 + 3) * PAGE + PAGE + 2 * MB)
+        assert (it.stable, it.taken) == (False, (1 + 3) * PAGE + PAGE + 2 * MB)
         stream.seek(lock)
         stream.write(struct.pack("<i", 0))
     it.go_on(1)
-    assert (it.settled, it.taken) == (True, (1 + 2 * 3) * PAGE)
+    assert (it.stable, it.taken) == (True, (1 + 2 * 3) * PAGE)
 
 
 def test_a_holder_that_lets_go_and_ends_while_it_is_asked_about_is_no_dead_holder(dead):
@@ -291,11 +291,11 @@ def test_a_holder_that_lets_go_and_ends_while_it_is_asked_about_is_no_dead_holde
         os.pwrite(stream.fileno(), struct.pack("<i", 1), lock)
         os.pwrite(stream.fileno(), struct.pack("<i", 4194304), lock + 8)
         it = everything(one, lock_is_dead=let_go_and_gone)
-        assert (it.settled, it.given_back) == (False, 0)
+        assert (it.stable, it.given_back) == (False, 0)
         it.go_on(1)
-        assert (it.settled, it.given_back) == (False, 0)
+        assert (it.stable, it.given_back) == (False, 0)
     it.go_on(1)
-    assert it.settled and it.taken == 4 * PAGE
+    assert it.stable and it.taken == 4 * PAGE
 
 
 def test_who_takes_the_lock_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
@@ -310,12 +310,12 @@ def test_who_takes_the_lock_at_the_last_moment_is_not_disturbed(dead, monkeypatc
 
     monkeypatch.setattr(reclaim, "writable", taken_just_before)
     it = everything(one)
-    assert (it.given_back, it.settled) == (0, False)
+    assert (it.given_back, it.stable) == (0, False)
     monkeypatch.undo()
     with open(reclaim_path(one.fd), "r+b", buffering=0) as stream:
         os.pwrite(stream.fileno(), struct.pack("<i", 0), lock)
     it.go_on(1)
-    assert it.settled and it.taken == 4 * PAGE
+    assert it.stable and it.taken == 4 * PAGE
 
 
 def test_who_releases_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
@@ -332,20 +332,20 @@ def test_who_releases_at_the_last_moment_is_not_disturbed(dead, monkeypatch):
     look_anew(it)
     assert one.release(2) == [0]
     look_anew(it)
-    assert it.settled and it.taken == 4 * PAGE
+    assert it.stable and it.taken == 4 * PAGE
     assert faults(one.fd) == []
 
 
 def test_what_is_free_behind_a_lock_that_the_dead_hold_comes_back(dead):
     one = dead(SMALL, "--hold-lock")
     it = everything(one, lock_is_dead=locks.dead_holder(one.id))
-    assert not it.settled and it.given_back == 0
+    assert not it.stable and it.given_back == 0
     it.go_on(1)
-    assert it.settled and it.taken == 4 * PAGE
+    assert it.stable and it.taken == 4 * PAGE
     # Who cannot tell whether the holder is dead leaves it.
     it = everything(one)
     it.go_on(1)
-    assert not it.settled and it.returnable == 0
+    assert not it.stable and it.returnable == 0
 
 
 def reclaim_path(fd):
@@ -402,12 +402,12 @@ finally:
 
 def test_without_the_conditions_nothing_is_given_back(dead):
     one = dead(SMALL)
-    for kind in (kinship.CHILD, kinship.UNTOLD):
+    for kind in (kinship.CHILD, kinship.UNKNOWN):
         with pytest.raises(reclaim.NotAllowed):
             reclaim.Reclaim(one.fd, kind)
     with pytest.raises(reclaim.NotAllowed):
-        reclaim.Reclaim(one.fd, kinship.CHILD, by_word=True)
-    assert everything(one, kinship=kinship.UNTOLD, by_word=True).given_back > 0
+        reclaim.Reclaim(one.fd, kinship.CHILD, accept_risk=True)
+    assert everything(one, kinship=kinship.UNKNOWN, accept_risk=True).given_back > 0
 
 
 def test_what_is_on_no_tmpfs_is_left_alone(tmp_path):
@@ -490,15 +490,15 @@ def test_without_address_randomisation_nothing_is_given_back(spawn, shm_root):
 def test_peers_are_no_kin_where_the_creators_address_was_noted_and_are_not_told_apart_otherwise(dead):
     one = dead(SMALL, peers=3)
     assert one.kin() == (kinship.NO_CHILD, ())
-    assert one.kin(kinship.NOTHING) == (kinship.UNTOLD, tuple(sorted(peer.pid for peer in one.peers)))
+    assert one.kin(kinship.NOTHING) == (kinship.UNKNOWN, tuple(sorted(peer.pid for peer in one.peers)))
     for peer in one.peers:
         peer.kill()
     assert one.kin(kinship.NOTHING) == (kinship.NO_CHILD, ())
 
 
 A_USERS = """
-import ctypes, heapwriter, looks
-looks.become(65534)
+import ctypes, heapwriter, views
+views.become(65534)
 ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: as after an exec
 heap = heapwriter.LiveHeap.create(sys.argv[1]) if len(sys.argv) == 2 else heapwriter.LiveHeap.attach(
     sys.argv[2], sys.argv[1])
@@ -526,7 +526,7 @@ def test_a_user_who_cannot_look_into_others_processes_knows_that_they_are_no_chi
     wait_for(lambda: in_child(kin_of, *everything_noted, uid=65534) == [kinship.NO_CHILD, []])
     # Had the creator been able to become another user, root's process might be its child.
     found = in_child(kin_of, file_id(fd), [noted.address, noted.started, -1], uid=65534)
-    assert found[0] == kinship.UNTOLD and younger.pid in found[1] and peer.pid not in found[1]
+    assert found[0] == kinship.UNKNOWN and younger.pid in found[1] and peer.pid not in found[1]
     os.close(fd)
 
 
@@ -563,12 +563,12 @@ def test_the_address_of_the_header_page_is_read_from_maps():
         ({}, 0, (kinship.NO_CHILD, ())),
         ({7: MAPS}, 0x7F0000000000, (kinship.CHILD, (7,))),
         ({7: MAPS}, 0x7F0000100000, (kinship.NO_CHILD, ())),
-        ({7: MAPS}, 0, (kinship.UNTOLD, (7,))),
-        ({7: MAPS}, -1, (kinship.UNTOLD, (7,))),
-        ({7: MAPS, 8: None}, 0x7F0000100000, (kinship.UNTOLD, (8,))),
-        ({7: MAPS, 8: b""}, 0x7F0000100000, (kinship.UNTOLD, (8,))),
+        ({7: MAPS}, 0, (kinship.UNKNOWN, (7,))),
+        ({7: MAPS}, -1, (kinship.UNKNOWN, (7,))),
+        ({7: MAPS, 8: None}, 0x7F0000100000, (kinship.UNKNOWN, (8,))),
+        ({7: MAPS, 8: b""}, 0x7F0000100000, (kinship.UNKNOWN, (8,))),
         ({7: MAPS, 8: None}, 0x7F0000000000, (kinship.CHILD, (7,))),
-        ({7: MAPS.replace(b" 00000000 00:1a 9 ", b" 00003000 00:1a 9 ")}, 5, (kinship.UNTOLD, (7,))),
+        ({7: MAPS.replace(b" 00000000 00:1a 9 ", b" 00003000 00:1a 9 ")}, 5, (kinship.UNKNOWN, (7,))),
         ({7: MAPS.replace(b" 00:1a 9 ", b" 00:1a 8 ")}, 0x7F0000000000, (kinship.NO_CHILD, ())),
     ],
 )
@@ -746,7 +746,7 @@ def test_what_peers_let_go_of_is_back_within_a_second_and_an_idle_heap_is_looked
         return count
 
     steps(2)
-    assert it.reclaim.settled and it.later == 0
+    assert it.reclaim.stable and it.later == 0
     assert steps(4) <= 7
     one.release(10)
     began = time.monotonic()
@@ -787,7 +787,7 @@ def test_before_it_is_allowed_it_gives_nothing_back_and_still_lets_go(dead, depa
     before = taken(one.fd)
     assert it.step(time.monotonic()) is None
     with pytest.raises(reclaim.NotAllowed):
-        it.allow(kinship.UNTOLD)
+        it.allow(kinship.UNKNOWN)
     assert it.step(time.monotonic()) is None
     assert taken(one.fd) == before
     timer, _ = let_go_later(one, 0.1)

@@ -128,7 +128,7 @@ def test_a_leader_that_cleans_nothing_is_obeyed_from_the_start_on(spawn, shm_roo
     with following(shm_root, node) as follower:
         assert follower.engine.leader == ("leader", "dry")
         stays(lambda: there(shm_root, owner), 0.5)
-        leader.tell("all")
+        leader.send("all")
         wait_for(lambda: follower.engine.leader == ("leader", "all"))
         wait_for(lambda: not there(shm_root, owner))
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import heapwriter
-from gppshm import held, kinship, returns, shmfs, telling, triggers, watch
+from gppshm import held, kinship, reporting, returns, shmfs, triggers, watch
 from pids import FORKING
 from spawning import descriptors, stays, wait_for
 from watching import Shmwatch, Watching
@@ -41,14 +41,14 @@ def left(root, event):
 
 
 def release(peer, count):
-    peer.tell(str(count))
+    peer.send(str(count))
     return int(peer.read_line().split()[1])
 
 
 def test_what_is_free_comes_back_at_once_and_the_event_tells_it(spawn, shm_root, watched):
     owner, (peer,) = heap(spawn, shm_root, watched)
     owner.kill()
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     assert [pid for pid, _ in event.attached] == [peer.pid]
     assert event.given_back > 0.85 * event.bytes
     assert 6 * MB < event.in_use < event.left < 7 * MB
@@ -73,7 +73,7 @@ def test_memory_is_back_within_20_ms_of_the_unlink(spawn, shm_root, watched):
 def test_what_peers_let_go_of_is_back_within_a_second_and_told(spawn, shm_root, watched):
     owner, peers = heap(spawn, shm_root, watched, peers=2)
     owner.kill()
-    removal = watched.told(watch.REMOVED, owner)
+    removal = watched.reported(watch.REMOVED, owner)
     (figures,) = watched.watcher.returns()
     assert figures[0] == owner.name and figures[2:6] == (
         removal.given_back,
@@ -90,7 +90,7 @@ def test_what_peers_let_go_of_is_back_within_a_second_and_told(spawn, shm_root, 
     began = time.monotonic()
     wait_for(lambda: not counts.in_use)
     assert time.monotonic() - began < 1.1
-    event = watched.told(watch.RETURNED, owner)
+    event = watched.reported(watch.RETURNED, owner)
     assert event.given_back == removal.given_back and event.given_back_later == counts.given_back_later
     assert (event.in_use, event.left) == (0, left(shm_root, event))
     assert event.left <= (1 + 3 * 32) * PAGE
@@ -100,7 +100,7 @@ def test_what_peers_let_go_of_is_back_within_a_second_and_told(spawn, shm_root, 
 def test_the_descriptor_is_let_go_of_when_the_last_peer_exits(spawn, shm_root, watched):
     owner, peers = heap(spawn, shm_root, watched, peers=2)
     owner.kill()
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     peers[0].kill()
     stays(lambda: watched.watcher.counts.returning == 1, 0.2)
     peers[1].kill()
@@ -121,7 +121,7 @@ def test_a_heap_that_is_let_go_of_waits_for_no_garbage_collector(spawn, shm_root
     gc.disable()
     try:
         owner.kill()
-        watched.told(watch.REMOVED, owner)
+        watched.reported(watch.REMOVED, owner)
         assert kept()
         peer.kill()
         wait_for(lambda: not kept())
@@ -141,7 +141,7 @@ def test_a_last_exit_that_was_missed_is_found_at_the_next_rescan(spawn, shm_root
     assert watching.watcher._returns._departures.read()
     watching.steps(1.0)
     assert watching.watcher.counts.returning == 1
-    watching.watcher.look_again()
+    watching.watcher.scan_again()
     watching.until(lambda: not watching.watcher.counts.returning)
 
 
@@ -152,12 +152,12 @@ def test_nothing_is_given_back_while_a_forked_child_is_attached_and_it_goes_on_a
     child = int(owner.read_line().split()[1])
     watched.knows(owner)
     os.kill(owner.pid, signal.SIGKILL)
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     assert child in [pid for pid, _ in event.attached]
     assert "a forked child" in event.not_given_back
     assert (event.given_back, watched.watcher.returns()) == (0, [])
     for _ in range(5):
-        owner.tell("")
+        owner.send("")
         assert owner.read_line() == "whole True"
 
 
@@ -166,7 +166,7 @@ def test_a_heap_whose_creator_was_never_seen_alive_is_left_to_a_person(spawn, sh
     spawn.peer(shm_root, owner, "--hold")
     owner.kill()
     with Watching(shm_root) as watched:
-        event = watched.told(watch.REMOVED, owner)
+        event = watched.reported(watch.REMOVED, owner)
         assert event.not_given_back == returns.NEVER_SEEN
         assert event.given_back == watched.watcher.counts.returning == 0
 
@@ -176,8 +176,8 @@ def test_nothing_wakes_while_peers_hold_nothing_and_little_while_they_do(spawn, 
     another, _ = heap(spawn, shm_root, watched)
     owner.kill()
     another.kill()
-    watched.told(watch.REMOVED, owner)
-    watched.told(watch.REMOVED, another)
+    watched.reported(watch.REMOVED, owner)
+    watched.reported(watch.REMOVED, another)
     counts = watched.watcher.counts
 
     def spell():
@@ -192,9 +192,9 @@ def test_nothing_wakes_while_peers_hold_nothing_and_little_while_they_do(spawn, 
 def test_nothing_wakes_when_all_has_come_back(spawn, shm_root, watched):
     owner, (peer,) = heap(spawn, shm_root, watched)
     owner.kill()
-    watched.told(watch.REMOVED, owner)
+    watched.reported(watch.REMOVED, owner)
     assert release(peer, 1000) == 0
-    watched.told(watch.RETURNED, owner)
+    watched.reported(watch.RETURNED, owner)
     time.sleep(0.5)  # the reports are out
     before = watched.watcher.counts.wakeups
     time.sleep(3)
@@ -206,7 +206,7 @@ def test_without_reclaim_nothing_is_given_back_or_kept_open(spawn, shm_root):
     with Watching(shm_root, rescan=1000, reclaim=False) as watched:
         owner, _ = heap(spawn, shm_root, watched)
         owner.kill()
-        event = watched.told(watch.REMOVED, owner)
+        event = watched.reported(watch.REMOVED, owner)
         assert (event.given_back, event.not_given_back, watched.watcher.returns()) == (0, "", [])
         assert left(shm_root, event) == event.bytes
 
@@ -215,17 +215,17 @@ def test_orders_switch_it_off_and_on(spawn, shm_root, watched):
     watcher = watched.watcher
     first, _ = heap(spawn, shm_root, watched)
     first.kill()
-    watched.told(watch.REMOVED, first)
+    watched.reported(watch.REMOVED, first)
     assert len(watcher.returns()) == 1
     watcher.change(watch.HOST, 1000, False, False, False)
     wait_for(lambda: not watcher.returns() and not watcher.counts.returning)
     second, _ = heap(spawn, shm_root, watched)
     second.kill()
-    assert watched.told(watch.REMOVED, second).given_back == 0
+    assert watched.reported(watch.REMOVED, second).given_back == 0
     watcher.change(watch.HOST, 1000, False, False, True)
     third, _ = heap(spawn, shm_root, watched)
     third.kill()
-    assert watched.told(watch.REMOVED, third).given_back > 0
+    assert watched.reported(watch.REMOVED, third).given_back > 0
 
 
 def test_what_is_not_ours_to_remove_is_not_given_back(spawn, shm_root):
@@ -256,9 +256,9 @@ def test_beyond_so_many_heaps_one_is_let_go_of(spawn, shm_root, watched, monkeyp
     first, _ = heap(spawn, shm_root, watched, "--superblocks=2")
     second, _ = heap(spawn, shm_root, watched, "--superblocks=2")
     first.kill()
-    assert watched.told(watch.REMOVED, first).given_back > 0
+    assert watched.reported(watch.REMOVED, first).given_back > 0
     second.kill()
-    event = watched.told(watch.REMOVED, second)
+    event = watched.reported(watch.REMOVED, second)
     assert (event.given_back, event.not_given_back) == (0, returns.TOO_MANY)
     assert watched.watcher.counts.returning == 1
 
@@ -267,7 +267,7 @@ def test_where_descriptors_run_out_a_heap_is_let_go_of(spawn, shm_root, watched,
     owner, _ = heap(spawn, shm_root, watched, "--superblocks=2")
     monkeypatch.setattr(triggers, "descriptor_limit", lambda: triggers.HEADROOM)
     owner.kill()
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     assert (event.given_back, event.not_given_back) == (0, returns.TOO_MANY)
     assert watched.watcher.counts.returning == 0
 
@@ -280,26 +280,26 @@ def test_its_end_lets_go_of_every_descriptor(spawn, shm_root):
     with Watching(shm_root, rescan=1000) as watched:
         owner, _ = heap(spawn, shm_root, watched)
         owner.kill()
-        assert watched.told(watch.REMOVED, owner).given_back
+        assert watched.reported(watch.REMOVED, owner).given_back
         assert len(watched.watcher.returns()) == 1
     assert opened() == before
 
 
 def test_what_comes_back_after_the_removal_was_told_is_told(spawn, shm_root, watched, monkeypatch):
     """Of a look at the processes that takes long, an event of the removal does not wait for ever."""
-    monkeypatch.setattr(telling, "RETURNS", 0.0)
-    monkeypatch.setattr(telling, "HOLDERS", 0.0)
+    monkeypatch.setattr(reporting, "RETURNS", 0.0)
+    monkeypatch.setattr(reporting, "HOLDERS", 0.0)
     owner, _ = heap(spawn, shm_root, watched)
     owner.kill()
-    watched.told(watch.REMOVED, owner)
-    event = watched.told(watch.RETURNED, owner)
+    watched.reported(watch.REMOVED, owner)
+    event = watched.reported(watch.RETURNED, owner)
     assert event.given_back > 0.85 * event.bytes
 
 
 def test_a_lock_that_the_dead_hold_is_asked_about_and_what_is_free_comes_back(spawn, shm_root, watched):
     owner, _ = heap(spawn, shm_root, watched, "--superblocks=2", "--hold-lock")
     owner.kill()
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     counts = watched.watcher.counts
     wait_for(lambda: counts.given_back + counts.given_back_later > 3 * MB)
     assert event.name == owner.name
@@ -309,7 +309,7 @@ def test_the_holes_do_not_void_what_is_known_of_a_new_heap_of_that_name(spawn, s
     """inotify tells of an unlinked file under its old name."""
     owner, (peer,) = heap(spawn, shm_root, watched)
     owner.kill()
-    watched.told(watch.REMOVED, owner)
+    watched.reported(watch.REMOVED, owner)
     known = watched.watcher._known
     code = "import heapwriter; h = heapwriter.LiveHeap.create(sys.argv[1], name=sys.argv[2]);"
     code += "print('ready', h.name, flush=True); sys.stdin.read()"
@@ -318,7 +318,7 @@ def test_the_holes_do_not_void_what_is_known_of_a_new_heap_of_that_name(spawn, s
     time.sleep(0.5)  # it has been portrayed
     version = known[owner.name].version
     assert release(peer, 1000) == 0
-    watched.told(watch.RETURNED, owner)
+    watched.reported(watch.RETURNED, owner)
     assert known[owner.name].version == version
     assert kinship.note(owner.pid, (0, 0)) is kinship.NOTHING
 

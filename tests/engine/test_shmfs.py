@@ -17,8 +17,8 @@ import pytest
 
 import heapwriter
 from gppshm import creator, fifos, lease, procfs, shmfs, snapshot
-from looks import verdict
 from spawning import descriptors, in_child, needs_root, wait_for
+from views import verdict
 
 NOBODY = 65534
 SMALL = "--size=4096"
@@ -221,7 +221,7 @@ sys.stdin.read()
     maker = spawn.python(code, shm_root, data.hex())
     found = verdict(shm_root, maker)
     assert (found["kind"], found["state"]) == ("half-made heap", "alive")
-    maker.tell("close")
+    maker.send("close")
     assert maker.read_line() == "closed"
     # It found no room, say: nobody has the file open, but its creator lives.
     assert verdict(shm_root, maker)["state"] == "unknown"
@@ -586,7 +586,7 @@ def test_usage_is_that_of_statvfs(directory, shm_root):
 @needs_root
 def test_a_full_tmpfs_and_one_without_a_size_can_be_looked_at(private_tmpfs):
     code = """
-import looks
+import views
 from gppshm import shmfs
 open(sys.argv[1] + "/heap-4194300", "w").close()
 with open(sys.argv[1] + "/filler", "wb", buffering=0) as stream:
@@ -597,7 +597,7 @@ with open(sys.argv[1] + "/filler", "wb", buffering=0) as stream:
         pass
 with shmfs.ShmDirectory(sys.argv[1]) as directory:
     usage = directory.usage()
-    print(usage.size, usage.free, looks.verdict(sys.argv[1], "heap-4194300")["state"], len(directory.names()))
+    print(usage.size, usage.free, views.verdict(sys.argv[1], "heap-4194300")["state"], len(directory.names()))
 """
     done = private_tmpfs(code, options="size=64k")
     assert (done.stdout, done.stderr) == ("65536 0 orphaned 2\n", "")

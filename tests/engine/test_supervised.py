@@ -228,13 +228,13 @@ def test_many_huge_answers_come_at_the_same_time(pool):
 
 def test_what_is_urgent_does_not_wait_for_what_is_only_for_telling(pool, never):
     for key in range(10):
-        kind = (supervised.TELLING, supervised.NAMES)[key % 2]
+        kind = (supervised.REPORTS, supervised.NAMES)[key % 2]
         pool.submit(key, lambda: os.open(never, os.O_RDONLY), kind, 60.0)
     started = time.monotonic()
     pool.submit(100, lambda: "at once")
     assert collect(pool) == {100: ("at once", [])}
     assert time.monotonic() - started < 1.0
-    assert len(pool.fds()) == supervised.AT_ONCE["telling"] + supervised.AT_ONCE["names"]
+    assert len(pool.fds()) == supervised.AT_ONCE["reports"] + supervised.AT_ONCE["names"]
 
 
 def test_what_is_only_for_reports_gives_way_to_more_urgent_work_for_a_while(pool, tmp_path):
@@ -246,7 +246,7 @@ def test_what_is_only_for_reports_gives_way_to_more_urgent_work_for_a_while(pool
         return time.monotonic()
 
     pool.submit(1, until_the_gate_is_there, supervised.SOON)
-    pool.submit(2, time.monotonic, supervised.TELLING)
+    pool.submit(2, time.monotonic, supervised.REPORTS)
     gate.touch()
     found = collect(pool, 2)
     assert found[1][0] < found[2][0]
@@ -255,14 +255,14 @@ def test_what_is_only_for_reports_gives_way_to_more_urgent_work_for_a_while(pool
 def test_but_it_does_not_wait_for_work_that_takes_long(pool, never):
     pool.submit(1, look([os.getpid()], {os.getpid()}, never), supervised.SOON, deadline=60.0)
     submitted = time.monotonic()
-    pool.submit(2, time.monotonic, supervised.TELLING)
+    pool.submit(2, time.monotonic, supervised.REPORTS)
     assert collect(pool, 1)[2][0] - submitted >= supervised.GIVES_WAY
 
 
 def test_what_waits_its_turn_is_done_in_the_order_in_which_it_came(pool):
     order = []
     for key in range(12):
-        pool.submit(key, lambda: time.sleep(0.01), supervised.TELLING)
+        pool.submit(key, lambda: time.sleep(0.01), supervised.REPORTS)
     while len(order) < 12:
         order += collect(pool)
     assert order == list(range(12))

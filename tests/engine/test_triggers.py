@@ -286,8 +286,8 @@ def test_of_many_changes_only_the_first_wakes_and_none_is_lost(watched, shm_root
         happened = watched.wait(0.01)
         wakeups += watched.resume > 0 and not happened.events
     assert watched.resume >= started + triggers.GATHER
-    assert not watched.heed_changes_again(started)
-    assert watched.heed_changes_again(watched.resume)
+    assert not watched.poll_changes_again(started)
+    assert watched.poll_changes_again(watched.resume)
     assert watched.resume == 0
     assert watched.changes() == {"a"}
     os.close(fd)
@@ -356,7 +356,7 @@ def test_an_execution_is_no_end(watched, spawn):
         "os.execv(sys.executable, [sys.executable, '-c', 'print(1, flush=True); input()'])"
     )
     watched.watch("name", child.pid, start_of(child.pid))
-    child.tell("go")
+    child.send("go")
     assert child.read_line() == "1"
     assert watched.wait(0.1).ended == []
 
@@ -434,7 +434,7 @@ def test_how_a_process_ended_is_told_of_one_that_is_no_child(spawn):
                 assert kernel.exit_status(fd) is None
             except OSError as error:
                 pytest.skip(f"this kernel does not tell: {error.strerror}")
-            child.tell("go")
+            child.send("go")
             child.process.wait(10)
             status = wait_for(lambda: (kernel.exit_status(fd),))[0]  # noqa: B023
             if status is None:
@@ -471,9 +471,9 @@ def test_a_wait_ends_when_it_is_woken_and_when_the_time_is_over(watched):
 def test_a_wait_ends_for_descriptors_of_others(watched):
     reader, writer = os.pipe()
     try:
-        watched.heed(reader, False)
-        watched.heed(reader, True)
-        watched.heed(reader, False)
+        watched.poll_also(reader, False)
+        watched.poll_also(reader, True)
+        watched.poll_also(reader, False)
         assert not watched.wait(0.0).observer
         os.write(writer, b"x")
         assert watched.wait(5.0).observer

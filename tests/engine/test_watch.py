@@ -42,7 +42,7 @@ def orphan(root, pid, **options):
 
 def test_what_the_dead_left_before_the_start_is_swept(spawn, shm_root, watching):
     name, living = orphan(shm_root, spawn.dead_pid()), spawn.owner(shm_root)
-    event = watching().told(watch.REMOVED, name)
+    event = watching().reported(watch.REMOVED, name)
     assert (event.trigger, event.evidence, event.command) == ("rescan", "lease", "unknown")
     assert event.bytes >= 2 * 1024 * 1024
     assert os.listdir(shm_root) == [living.name]
@@ -54,7 +54,7 @@ def test_a_crash_is_noticed_and_its_heap_removed_by_lease(spawn, shm_root, watch
     watched.knows(owner, living)
     identity = os.stat(os.path.join(shm_root, owner.name))
     owner.kill(number)
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     assert (event.device, event.inode) == (identity.st_dev, identity.st_ino)
     assert event.trigger in ("close", "pidfd")
     assert event.evidence == "lease"
@@ -75,7 +75,7 @@ def test_an_exit_without_unlink_is_noticed_and_a_normal_exit_is_no_news(spawn, s
     watched.knows(forgetful, tidy)
     tidy.leave()
     forgetful.leave()
-    watched.told(watch.REMOVED, forgetful)
+    watched.reported(watch.REMOVED, forgetful)
     wait_for(lambda: not watched.watcher.living())
     assert [event.name for event in watched.events] == [forgetful.name]
     assert watched.watcher.pidfds == 0
@@ -86,7 +86,7 @@ def test_a_heap_that_is_created_and_dies_before_it_was_looked_at_is_removed(spaw
     with Farm(spawn, shm_root, 1) as farm:
         farm.kill()
         gone(shm_root, *farm.names)
-    assert watched.told(watch.REMOVED, farm.names[0]).evidence == "lease"
+    assert watched.reported(watch.REMOVED, farm.names[0]).evidence == "lease"
 
 
 def test_a_half_made_heap_of_a_dead_creator_goes_and_one_of_a_live_creator_stays(spawn, shm_root, watching):
@@ -98,7 +98,7 @@ def test_a_half_made_heap_of_a_dead_creator_goes_and_one_of_a_live_creator_stays
     children = [spawn.python(code, shm_root) for _ in range(2)]
     wait_for(lambda: all(child.name in watched.watcher._known for child in children))
     children[0].kill()
-    assert watched.told(watch.REMOVED, children[0]).evidence == "lease"
+    assert watched.reported(watch.REMOVED, children[0]).evidence == "lease"
     assert os.listdir(shm_root) == [children[1].name]
 
 
@@ -112,7 +112,7 @@ def test_a_creator_that_is_slow_to_write_its_header_is_known_once_it_has(spawn, 
         shm_root,
     )
     stays(lambda: watched.watcher.living() == [], 0.1)
-    slow.tell("write")
+    slow.send("write")
     slow.read_line()
     watched.knows(slow)
 
@@ -126,7 +126,7 @@ def test_a_heap_of_any_name_is_removed_when_its_creator_dies(spawn, shm_root, wa
     watched = watching(rescan=1000)
     watched.knows("odd\nname \udcff")
     odd.kill()
-    assert watched.told(watch.REMOVED, "odd\nname \udcff").creator == odd.pid
+    assert watched.reported(watch.REMOVED, "odd\nname \udcff").creator == odd.pid
 
 
 # -- attached peers ------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_a_dead_creators_heap_goes_while_a_peer_is_attached_and_it_is_told_who_h
     watched = watching(rescan=1000)
     watched.identified(owner)
     owner.kill()
-    event = watched.told(watch.REMOVED, owner)
+    event = watched.reported(watch.REMOVED, owner)
     # Not by the close that comes with it, on which leases are tried first, in vain here.
     assert (event.trigger, event.evidence) == ("pidfd", "identity")
     assert sorted(pid for pid, _ in event.attached) == sorted(peer.pid for peer in peers)
@@ -200,14 +200,14 @@ def test_without_pidfds_events_on_a_live_heap_cause_no_look_at_processes(
     monkeypatch.setattr(kernel, "pidfd_open", _no_pidfd)
     owner, watched = spawn.owner(shm_root), watching(rescan=1000)
     watched.identified(owner)
-    assert watched.told(watch.TROUBLE).reason.startswith("no pidfd: ")
+    assert watched.reported(watch.TROUBLE).reason.startswith("no pidfd: ")
     before, end = dict(judgements), time.monotonic() + 0.5
     while time.monotonic() < end:
         os.close(os.open(os.path.join(shm_root, owner.name), os.O_RDWR))
         time.sleep(0.001)
     assert judgements["ask"] == before["ask"]
     owner.kill()
-    assert watched.told(watch.REMOVED, owner).trigger == "close"
+    assert watched.reported(watch.REMOVED, owner).trigger == "close"
     assert len(watched.of_kind(watch.TROUBLE)) == 1
 
 
@@ -232,7 +232,7 @@ def test_a_lease_refused_at_the_last_close_is_asked_for_again_soon(spawn, shm_ro
     monkeypatch.setattr(lease, "take", refuses_for_a_moment)
     owner = spawn.owner(shm_root)
     owner.kill()
-    watched.told(watch.REMOVED, owner, deadline=2.0)
+    watched.reported(watch.REMOVED, owner, deadline=2.0)
     assert len(refused) > 1
 
 
@@ -248,7 +248,7 @@ def test_an_opener_in_a_loop_keeps_an_orphan_no_longer_than_it_goes_on(spawn, sh
     owner.kill()
     wait_for(lambda: owner.name not in watched.watcher.living())
     opener.kill()
-    watched.told(watch.REMOVED, owner, deadline=5.0)
+    watched.reported(watch.REMOVED, owner, deadline=5.0)
 
 
 def test_a_reader_that_holds_an_orphan_open_does_not_keep_it(spawn, shm_root, watching):
@@ -256,7 +256,7 @@ def test_a_reader_that_holds_an_orphan_open_does_not_keep_it(spawn, shm_root, wa
     watched.knows(owner)
     with open(os.path.join(shm_root, owner.name), "rb"):
         owner.kill()
-        assert watched.told(watch.REMOVED, owner).evidence == "lease"
+        assert watched.reported(watch.REMOVED, owner).evidence == "lease"
 
 
 def test_a_hostile_lock_holder_keeps_an_orphan_only_for_a_moment(spawn, shm_root, watching):
@@ -268,7 +268,7 @@ def test_a_hostile_lock_holder_keeps_an_orphan_only_for_a_moment(spawn, shm_root
         os.path.join(shm_root, owner.name),
     )
     owner.kill()
-    watched.told(watch.REMOVED, owner, deadline=3.0)
+    watched.reported(watch.REMOVED, owner, deadline=3.0)
 
 
 def test_a_live_heap_that_is_unlinked_by_a_forked_child_is_told_once(spawn, shm_root, watching):
@@ -281,9 +281,9 @@ def test_a_live_heap_that_is_unlinked_by_a_forked_child_is_told_once(spawn, shm_
     watched = watching(rescan=0.3)
     watched.knows(parent)
     took = os.stat(os.path.join(shm_root, parent.name)).st_blocks * 512
-    parent.tell("fork")
+    parent.send("fork")
     parent.read_line()
-    event = watched.told(watch.UNLINKED, parent)
+    event = watched.reported(watch.UNLINKED, parent)
     assert (event.creator, event.bytes) == (parent.pid, took) and took
     assert "lives and maps it" in event.reason
     rescans = watched.watcher.counts.rescans
@@ -302,13 +302,13 @@ def test_a_name_that_is_created_anew_under_its_old_pid_is_a_new_life(spawn, shm_
     )
     child, watched = spawn.python(code, shm_root), watching(rescan=1000)
     watched.knows(child)
-    child.tell("again")
+    child.send("again")
     child.read_line()
     inode = os.stat(os.path.join(shm_root, child.name)).st_ino
     wait_for(lambda: [heap.file_id[1] for heap in list(watched.watcher._known.values())] == [inode])
     watched.knows(child)
     child.kill()
-    assert watched.told(watch.REMOVED, child).inode == inode
+    assert watched.reported(watch.REMOVED, child).inode == inode
     assert len(watched.events) == 1
 
 
@@ -345,7 +345,7 @@ def test_of_300_deaths_beside_other_cleaners_none_is_left_and_each_is_counted_on
     def clean():
         with shmfs.ShmDirectory(shm_root) as directory, reaper.Reaper(directory) as another:
             while not stop.is_set():
-                outcomes = another.settle(directory.names(), judge)
+                outcomes = another.clean(directory.names(), judge)
                 removed_elsewhere.extend(o.name for o in outcomes if o.result is reaper.REMOVED)
 
     cleaner = threading.Thread(target=clean)
@@ -402,10 +402,10 @@ def test_scope_children_removes_only_what_was_seen_alive_below_the_parent(spawn,
     child, grandchild = parent.name.split()
     watched.knows(child, grandchild, stranger)
     stranger.kill()
-    parent.tell("kill")
+    parent.send("kill")
     parent.read_line()
     for name in (child, grandchild):
-        watched.told(watch.REMOVED, name)
+        watched.reported(watch.REMOVED, name)
     never_seen = orphan(shm_root, spawn.dead_pid())
     rescans = watched.watcher.counts.rescans
     wait_for(lambda: watched.watcher.counts.rescans >= rescans + 2)
@@ -458,7 +458,7 @@ def test_scope_children_removes_what_a_child_left_whose_memory_map_cannot_be_rea
                 watcher.step(0.05)
                 if not killed and any(event.kind == watch.UNPROVEN for event in events):
                     killed = True
-                    parent.tell("kill")
+                    parent.send("kill")
         return [[event.kind, event.name, event.evidence] for event in events]
 
     told = in_child(look, uid=65534)
@@ -483,7 +483,7 @@ def test_scope_children_says_once_what_it_leaves_since_nothing_tells_whose_it_is
             while time.monotonic() < end and len(events) < 2:
                 watcher.step(0.05)
                 if len(events) == 1:
-                    parent.tell("kill")
+                    parent.send("kill")
             rescans = watcher.counts.rescans
             while time.monotonic() < end and watcher.counts.rescans < rescans + 3:
                 watcher.step(0.05)
@@ -499,9 +499,9 @@ def test_a_dry_run_removes_nothing_and_tells_of_each_orphan_once(spawn, shm_root
     old, owner = orphan(shm_root, spawn.dead_pid()), spawn.owner(shm_root)
     watched = watching(dry_run=True, rescan=0.2)
     watched.knows(owner)
-    watched.told(watch.WOULD_REMOVE, old)
+    watched.reported(watch.WOULD_REMOVE, old)
     owner.kill()
-    watched.told(watch.WOULD_REMOVE, owner)
+    watched.reported(watch.WOULD_REMOVE, owner)
     rescans = watched.watcher.counts.rescans
     wait_for(lambda: watched.watcher.counts.rescans >= rescans + 3)
     assert sorted(os.listdir(shm_root)) == sorted([old, owner.name])
@@ -515,7 +515,7 @@ def test_what_cannot_be_proven_is_tried_a_few_times_and_told_once(spawn, shm_roo
     heapwriter.create(os.path.join(shm_root, name), recorded)
     peer = spawn.peer(shm_root, name)
     watched = watching(rescan=0.7)
-    event = watched.told(watch.UNPROVEN, name)
+    event = watched.reported(watch.UNPROVEN, name)
     assert str(recorded) in event.reason
     # Each rescan may begin the tries anew (SETTLED), and nothing else does.
     first = judgements["ask"], watched.watcher.counts.rescans
@@ -525,7 +525,7 @@ def test_what_cannot_be_proven_is_tried_a_few_times_and_told_once(spawn, shm_roo
     assert second[0] - first[0] <= (second[1] - first[1]) * (len(watch.RETRIES) + 1)
     assert len(watched.events) == 1
     peer.kill()
-    assert watched.told(watch.REMOVED, name).evidence == "lease"
+    assert watched.reported(watch.REMOVED, name).evidence == "lease"
 
 
 def test_fifos_of_the_dead_go_at_each_rescan_and_those_of_the_living_stay(
@@ -535,7 +535,7 @@ def test_fifos_of_the_dead_go_at_each_rescan_and_those_of_the_living_stay(
     for name in (dead, living, "fifo-x"):
         os.mkfifo(str(tmp_path / name))
     watched = watching(remove_fifos=True, fifo_root=str(tmp_path), rescan=0.2)
-    event = watched.told(watch.REMOVED, dead)
+    event = watched.reported(watch.REMOVED, dead)
     assert event.evidence == "pids"
     wait_for(lambda: watched.watcher.counts.rescans >= 3)
     assert sorted(os.listdir(str(tmp_path))) == sorted([living, "fifo-x"])
@@ -585,7 +585,7 @@ def test_it_sleeps_again_when_the_last_peer_of_a_removed_heap_has_gone(spawn, sh
     watched = watching(rescan=1000)
     watched.identified(owner)
     owner.kill()
-    assert watched.told(watch.REMOVED, owner).given_back
+    assert watched.reported(watch.REMOVED, owner).given_back
     peer.kill()
     wait_for(lambda: not watched.watcher.counts.returning)
     time.sleep(0.2)  # the events of its end have been read
@@ -646,12 +646,12 @@ def test_new_orders_are_obeyed_at_once_and_what_they_allow_is_removed(spawn, shm
     watched = watching(rescan=1000, dry_run=True)
     watched.knows(spared)
     spared.kill()
-    watched.told(watch.WOULD_REMOVE, spared)
+    watched.reported(watch.WOULD_REMOVE, spared)
     watched.watcher.change(watch.CHILDREN, 1000.0, False, False)
     wait_for(lambda: watched.watcher.counts.rescans == 2)
     assert os.path.exists(os.path.join(shm_root, spared.name))  # nobody's child
     watched.watcher.change(watch.HOST, 1000.0, False, False)
-    watched.told(watch.REMOVED, spared)
+    watched.reported(watch.REMOVED, spared)
 
 
 def test_a_living_creator_is_judged_anew_when_the_scope_changes(spawn, shm_root, watching):
@@ -661,7 +661,7 @@ def test_a_living_creator_is_judged_anew_when_the_scope_changes(spawn, shm_root,
     watched.watcher.change(watch.CHILDREN, 1000.0, False, False)
     wait_for(lambda: watched.watcher.counts.rescans == 2)
     ours.kill()
-    watched.told(watch.REMOVED, ours)
+    watched.reported(watch.REMOVED, ours)
 
 
 def test_who_a_creator_is_can_be_asked_while_it_lives(spawn, shm_root, watching):
@@ -669,8 +669,8 @@ def test_who_a_creator_is_can_be_asked_while_it_lives(spawn, shm_root, watching)
     watched.knows(owner)
     status = os.stat(os.path.join(shm_root, owner.name))
     file_id = status.st_dev, status.st_ino
-    words = watched.watcher.description(owner.name, file_id).words
+    words = watched.watcher.description(owner.name, file_id).arguments
     assert words[0] == sys.executable and "own" in words
-    assert watched.watcher.description(owner.name, (0, 0)).words == ()
+    assert watched.watcher.description(owner.name, (0, 0)).arguments == ()
     owner.kill()
-    assert watched.told(watch.REMOVED, owner).words == words
+    assert watched.reported(watch.REMOVED, owner).arguments == words

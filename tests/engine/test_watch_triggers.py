@@ -95,7 +95,7 @@ def test_inotify_that_can_be_had_again_is_used_again(spawn, shm_root, monkeypatc
         wait_for(lambda: watched.watcher.inotify_works)
         with Farm(spawn, shm_root, 1) as farm:
             farm.kill()
-            watched.told(watch.REMOVED, farm.names[0])
+            watched.reported(watch.REMOVED, farm.names[0])
         assert watched.watcher.troubles() == []
         assert len(watched.of_kind(watch.TROUBLE)) == 1
 
@@ -161,7 +161,7 @@ def death(watched):
         watched.knows(*farm.names)
         for pid, name in zip(farm.pids, farm.names):
             farm.kill([pid])
-            if watched.told(watch.REMOVED, name).trigger in ("close", "pidfd"):
+            if watched.reported(watch.REMOVED, name).trigger in ("close", "pidfd"):
                 return
     raise AssertionError("no trigger but rescans")
 
@@ -249,7 +249,7 @@ def test_where_there_is_no_tmpfs_nothing_is_removed_and_it_is_told(private_tmpfs
 heapwriter.create(root + "/heap-%d" % spawn.dead_pid(), spawn.dead_pid())
 with Watching(root, rescan=0.2) as watched:
     rescans(watched)
-    assert "not on a tmpfs" in watched.told(watch.TROUBLE).reason
+    assert "not on a tmpfs" in watched.reported(watch.TROUBLE).reason
     assert len(os.listdir(root)) == 1
     assert not watched.of_kind(watch.REMOVED)
 """,
@@ -266,12 +266,12 @@ name = "heap-%d" % spawn.dead_pid()
 heapwriter.create(root + "/" + name, int(name[5:]))
 run("mount", "-o", "remount,ro", root)
 with Watching(root, rescan=0.2) as watched:
-    event = watched.told(watch.FAILED, name)
+    event = watched.reported(watch.FAILED, name)
     assert event.reason == "it cannot be unlinked: Read-only file system", event.reason
     rescans(watched, 3)
     assert len(watched.of_kind(watch.FAILED)) == watched.watcher.counts.failures == 1
     run("mount", "-o", "remount,rw", root)
-    watched.told(watch.REMOVED, name)
+    watched.reported(watch.REMOVED, name)
 """,
     )
 
@@ -361,7 +361,7 @@ def test_a_flood_of_10000_events_a_second_delays_no_unlink_much(spawn, shm_root,
         shm_root,
     )
     with Farm(spawn, shm_root, 20) as farm, Shmwatch(shm_root, "--rescan=2") as command:
-        flood.tell("go")
+        flood.send("go")
         delays = []
         for pid, name in zip(farm.pids, farm.names):
             time.sleep(0.05)
@@ -392,7 +392,7 @@ with Farm(spawn, root, 1) as farm, Watching(root) as watched:
     half = root + "/heap-%d" % spawn.dead_pid()
     os.close(os.open(half, os.O_WRONLY | os.O_CREAT))
     farm.kill()
-    watched.told(watch.REMOVED, farm.names[0])
+    watched.reported(watch.REMOVED, farm.names[0])
     wait_for(lambda: os.listdir(root) == ["full"])
 """,
         options="size=200k,nr_inodes=9",

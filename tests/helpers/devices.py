@@ -185,7 +185,7 @@ class Running:
         self.ref = None
         try:
             if ready:
-                wait_for(lambda: "registered with its" in self.told() or self._fail_if_dead(), 20)
+                wait_for(lambda: "registered with its" in self.output() or self._fail_if_dead(), 20)
                 self.ref = manager.devices[-1]._narrow(CF.Device)
         except BaseException:
             self.close()
@@ -193,9 +193,9 @@ class Running:
 
     def _fail_if_dead(self):
         if self.process.poll() is not None:
-            pytest.fail(f"the device ended with status {self.process.returncode}: {self.told()}")
+            pytest.fail(f"the device ended with status {self.process.returncode}: {self.output()}")
 
-    def told(self):
+    def output(self):
         with open(self.log, errors="replace") as stream:
             return stream.read()
 

@@ -50,7 +50,7 @@ def sdr(filled, tmp_path, shm_root):
 
 
 class Domain(client.Domain):
-    """A domain of an Sdr; `told()` returns the output of all its processes."""
+    """A domain of an Sdr; `output()` returns the output of all its processes."""
 
     def __init__(self, sdr, folder, node=None, **options):
         self.log = str(folder / "log")
@@ -61,7 +61,7 @@ class Domain(client.Domain):
         super().close()
         self.stream.close()
 
-    def told(self):
+    def output(self):
         with open(self.log, errors="replace") as stream:
             return stream.read()
 
@@ -78,4 +78,4 @@ def domain(sdr, tmp_path):
     yield start
     for each in running:
         each.close()
-        print(each.told())  # pytest shows it for a failed test
+        print(each.output())  # pytest shows it for a failed test

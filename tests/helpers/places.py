@@ -14,4 +14,4 @@ FOLDERS = [DEMO, PYTHON, HELPERS]
 """Entries of sys.path for a process that imports the same modules as the tests."""
 
 HEAPWRITER = os.path.join(DEMO, "heapwriter.py")
-LOOKS = os.path.join(HELPERS, "looks.py")
+VIEWS = os.path.join(HELPERS, "views.py")

@@ -95,7 +95,7 @@ class Node:
     def plugin_id(self):
         return self.gpp.plugin(NAME)["id"]
 
-    def told(self):
+    def output(self):
         with open(self.log, errors="replace") as stream:
             return stream.read()
 

@@ -56,7 +56,7 @@ def sdrroot(tmp_path):
 
 
 class Started(client.Domain):
-    """A domain whose node has these devices; `told()` returns the output of all its processes."""
+    """A domain whose node has these devices; `output()` returns the output of all its processes."""
 
     def __init__(self, sdrroot, folder, devices, **options):
         installing.node(sdrroot, "node", devices)
@@ -69,13 +69,13 @@ class Started(client.Domain):
         super().close()
         self.stream.close()
 
-    def told(self):
+    def output(self):
         with open(self.log, errors="replace") as stream:
             return stream.read()
 
     def lines(self, *words):
         """The lines of output so far that begin with one of these words."""
-        return [line for line in self.told().splitlines() if line.startswith(words)]
+        return [line for line in self.output().splitlines() if line.startswith(words)]
 
     def launch_outside(self, label="Outside_1", id_="outside", profile=PROFILE, **settings):
         """Start a probe that no manager has launched; returns its process."""

@@ -12,7 +12,7 @@ import traceback
 
 import pytest
 
-from places import FOLDERS, HEAPWRITER, LOOKS
+from places import FOLDERS, HEAPWRITER, VIEWS
 
 IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child")
 """Add --mount-proc for a /proc of its own, in which no process outside is visible."""
@@ -118,7 +118,7 @@ class Child:
                 pids += [int(pid) for pid in stream.read().split()]
         return pids
 
-    def tell(self, line):
+    def send(self, line):
         """Send it a line."""
         self.process.stdin.write(line.encode() + b"\n")
 
@@ -207,9 +207,9 @@ def run_command(command, timeout=60, **options):
     )
 
 
-def look(root, *names, prefix=()):
-    """What another process sees: name -> {"kind", "state", "reason", ...}; see looks.py."""
-    done = run_command([*prefix, sys.executable, "-I", LOOKS, root, *names])
+def seen_elsewhere(root, *names, prefix=()):
+    """What another process sees: name -> {"kind", "state", "reason", ...}; see views.py."""
+    done = run_command([*prefix, sys.executable, "-I", VIEWS, root, *names])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -226,9 +226,9 @@ def in_child(function, *arguments, uid=None):
         try:
             os.close(reader)
             if uid is not None:
-                import looks
+                import views
 
-                looks.become(uid)
+                views.become(uid)
             with open(writer, "w") as stream:
                 json.dump(function(*arguments), stream)
             status = 0

@@ -70,7 +70,7 @@ class Watching:
         names = [getattr(heap, "name", heap) for heap in heaps]
         wait_for(lambda: self.error or all(known[name].identity for name in names))
 
-    def told(self, kind, name="", deadline=10.0):
+    def reported(self, kind, name="", deadline=10.0):
         """Wait for an event of this kind on this heap; returns it."""
         name = getattr(name, "name", name)
         return wait_for(
@@ -106,7 +106,7 @@ class Running:
     def names(self, kind):
         return [event.name for event in self.events if event.kind == kind]
 
-    def told(self, kind, heap):
+    def reported(self, kind, heap):
         name = getattr(heap, "name", heap)
         return wait_for(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
 
@@ -128,7 +128,7 @@ class ByHand:
 
     def until(self, predicate, deadline=10.0):
         """Take steps until `predicate()` is true; returns its value."""
-        return wait_for(predicate, deadline, lambda: self.watcher.step(0.02), self.told_so_far)
+        return wait_for(predicate, deadline, lambda: self.watcher.step(0.02), self.reports)
 
     def steps(self, seconds):
         """Take steps for `seconds`."""
@@ -144,7 +144,7 @@ class ByHand:
         while time.monotonic() < end:
             self.watcher.step(0.02)
             assert os.stat(path).st_ino == inode
-        assert not [event for event in self.events if event.kind == watch.REMOVED], self.told_so_far()
+        assert not [event for event in self.events if event.kind == watch.REMOVED], self.reports()
 
     def identity(self, heap):
         """The established identity of the heap's creator; None if there is none."""
@@ -155,12 +155,12 @@ class ByHand:
         """Take steps until the identity of the heap's creator is established."""
         return self.until(lambda: self.identity(heap))
 
-    def told(self, kind, heap=""):
+    def reported(self, kind, heap=""):
         """Take steps until an event of this kind on this heap comes; returns it."""
         name = getattr(heap, "name", heap)
         return self.until(lambda: next((e for e in self.events if (e.kind, e.name) == (kind, name)), None))
 
-    def told_so_far(self):
+    def reports(self):
         """The events so far, without those about problems of triggers."""
         news = [event for event in self.events if event.kind != watch.TROUBLE]
         return [(event.kind, event.name, event.reason) for event in news]

@@ -202,7 +202,7 @@ def test_a_users_name_that_nobody_tells_delays_no_unlink(spawn, shm_root, direct
             assert time.monotonic() - started < 2.0
         assert statistics.median(delays) < BOUND
         # The answer is taken when it comes at last.
-        directory_service.tell("redhawker:x:4321:4321::/:/bin/sh")
+        directory_service.send("redhawker:x:4321:4321::/:/bin/sh")
         wait_for(lambda: not watching.state()["questions"])
         owners[10].kill()
         assert watching.wait("removed", owners[10])["user"] == "redhawker"
@@ -246,11 +246,11 @@ def test_a_metric_shows_a_users_number_while_nobody_tells_the_name(spawn, direct
     process = spawn.python(ASKS, prefix=directory_service.prefix)
 
     def shown():
-        process.tell("again")
+        process.send("again")
         return process.read_line()
 
     assert [shown() for _ in range(3)] == ["4321 quick"] * 3
-    directory_service.tell("redhawker:x:4321:4321::/:/bin/sh")
+    directory_service.send("redhawker:x:4321:4321::/:/bin/sh")
     wait_for(lambda: shown() == "redhawker quick")
 
 
@@ -274,9 +274,9 @@ def test_a_query_shows_a_users_number_while_nobody_tells_the_name(spawn, shm_roo
     process = spawn.python(SHOWS, shm_root, prefix=directory_service.prefix)
 
     def shown():
-        process.tell(owner.name)
+        process.send(owner.name)
         return process.read_line()
 
     assert [shown() for _ in range(3)] == ["4321 quick"] * 3
-    directory_service.tell("redhawker:x:4321:4321::/:/bin/sh")
+    directory_service.send("redhawker:x:4321:4321::/:/bin/sh")
     wait_for(lambda: shown() == "redhawker quick")

@@ -140,7 +140,7 @@ def test_what_a_killed_cleaner_left_half_done_is_settled_at_the_next_start(spawn
             os.path.join(shm_root, heap.name), os.path.join(shm_root, shmfs.DYING + "0badcafe-" + heap.name)
         )
     with Watching(shm_root, rescan=1000) as watched:
-        watched.told(watch.REMOVED, dead)
+        watched.reported(watch.REMOVED, dead)
         watched.knows(living)
     assert os.listdir(shm_root) == [living.name]
 
@@ -318,7 +318,7 @@ def test_during_a_flood_the_directory_is_listed_and_after_it_everything_is_scann
         by_hand.until(lambda: {owner.name, other.name} <= set(watcher.living()))
         os.unlink(os.path.join(shm_root, other.name))
         owner.kill()
-        by_hand.told(watch.REMOVED, owner)
+        by_hand.reported(watch.REMOVED, owner)
         by_hand.until(lambda: watcher._known[other.name].vanished)
         assert watcher._flooded
         rescans = watcher.counts.rescans
@@ -410,7 +410,7 @@ def test_a_descriptor_in_a_sockets_queue_keeps_no_orphan_of_a_creator_that_was_k
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", heap.fileno()))]
             ours.sendmsg([b"x"], rights)
         owner.kill()
-        assert watched.told(watch.REMOVED, owner).attached == []
+        assert watched.reported(watch.REMOVED, owner).attached == []
 
 
 def test_the_kernel_refusing_a_watch_leaks_no_descriptor(spawn, shm_root, monkeypatch):
@@ -431,9 +431,9 @@ def test_the_kernel_refusing_a_watch_leaks_no_descriptor(spawn, shm_root, monkey
         try:
             late = spawn.owner(shm_root)
             watched.knows(late)
-            assert "No space left" in watched.told(watch.TROUBLE).reason
+            assert "No space left" in watched.reported(watch.TROUBLE).reason
             late.kill()
-            watched.told(watch.REMOVED, late)
+            watched.reported(watch.REMOVED, late)
             wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before)
         finally:
             watched.watcher._triggers._epoll = real
@@ -468,11 +468,11 @@ from gppshm import watch
 root, spawn = sys.argv[1], Spawn()
 with Watching(root, rescan=1000) as watched:
     subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
-    assert "another directory is at" in watched.told(watch.TROUBLE, deadline=1.0).reason
+    assert "another directory is at" in watched.reported(watch.TROUBLE, deadline=1.0).reason
     with Farm(spawn, root, 1) as farm:
         watched.knows(*farm.names)
         farm.kill()
-        watched.told(watch.REMOVED, farm.names[0])
+        watched.reported(watch.REMOVED, farm.names[0])
 """
     done = private_tmpfs(code, *sys.path)
     assert done.returncode == 0, done.stdout + done.stderr

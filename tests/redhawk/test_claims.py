@@ -183,7 +183,7 @@ def test_eight_devices_at_once_never_grant_more_than_there_is(spawn, claim, shm_
     before = total(claim())
     devices = [spawn.python(code, shm_root) for _ in range(8)]
     for device in devices:
-        device.tell("go")
+        device.send("go")
     granted = sum(int(device.read_line()) for device in devices)
     assert granted <= 100
     assert total(claim()) - before == granted * MB

@@ -145,7 +145,7 @@ def test_no_reply_message_or_log_line_carries_an_object_reference_or_a_whole_com
     dead = str(device.ref.query([]))
     assert str(peer.pid) in dead
     wait_for(lambda: len(channel.messages("shm::heap_removed")) == 5)
-    for text in (alive, dead, str(channel.pushed), device.told()):
+    for text in (alive, dead, str(channel.pushed), device.output()):
         assert "0101010101" not in text and "x" * 100 not in text
     for removal in device.query("shm::recent"):
         assert max(len(value) for value in removal.values() if isinstance(value, str)) < 400
@@ -286,7 +286,7 @@ def test_memory_that_comes_back_under_a_peer_is_told_in_every_place(device, spaw
     assert message["shm::heap_removed::given_back"].value() == removal["given_back"]
     usage = device.query("shm::usage")
     assert (usage["given_back"], usage["in_use"]) == (removal["given_back"], removal["in_use"])
-    peer.tell("3")
+    peer.send("3")
     assert peer.read_line() == "holds 5"
     wait_for(lambda: device.query("shm::recent")[0]["in_use"] < 0.7 * MB)
     later = device.query("shm::recent")[0]
@@ -325,7 +325,7 @@ def test_a_heap_that_somebody_else_unlinks_first_is_told_in_every_place(device, 
     assert (status["removed"], status["removed_by_others"], status["bytes_by_others"]) == (0, 1, size)
     message = wait_for(lambda: channel.messages("shm::heap_removed"))[0]
     assert message["shm::heap_removed::reason"].value() == removal["reason"]
-    assert f"removed by others: {owner.name} (2.0 MB" in device.told()
+    assert f"removed by others: {owner.name} (2.0 MB" in device.output()
     summary = device.query("shm::overview")["summary"]
     assert "0 removed and 1 by others" in summary and owner.name in summary
 
@@ -384,7 +384,7 @@ def test_cleaning_is_configured_while_it_works(device, spawn, shm_root):
     assert device.query("shm::cleanup_status")["removed"] == 0
     device.configure("shm::cleanup", cleanup(dry_run=True, rescan=12.5))
     assert device.query("shm::cleanup")["rescan"] == 12.5
-    wait_for(lambda: f"would remove: {owner.name}" in device.told())
+    wait_for(lambda: f"would remove: {owner.name}" in device.output())
     device.configure("shm::cleanup", cleanup())
     wait_for(lambda: not os.path.exists(os.path.join(shm_root, owner.name)))
 
@@ -393,7 +393,7 @@ def refusal(device, *wanted):
     """What the caller is told of a configure that is refused; the log has to say it, too."""
     with pytest.raises(CF.PropertySet.InvalidConfiguration) as refused:
         device.ref.configure([CF.DataType(identifier, value) for identifier, value in wanted])
-    wait_for(lambda: refused.value.msg in device.told())
+    wait_for(lambda: refused.value.msg in device.output())
     return refused.value.msg, [item.id for item in refused.value.invalidProperties]
 
 
@@ -608,7 +608,7 @@ def test_a_dead_consumer_can_be_disconnected_and_is_forgotten(device, spawn, shm
     wait_for(lambda: device.query("shm::cleanup_status")["watched"] == 1)
     owner.kill()
     wait_for(lambda: remaining.messages("shm::heap_removed"))
-    assert "Unable to send" not in device.told()
+    assert "Unable to send" not in device.output()
 
 
 def test_a_consumer_that_hangs_delays_neither_cleaning_nor_queries(device, spawn, shm_root):
@@ -690,14 +690,14 @@ def test_a_client_that_asks_again_and_again_for_what_is_refused_floods_no_log(de
 
 
 def lines_of(device, words):
-    return [line for line in device.told().splitlines() if words in line]
+    return [line for line in device.output().splitlines() if words in line]
 
 
 def test_strange_files_by_the_thousand_flood_no_log(device, shm_root):
     for number in range(1000):
         with open(f"{shm_root}/heap-{procfs.PID_MAX + 1 + number}", "wb"):
             pass
-    wait_for(lambda: "only counted for a minute" in device.told(), 30)
+    wait_for(lambda: "only counted for a minute" in device.output(), 30)
     device.configure("shm::cleanup", cleanup(rescan=0.2))  # by new orders all is told again
     stays(lambda: len(lines_of(device, "unproven: ")) == sparing.MOST, 1.0)
 
@@ -720,12 +720,12 @@ def test_an_orphan_that_it_may_not_remove_counts_as_a_failure(device, shm_root, 
 
 def test_the_log_level_is_set_from_the_ide(device):
     def logs_an_order(scope):
-        count = device.told().count("cleaning is on")
+        count = device.output().count("cleaning is on")
         device.configure("shm::cleanup", cleanup(scope=scope))
         end = time.monotonic() + 1.0
-        while time.monotonic() < end and device.told().count("cleaning is on") == count:
+        while time.monotonic() < end and device.output().count("cleaning is on") == count:
             pass
-        return device.told().count("cleaning is on") > count
+        return device.output().count("cleaning is on") > count
 
     assert logs_an_order("children")
     device.ref._set_log_level(40000)

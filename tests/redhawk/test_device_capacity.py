@@ -135,7 +135,7 @@ def test_what_makes_no_sense_is_refused_by_name_and_takes_nothing(roomy, number)
 
 @pytest.mark.parametrize("request_", [[host_name("elsewhere")], [capacity(1), host_name(HOST + "2")]])
 def test_another_hosts_name_is_answered_quietly_that_it_is_not_here(roomy, request_):
-    before = roomy.told()
+    before = roomy.output()
     assert roomy.ref.allocateCapacity(request_) is False
     assert list(roomy.ref.allocate(request_)) == []
     roomy.ref._set_adminState(CF.Device.LOCKED)
@@ -143,7 +143,7 @@ def test_another_hosts_name_is_answered_quietly_that_it_is_not_here(roomy, reque
     roomy.ref._set_adminState(CF.Device.UNLOCKED)
     with pytest.raises(CF.Device.InvalidCapacity):
         roomy.ref.deallocateCapacity(request_)
-    stays(lambda: "refused" not in roomy.told()[len(before) :], 0.3)
+    stays(lambda: "refused" not in roomy.output()[len(before) :], 0.3)
     assert (reserved(roomy), roomy.ref._get_usageState()) == (0, CF.Device.IDLE)
 
 
@@ -164,7 +164,7 @@ def test_each_refusal_is_logged_with_its_sentence(roomy):
         with pytest.raises(kind) as refusal:
             roomy.ref.allocateCapacity(request)
         sentence = f"refused: {refusal.value.msg}"
-        wait_for(lambda: sentence in roomy.told())  # noqa: B023
+        wait_for(lambda: sentence in roomy.output())  # noqa: B023
 
 
 def test_two_devices_of_one_host_never_promise_the_same_memory(roomy, start):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.corba
 
 def complaints(device):
     """What it said that is no log line."""
-    return [line for line in device.told().splitlines() if line and line[:2] != "20"]
+    return [line for line in device.output().splitlines() if line and line[:2] != "20"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])
@@ -106,11 +106,11 @@ def test_released_while_it_is_being_registered_it_was_released_and_no_failure(st
     manager = HastyManager()
     device = start(manager=manager, ready=False)
     try:
-        wait_for(lambda: "registered with its" in device.told() or device.process.poll() is not None)
+        wait_for(lambda: "registered with its" in device.output() or device.process.poll() is not None)
     finally:
         manager.free.set()
     assert device.process.wait(5) == 0
-    assert "ending: it was released" in device.told()
+    assert "ending: it was released" in device.output()
     assert manager.calls == ["registerDevice", "unregisterDevice"]
 
 
@@ -182,7 +182,7 @@ def test_it_notices_the_loss_of_a_manager_that_is_not_its_parent(device, manager
     poa = manager._default_POA()
     poa.deactivate_object(poa.servant_to_id(manager))
     assert device.process.wait(40) == 0
-    assert "its DeviceManager is gone" in device.told()
+    assert "its DeviceManager is gone" in device.output()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_arguments_that_it_cannot_use_do_not_stop_it(start, manager, extra):
     device = start(arguments=dict(devices.default_arguments(manager), **extra))
     assert device.query("shm::host_name")
     assert device.end() == 0
-    assert "Traceback" not in device.told()
+    assert "Traceback" not in device.output()
 
 
 @pytest.mark.parametrize("label", ["GppShmPlugin", "GppShmPlugin.shm_1", "shm", "a:b", "two words"])
@@ -251,7 +251,7 @@ def test_it_may_have_any_label(start, manager, label):
     assert device.ref._get_label() == label
     assert label + "." in device.ref.getNamedLoggers()[-1]
     assert device.end() == 0
-    assert device.told().count("ended by SIGTERM") == 1
+    assert device.output().count("ended by SIGTERM") == 1
 
 
 AGAIN = """
@@ -415,7 +415,7 @@ REFUSED_STARTS = [
 
 
 def cleans_nothing_and_says_why(device, shm_root, why):
-    (line,) = wait_for(lambda: [line for line in device.told().splitlines() if " ERROR " in line])
+    (line,) = wait_for(lambda: [line for line in device.output().splitlines() if " ERROR " in line])
     assert why in line and "nothing is cleaned" in line
     wait_for(lambda: device.query("shm::heaps"))
     assert not device.query("shm::cleanup")["enabled"]

@@ -31,7 +31,7 @@ def component(running, shm_root):
     """Have the GPP execute a component with a heap; its pid, once the heap is whole."""
     command = [sys.executable, "-I", HEAPWRITER, "own", f"--root={shm_root}", "--for-ever"]
     pid = running.gpp().execute(command)
-    wait_for(lambda: f"ready heap-{pid}\n" in running.told())
+    wait_for(lambda: f"ready heap-{pid}\n" in running.output())
     return pid
 
 
@@ -82,7 +82,7 @@ def test_a_dcd_with_a_value_that_is_refused_gets_a_device_that_cleans_nothing_an
     open(orphan, "wb").close()
     running = domain(IN_DCD)
     device = running.device(DEVICE[IN_DCD])
-    wait_for(lambda: "shm::cleanup::scope: 'everybody' is neither host nor children" in running.told())
+    wait_for(lambda: "shm::cleanup::scope: 'everybody' is neither host nor children" in running.output())
     assert not client.query(device, "shm::cleanup")["enabled"] and os.path.exists(orphan)
     assert device._get_operationalState() == CF.Device.DISABLED
     client.configure(device, "shm::cleanup", {"enabled": True, "scope": "host", "dry_run": False})
@@ -115,7 +115,7 @@ def test_the_plugin_of_a_second_gpp_of_the_node_follows_the_device_beside_the_fi
     device = running.device("GPP_1_shm")
     client.configure(device, "shm::cleanup", {"enabled": False, "scope": "host", "rescan": 30.0})
     again = start_plugin_again(running)
-    wait_for(lambda: "the device GPP_1_shm of this node cleans: cleaning is off" in running.told())
+    wait_for(lambda: "the device GPP_1_shm of this node cleans: cleaning is off" in running.output())
     pid = component(running, shm_root)
     wait_for(lambda: client.query(device, "shm::cleanup_status")["watched"] >= 1)
     os.kill(pid, signal.SIGKILL)
@@ -137,14 +137,14 @@ def test_its_id_is_the_same_at_each_start_of_the_same_gpp(domain, sdr, tmp_path)
 def test_a_node_that_has_the_device_in_its_dcd_gets_no_second_one(domain):
     running = domain(IN_DCD)
     running.device("GppShmPlugin_1")
-    wait_for(lambda: "no device beside the GPP: the node's DCD has this device" in running.told())
+    wait_for(lambda: "no device beside the GPP: the node's DCD has this device" in running.output())
     assert set(running.devices()) == {"GPP_1", "GppShmPlugin_1"}
 
 
 def test_without_its_profile_in_the_node_it_stays_a_mere_plugin(domain, sdr, shm_root):
     os.unlink(os.path.join(sdr.path, "dev", "devices", NAME, NAME + ".spd.xml"))
     running = domain(BESIDE)
-    wait_for(lambda: "./build.sh install puts it there" in running.told())
+    wait_for(lambda: "./build.sh install puts it there" in running.output())
     gpp = running.gpp()
     wait_for(lambda: gpp.plugin(NAME))
     assert running.ref._get_identifier()  # the DomainManager has not aborted
@@ -204,7 +204,7 @@ def test_a_living_object_keeps_its_name_and_is_told(domain, sdr):
     node.bind([CosNaming.NameComponent("GPP_1_shm", "")], taken)
     sdr.settings(device="yes")
     start_plugin_again(running)
-    wait_for(lambda: "belongs to an object that may live" in running.told(), 20)
+    wait_for(lambda: "belongs to an object that may live" in running.output(), 20)
     assert running.resolve(BESIDE, "GPP_1_shm")._is_equivalent(taken)
     node.unbind([CosNaming.NameComponent("GPP_1_shm", "")])
     running.device("GPP_1_shm", 20)
@@ -278,11 +278,11 @@ def test_a_node_that_is_shut_down_leaves_nothing_running_or_bound(domain, node, 
     before = set(running.descendants())
     running.start_node(node)
     wait_for(lambda: running.resolve(node, DEVICE[node]))
-    wait_for(lambda: f"as {DEVICE[node]}" in running.told())
+    wait_for(lambda: f"as {DEVICE[node]}" in running.output())
     running.shut_node_down()
     wait_for(lambda: set(running.descendants()) <= before)
     assert running.resolve(node, DEVICE[node]) is None
-    assert "Traceback" not in running.told()
+    assert "Traceback" not in running.output()
 
 
 def test_released_alone_the_device_goes_and_the_plugin_stays(domain, shm_root):
@@ -294,16 +294,16 @@ def test_released_alone_the_device_goes_and_the_plugin_stays(domain, shm_root):
     os.kill(pid, signal.SIGKILL)
     gone(shm_root, f"heap-{pid}")
     assert gpp.plugin(NAME)["alive"]
-    wait_for(lambda: "cleaning goes on: it was released" in running.told())
+    wait_for(lambda: "cleaning goes on: it was released" in running.output())
 
 
 def test_when_the_manager_is_killed_the_plugin_goes_on_without_the_device(domain, shm_root):
     running = domain(BESIDE)
     gpp = running.gpp()
     # In the manager's list it stands a little earlier: killed then, it is registered with nobody.
-    wait_for(lambda: "registered with its DeviceManager as GPP_1_shm" in running.told())
+    wait_for(lambda: "registered with its DeviceManager as GPP_1_shm" in running.output())
     running.kill_node()
-    wait_for(lambda: "cleaning goes on: its DeviceManager is gone" in running.told(), 80)
+    wait_for(lambda: "cleaning goes on: its DeviceManager is gone" in running.output(), 80)
     assert gpp.plugin(NAME)["alive"]
 
 

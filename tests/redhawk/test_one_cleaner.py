@@ -23,7 +23,7 @@ def component(running, shm_root):
     """Have the GPP execute a component with a heap; its pid, once plugin and device have seen it."""
     command = [sys.executable, "-I", HEAPWRITER, "own", f"--root={shm_root}", "--for-ever"]
     pid = running.gpp().execute(command)
-    wait_for(lambda: f"ready heap-{pid}\n" in running.told())
+    wait_for(lambda: f"ready heap-{pid}\n" in running.output())
     wait_for(lambda: client.query(running.device(DEVICE), "shm::cleanup_status")["watched"])
     return pid
 
@@ -48,7 +48,7 @@ def running(domain):
     """Such a node, whose plugin follows the device."""
     node = domain(NODE)
     node.device(DEVICE)
-    wait_for(lambda: f"the device {DEVICE} of this node cleans" in node.told(), 20)
+    wait_for(lambda: f"the device {DEVICE} of this node cleans" in node.output(), 20)
     wait_for(lambda: node.gpp().plugin(NAME) and node.gpp().metric("shm_removed"))
     return node
 
@@ -68,7 +68,7 @@ def test_one_process_cleans_and_the_figures_are_the_same_in_both(running, shm_ro
     status = client.query(running.device(DEVICE), "shm::cleanup_status")
     assert (status["removed"], status["removed_by_others"]) == (3, 0)
     assert f"the device {DEVICE} removes them" in reason(running)
-    assert running.told().count(f"removed: heap-{pid} ") == 1
+    assert running.output().count(f"removed: heap-{pid} ") == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_when_the_device_is_killed_although_it_was_off_the_plugin_cleans_by_its_
     os.kill(device_pid(running), signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     gone(shm_root, f"heap-{pid}")
-    wait_for(lambda: f"the device {DEVICE} has stopped cleaning" in running.told())
+    wait_for(lambda: f"the device {DEVICE} has stopped cleaning" in running.output())
     wait_for(lambda: "cleaning is off" not in reason(running))
     wait_for(lambda: len(engines(running)) == 1)
 

@@ -51,7 +51,7 @@ def test_the_plugin_serves_and_writes_what_its_settings_ask_for(node, tmp_path):
     wait_for(lambda: served(port)["removals_total"] == 1)
     assert served(port)["death_to_unlink_seconds_count"] == 1
     assert set(read(wait_for(lambda: path.exists() and path.read_text()))) == set(figures)
-    assert f"metrics are served at 127.0.0.1:{port}" in running.told()
+    assert f"metrics are served at 127.0.0.1:{port}" in running.output()
 
 
 def test_a_taken_address_and_a_bad_file_are_logged_and_stop_nothing(node, tmp_path):
@@ -60,8 +60,8 @@ def test_a_taken_address_and_a_bad_file_are_logged_and_stop_nothing(node, tmp_pa
         other.listen(1)
         place = f"127.0.0.1:{other.getsockname()[1]}"
         running = node(metrics=place, metrics_textfile=tmp_path / "absent" / "redhawk.prom")
-        wait_for(lambda: f"metrics cannot be served at {place}: Address already in use" in running.told())
-        wait_for(lambda: "redhawk.prom cannot be written: No such file or directory" in running.told())
+        wait_for(lambda: f"metrics cannot be served at {place}: Address already in use" in running.output())
+        wait_for(lambda: "redhawk.prom cannot be written: No such file or directory" in running.output())
         pid = running.component()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not running.has_heap(pid))

@@ -156,7 +156,7 @@ def test_a_crashed_child_of_the_gpp_leaves_nothing(node):
     os.kill(pid, signal.SIGKILL)
     assert seconds_until(lambda: not node.has_heap(pid)) < 0.5
     wait_for(lambda: node.recorded("shm_removed") == "1")
-    assert f"removed: heap-{pid} (2.0 MB" in node.told()
+    assert f"removed: heap-{pid} (2.0 MB" in node.output()
 
 
 def test_memory_of_a_crashed_child_comes_back_under_its_peer_and_the_gpp_is_told(node, spawn):
@@ -168,10 +168,10 @@ def test_memory_of_a_crashed_child_comes_back_under_its_peer_and_the_gpp_is_told
     reason = node.gpp.metric("shm_reclaimed")["metric_reason"]
     assert "14.9 MB of removed heaps came back at once" in reason
     assert f"1.0 MB of heap-{pid} by process {peer.pid} (" in reason
-    assert "14.9 MB came back at once" in node.told()
-    peer.tell("8")
+    assert "14.9 MB came back at once" in node.output()
+    peer.send("8")
     assert peer.read_line() == "holds 0"
-    wait_for(lambda: f"given back: heap-{pid}" in node.told())
+    wait_for(lambda: f"given back: heap-{pid}" in node.output())
     wait_for(lambda: node.recorded("shm_reclaimed") in ("15.8 MB", "15.9 MB"), 15)
 
 
@@ -182,7 +182,7 @@ def test_the_plugin_gives_nothing_back_if_it_is_told_not_to(start, sdr, spawn):
     spawn.peer(node.shm_root, f"heap-{pid}", "--hold")
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: node.recorded("shm_removed") == "1")
-    wait_for(lambda: "its memory stays until these exit" in node.told())
+    wait_for(lambda: "its memory stays until these exit" in node.output())
     assert node.recorded("shm_reclaimed") == "0.0 MB"
 
 
@@ -244,7 +244,7 @@ def test_a_setting_that_cannot_be_heeded_leads_to_no_cleaning_at_all_and_it_is_t
     assert node.has_heap(owner.pid)
     reason = node.gpp.metric("shm_removed")["metric_reason"]
     assert reason.startswith(said) and name in reason
-    told = [line for line in node.told().splitlines() if said in line]
+    told = [line for line in node.output().splitlines() if said in line]
     assert [line.startswith("GppShmPlugin: ") for line in sorted(told)] == [False, True]  # log, and stderr
     assert all(name in line and "until the file is corrected" in line for line in told)
 
@@ -296,10 +296,10 @@ def test_a_gpp_that_hangs_delays_no_unlink_and_is_told_all_later(node, spawn):
         owner.kill()
         assert seconds_until(lambda: not node.has_heap(owner.pid)) < 0.25  # noqa: B023
         time.sleep(0.8)  # each comes while another call to the GPP hangs
-    wait_for(lambda: "cleaning goes on, metrics wait" in node.told())
+    wait_for(lambda: "cleaning goes on, metrics wait" in node.output())
     node.gpp.resume()
     wait_for(lambda: node.recorded("shm_removed") == "4", 15)
-    wait_for(lambda: "the GPP answers again" in node.told())
+    wait_for(lambda: "the GPP answers again" in node.output())
     assert len(node.gpp.messages("plugin::registration")) == 1
 
 
@@ -319,19 +319,19 @@ def test_a_signal_ends_it_within_300_ms_after_a_last_sweep(node, spawn, number):
     os.kill(pid, number)
     assert seconds_until(lambda: not lives(pid)) < 0.3
     assert not node.has_heap(owner.pid)
-    assert f"ended by {number.name}" in node.told()
+    assert f"ended by {number.name}" in node.output()
 
 
 @pytest.mark.parametrize("end", ["kill", "release"])
 def test_when_the_gpp_is_gone_it_stays_for_its_children_and_ends(node, end):
     plugin, child = node.pid, node.component()
     getattr(node.gpp, end)()
-    wait_for(lambda: "is gone; staying" in node.told())
+    wait_for(lambda: "is gone; staying" in node.output())
     stays(lambda: lives(plugin) and node.has_heap(child), 1.5)
     os.kill(child, signal.SIGKILL)
     assert seconds_until(lambda: not node.has_heap(child)) < 0.5
     wait_for(lambda: not lives(plugin), 3)
-    assert "ending without the GPP: no heap of its processes is left" in node.told()
+    assert "ending without the GPP: no heap of its processes is left" in node.output()
 
 
 def test_when_the_gpp_is_gone_it_does_not_stay_for_other_processes(node, spawn):
@@ -348,7 +348,7 @@ def test_it_stays_no_longer_than_it_is_set_to(sdr, start):
     node.gpp.kill()
     assert 1.5 < seconds_until(lambda: not lives(plugin)) < 3
     assert node.has_heap(child)
-    assert f"the creators of these still live: heap-{child}" in node.told()
+    assert f"the creators of these still live: heap-{child}" in node.output()
 
 
 def test_a_gpp_killed_with_all_its_children_leaves_nothing(node):
@@ -379,7 +379,7 @@ def test_at_a_nodes_shutdown_it_ends_before_it_would_be_killed(node):
     os.close(watched)
     assert terminated < ended[0] < terminated + 0.3
     assert not node.has_heap(child)
-    assert "ended by SIGTERM" in node.told()
+    assert "ended by SIGTERM" in node.output()
 
 
 def test_a_killed_plugin_is_replaced_by_one_that_catches_up(node, spawn, tmp_path):

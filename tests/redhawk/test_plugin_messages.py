@@ -131,7 +131,7 @@ def test_its_port_is_a_message_event_channel_that_bears_everything(node):
     assert node.gpp.metric("shm_free")["metric_threshold_value"] == "off"
     node.gpp.set_threshold(node.plugin_id, "shm_free", "1 MB")
     wait_for(lambda: node.gpp.metric("shm_free")["metric_threshold_value"] == "1 MB")
-    assert "Traceback" not in node.told()
+    assert "Traceback" not in node.output()
 
 
 def test_a_threshold_is_in_force_at_once_and_told_back(node, shm_root):
@@ -152,7 +152,7 @@ def test_a_threshold_is_in_force_at_once_and_told_back(node, shm_root):
 @pytest.mark.parametrize("text", ["", "-1", "nan", "101%", "lots", "1e9", "5 MB;"])
 def test_garbage_is_refused_logged_and_changes_nothing(node, text):
     node.gpp.set_threshold(node.plugin_id, "shm_free", text)
-    wait_for(lambda: "is refused" in node.told())
+    wait_for(lambda: "is refused" in node.output())
     assert node.gpp.metric("shm_free")["metric_threshold_value"] == "off"
     assert node.gpp.plugin(NAME)["alive"]
 
@@ -166,7 +166,7 @@ def test_thresholds_of_other_plugins_and_unknown_metrics_change_nothing(node):
     wait_for(lambda: node.gpp.metric("shm_held")["metric_threshold_value"] == "900 GB")
     values = {each["metric_name"]: each["metric_threshold_value"] for each in node.gpp.metric_status()}
     assert values == dict(dict.fromkeys(METRICS, "off"), shm_held="900 GB")
-    assert node.told().count("is refused") == 2
+    assert node.output().count("is refused") == 2
     assert node.gpp.usage_state != "BUSY"
 
 

@@ -69,7 +69,7 @@ def test_a_constructor_that_fails_keeps_it_from_being_registered_and_says_why(st
     domain = start([("Probe_1", PROFILE, 0, {"probe::fail": "constructor"})])
     wait_for(lambda: "ready" in domain.lines("ready"))
     assert domain.devices() == {} and domain.resolve("node", "Probe_1") is None
-    assert "it cannot be initialized" in domain.told() and "no luck" in domain.told()
+    assert "it cannot be initialized" in domain.output() and "no luck" in domain.output()
     assert domain.lines("not registered: ")
 
 
@@ -122,7 +122,7 @@ def test_a_device_whose_manager_is_gone_can_be_released_all_the_same(start):
     domain.kill_node()
     probe.releaseObject()
     wait_for(lambda: domain.lines("ended"))
-    assert "it could not be unregistered" in domain.told()
+    assert "it could not be unregistered" in domain.output()
 
 
 def is_stopped(pid):
@@ -143,7 +143,7 @@ def test_a_hung_manager_is_waited_for_one_second_at_release(start):
     began = time.monotonic()
     probe.releaseObject()
     assert 0.9 < time.monotonic() - began < 5
-    wait_for(lambda: "has not answered" in domain.told())
+    wait_for(lambda: "has not answered" in domain.output())
     domain.process.send_signal(signal.SIGCONT)
     wait_for(lambda: domain.lines("ended"))
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_told_is_null_and_keeps_nothing_else_from_being_told(star
     assert values[id_].value() is None and values["probe::text"].value() == "from the PRF"
     (item,) = probe.query([client.prop(id_, "string", "mine")])
     assert item.value.value() is None
-    assert f"{id_} cannot be sent: RuntimeError('no luck'" in domain.told()
+    assert f"{id_} cannot be sent: RuntimeError('no luck'" in domain.output()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_configure_refuses_what_it_cannot_keeps_the_rest_and_says_why(start, id_
         probe.configure([bad])
     assert invalid.value.msg.startswith(f"{id_}: ") and why in invalid.value.msg
     assert [each.id for each in invalid.value.invalidProperties] == [id_]
-    (line,) = [line for line in domain.told().splitlines() if f"{id_} is refused: " in line]
+    (line,) = [line for line in domain.output().splitlines() if f"{id_} is refused: " in line]
     assert line.endswith(invalid.value.msg.partition(": ")[2])
     with pytest.raises(CF.PropertySet.PartialConfiguration) as partial:
         probe.configure([bad, good])
@@ -339,7 +339,7 @@ def test_a_property_listener_that_is_dead_is_forgotten(start, spawn):
 
     def forgotten():
         client.configure(probe, "probe::count", next(numbers))
-        return "is forgotten, as it cannot be reached" in domain.told()
+        return "is forgotten, as it cannot be reached" in domain.output()
 
     wait_for(forgotten)
 
@@ -425,7 +425,7 @@ def test_a_channel_that_cannot_be_reached_is_told_of_once_and_keeps_nobody_from_
         for _ in range(3):
             probe.runTest(1, [])
         wait_for(lambda: len(listener.heard) == 3)
-    assert domain.told().count("messages to dead are lost") == 1
+    assert domain.output().count("messages to dead are lost") == 1
     probe.getPort("out").disconnectPort("dead")
 
 
@@ -470,7 +470,7 @@ def test_the_command_lines_level_is_the_roots(start):
     domain = start([])
     outside = domain.outside(DEBUG_LEVEL="1")
     assert outside._get_log_level() == CF.LogLevels.ERROR
-    assert "INFO" not in domain.told()
+    assert "INFO" not in domain.output()
 
 
 TO_A_FILE = """
@@ -539,9 +539,9 @@ def test_a_logging_configuration_that_cannot_be_used_is_told_and_the_console_log
     start, uri, why, version
 ):
     domain, _ = logging_by(start, uri, version)
-    (line,) = [line for line in domain.told().splitlines() if "the logging configuration" in line]
+    (line,) = [line for line in domain.output().splitlines() if "the logging configuration" in line]
     assert why in line
-    assert "constructed Probe_1" in domain.told()
+    assert "constructed Probe_1" in domain.output()
 
 
 def test_a_logging_configuration_can_be_set_and_taken_back(start, tmp_path):

@@ -112,7 +112,7 @@ def test_a_device_that_cannot_be_executed_is_left_out_and_the_others_are_launche
     domain = start([("Bad_1", bad, 0, {}), ("None_1", "/devices/None.spd.xml", 0, {}), *TWO[:1]])
     started(domain)
     assert list(domain.devices()) == ["Probe_1"]
-    assert "execute file permissions" in domain.told() and "None.spd.xml" in domain.told()
+    assert "execute file permissions" in domain.output() and "None.spd.xml" in domain.output()
 
 
 def test_a_launched_device_that_dies_is_forgotten(start):
@@ -202,7 +202,7 @@ def test_a_label_that_is_taken_is_refused_without_a_word(start):
     wait_for(lambda: domain.lines("ready")[1:])
     assert [each._get_identifier() for each in domain.manager._get_registeredDevices()] == ["node:Probe_1"]
     assert process.poll() is None and domain.resolve("node", "Probe_1")._is_equivalent(device)
-    assert "already registered: Probe_1" in domain.told() and "ERROR" not in domain.told()
+    assert "already registered: Probe_1" in domain.output() and "ERROR" not in domain.output()
 
 
 def test_another_processs_device_that_died_keeps_its_label_until_the_name_is_unbound(start):
@@ -232,7 +232,7 @@ def test_a_profile_that_is_not_there_ends_the_domain_and_the_caller_does_not_hea
     wait_for(lambda: domain.domain.poll() is not None)
     assert domain.domain.returncode == -signal.SIGABRT
     wait_for(lambda: domain.lines("ready"))
-    assert list(domain.devices()) == ["Outside_1"] and "not registered" not in domain.told()
+    assert list(domain.devices()) == ["Outside_1"] and "not registered" not in domain.output()
 
 
 def test_a_device_without_a_profile_is_registered_and_nothing_can_be_allocated_on_it(start):
@@ -246,7 +246,7 @@ def test_an_id_that_lives_in_the_domain_already_is_no_device_of_it(start):
     domain = start([])
     domain.outside()
     domain.outside(label="Outside_2")
-    wait_for(lambda: "re-register" in domain.told())
+    wait_for(lambda: "re-register" in domain.output())
     assert assigned(create(domain, (CAPACITY, "100"))) == ["outside"]
     with pytest.raises(CF.ApplicationFactory.CreateApplicationError):
         create(domain, (CAPACITY, "1"))

@@ -168,7 +168,7 @@ class Run:
             account.fail(f"{COMMAND}: {root}: {directory.doubt}: nothing is removed")
             return
         with self._reaper(directory) as cleaner:
-            for outcome in cleaner.settle_patiently(directory.names(), account.judge):
+            for outcome in cleaner.clean_patiently(directory.names(), account.judge):
                 self._pin(outcome)
                 if outcome.result not in (reaper.NO_HEAP, reaper.GONE) and not _unreadable_other(outcome):
                     account.outcomes.append(outcome)
@@ -181,7 +181,7 @@ class Run:
         account, names = self._account, self._names(directory, " could not be opened: ")
         there = {name for name in names if _exists(directory, name)}
         with self._reaper(directory) as cleaner:
-            for outcome in cleaner.settle_patiently(names, account.judge):
+            for outcome in cleaner.clean_patiently(names, account.judge):
                 self._pin(outcome)
                 if outcome.result is reaper.GONE:
                     if outcome.name in there:
@@ -215,7 +215,7 @@ class Run:
 
             account = self._account
             try:
-                found = account.judge.look(lambda: held.plain(held.survey(directory)))
+                found = account.judge.inspect(lambda: held.plain(held.survey(directory)))
                 self._unlinked = held.survey_of(found).unlinked
             except OSError as error:
                 account.fail(
@@ -253,7 +253,7 @@ class Run:
         account, options = self._account, self._options
         root = options.fifo_root or fifos.DEFAULT_ROOT
         try:
-            for outcome in fifos.reap(root, "/proc", options.dry_run, account.judge.look, account.ctrl_c):
+            for outcome in fifos.reap(root, "/proc", options.dry_run, account.judge.inspect, account.ctrl_c):
                 if outcome.result is not reaper.GONE:
                     account.fifos.append(outcome)
                     account.tell_unasked(outcome, text.escaped(os.path.join(root, outcome.name)))

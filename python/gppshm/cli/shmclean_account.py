@@ -72,7 +72,7 @@ class Account:
         wanted = [pid for pid in pids if pid not in self._descriptions]
         unknown = dict.fromkeys(wanted, (processes.UNKNOWN, processes.UNKNOWN))
         if wanted:
-            self._descriptions.update(self.look(lambda: processes.described(wanted), unknown))
+            self._descriptions.update(self.inspect(lambda: processes.described(wanted), unknown))
         return self._descriptions
 
     def described(self, pids: "Iterable[int]") -> "List[Tuple[int, str]]":
@@ -82,10 +82,10 @@ class Account:
         who = [(pid, text.escaped(found[pid][0]), text.escaped(found[pid][1])) for pid in pids]
         return [(pid, f"process {pid} ({user}: {command})") for pid, user, command in who]
 
-    def look(self, act: "Callable[[], Any]", otherwise: "Any") -> "Any":
+    def inspect(self, act: "Callable[[], Any]", otherwise: "Any") -> "Any":
         """The result of `act`, which inspects processes; `otherwise` if that fails, or after Ctrl-C."""
         try:
-            return otherwise if self.ctrl_c.ending else self.judge.look(act)
+            return otherwise if self.ctrl_c.ending else self.judge.inspect(act)
         except OSError:
             return otherwise
 
@@ -95,7 +95,7 @@ class Account:
             from gppshm import held
 
             try:
-                survey = held.survey_of(self.judge.look(lambda: held.plain(held.survey(directory))))
+                survey = held.survey_of(self.judge.inspect(lambda: held.plain(held.survey(directory))))
             except OSError as error:
                 self.output.error(
                     f"/proc cannot be read: {error.strerror}: the holders of the memory are not known"

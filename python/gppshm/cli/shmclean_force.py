@@ -55,7 +55,7 @@ def _unlink(account: "Account", directory: shmfs.ShmDirectory, name: str) -> "Tu
             if verdict.state is creator.UNKNOWN:
                 used = f"may have been in use ({text.escaped(verdict.reason)})"
             file_id, host = seen.file_id, procfs.Processes()
-            users = _users(account, used, account.look(lambda: host.holders(file_id), []), verdict.creator)
+            users = _users(account, used, account.inspect(lambda: host.holders(file_id), []), verdict.creator)
     try:
         if is_directory(seen):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -56,7 +56,7 @@ class Returned:
 def give_back(
     fd: int,
     attached: "Iterable[int]",
-    by_word: bool,
+    accept_risk: bool,
     dry_run: bool,
     judge: judging.Judge,
     hold: reaper.Hold,
@@ -65,25 +65,25 @@ def give_back(
     """Give back the free memory of the heap of `fd`, whose creator has been proven dead.
 
     attached  pids of the holders
-    by_word   a person accepts the risk that a forked child of the creator is among them
+    accept_risk   a person accepts the risk that a forked child of the creator is among them
     hold      held at the end; the caller must call let_go.  It is let go before that for inspections of
               processes, and every 0.1 s
     result    is filled in, also at Ctrl-C
     """
     status = os.fstat(fd)
     file_id = status.st_dev, status.st_ino
-    kind, dead = kinship.UNTOLD, locks.dead_holder(file_id)
+    kind, dead = kinship.UNKNOWN, locks.dead_holder(file_id)
 
     def no_child() -> bool:
         if any(kinship.header_address(procfs.maps_of(pid) or b"", file_id) for pid in attached):
             return False
         return _kinship(file_id) is kinship.NO_CHILD
 
-    if not by_word and _asked(judge, hold, no_child):
+    if not accept_risk and _asked(judge, hold, no_child):
         kind = kinship.NO_CHILD
     try:
         work = reclaim.Reclaim(
-            fd, kind, by_word, dry_run, lambda superblock: _asked(judge, hold, lambda: dead(superblock))
+            fd, kind, accept_risk, dry_run, lambda superblock: _asked(judge, hold, lambda: dead(superblock))
         )
     except reclaim.NotAllowed as refusal:
         result.reason = str(refusal)
@@ -99,8 +99,8 @@ def give_back(
         result.reason, result.error = f"it cannot be given back: {error.strerror}", error.errno or 0
     else:
         if not whole:
-            result.reason = "not all of it was looked at: it takes too long"
-        elif not work.settled:
+            result.reason = "not all of it was inspected: that takes too long"
+        elif not work.stable:
             result.reason = "a process is at work in it, or ended in the middle of that"
         elif not work.whole:
             result.reason = "its blocks are not whole: what follows a fault is left alone"
@@ -115,7 +115,7 @@ def _asked(judge: judging.Judge, hold: reaper.Hold, act: "Callable[[], bool]") -
     """The result of `act`; False if processes cannot be inspected."""
     hold.let_go()
     try:
-        return bool(judge.look(act))
+        return bool(judge.inspect(act))
     except OSError:
         return False
     finally:
@@ -147,7 +147,7 @@ def _work(work: reclaim.Reclaim, hold: reaper.Hold) -> bool:
         except BlockingIOError:
             _rest(hold)
             continue
-        if work.settled:
+        if work.stable:
             break
         _rest(hold)
     return True
@@ -159,7 +159,7 @@ def _rest(hold: reaper.Hold) -> None:
     hold.hold()
 
 
-def look(
+def inspect(
     directory: shmfs.ShmDirectory, file: held.Unlinked, judge: judging.Judge
 ) -> "Tuple[reaper.Outcome, Optional[int]]":
     """The Outcome for an unlinked file, and its descriptor if it is orphaned (RECLAIMED), else None.
@@ -168,7 +168,7 @@ def look(
     """
     try:
         file_id, pids = (file.device, file.inode), [holder.pid for holder in file.holders]
-        fd = held.open_regular(judge.look(lambda: held.way_to(file_id, pids)), file_id)
+        fd = held.open_regular(judge.inspect(lambda: held.way_to(file_id, pids)), file_id)
     except FileNotFoundError:
         return reaper.Outcome(file.name, reaper.GONE, "nobody holds it any more"), None
     except OSError as error:

@@ -26,7 +26,7 @@ def of_removed(account: "Account", outcome: reaper.Outcome, pins: "Dict[shmfs.Fi
     try:
         if fd is None:
             file_id, pids = seen.file_id, verdict.attached
-            fd = held.open_regular(account.judge.look(lambda: held.way_to(file_id, pids)), file_id)
+            fd = held.open_regular(account.judge.inspect(lambda: held.way_to(file_id, pids)), file_id)
         _give_back(account, fd, verdict.attached, account.options.reclaim, name, seen, returned)
     except OSError as error:
         returned.reason = f"it cannot be reached through those who hold it: {error.strerror}"
@@ -42,7 +42,7 @@ def _give_back(
     account: "Account",
     fd: int,
     attached: "Iterable[int]",
-    by_word: bool,
+    accept_risk: bool,
     name: str,
     seen: shmfs.Sighting,
     returned: shmclean_reclaim.Returned,
@@ -50,7 +50,9 @@ def _give_back(
     """Give back what is free; Ctrl-C is held at the end, as it is to be told.  At Ctrl-C it is told."""
     dry_run = account.options.dry_run
     try:
-        shmclean_reclaim.give_back(fd, attached, by_word, dry_run, account.judge, account.ctrl_c, returned)
+        shmclean_reclaim.give_back(
+            fd, attached, accept_risk, dry_run, account.judge, account.ctrl_c, returned
+        )
     except KeyboardInterrupt:
         account.ctrl_c.hold()
         if returned.given_back:
@@ -61,7 +63,7 @@ def _give_back(
 
 def of_unlinked(account: "Account", directory: shmfs.ShmDirectory, file: held.Unlinked) -> None:
     """Give back the free memory of a heap that was unlinked before this run."""
-    outcome, fd = shmclean_reclaim.look(directory, file, account.judge)
+    outcome, fd = shmclean_reclaim.inspect(directory, file, account.judge)
     named = bool(account.options.names)
     if outcome.result is reaper.GONE or (outcome.result is reaper.NO_HEAP and not named):
         return

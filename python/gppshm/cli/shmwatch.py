@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Deque, List, Optional, Set
 
-FAULTS_TOLD = 100
+FAULTS_REPORTED = 100
 READY = 1.0
 """Seconds after which readiness is reported although the first scan still runs."""
 LAST_LINES = 0.3
@@ -172,7 +172,7 @@ class Command:
     def _fault(self, error: Exception) -> None:
         what = text.escaped(f"{type(error).__name__}: {error}")
         self._fault_count += 1
-        if what not in self._faults and len(self._faults) < FAULTS_TOLD:
+        if what not in self._faults and len(self._faults) < FAULTS_REPORTED:
             self._faults.add(what)
             self._complain(f"internal error: {what}; it continues, and scans everything again")
 

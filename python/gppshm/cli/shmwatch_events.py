@@ -54,7 +54,7 @@ def event_object(event: events.Event) -> "Dict[str, Any]":
         "inode": event.inode or None,
         "creator": event.creator or None,
         "command": _json_word(event.command),
-        "command_line": text.decoded(" ".join(event.words))[0] or None,
+        "command_line": text.decoded(" ".join(event.arguments))[0] or None,
         "user": _json_word(event.user),
         "uid": event.uid if event.uid >= 0 else None,
         "died": event.died or None,

@@ -34,7 +34,7 @@ _log = logs.logger("GppShmPlugin.device")
 
 HEADROOM = "5%"
 """Part of the file system that is never granted; default of the property."""
-LAST_WORDS = 0.05
+LAST_REPORTS = 0.05
 """Seconds for the last messages when the device is released."""
 
 
@@ -139,7 +139,7 @@ class Device(GppShmPlugin_base):
             self.figures.stop()
             self.sender.end()
             if self.sender.is_alive():
-                self.sender.join(LAST_WORDS)
+                self.sender.join(LAST_REPORTS)
             self.ledger.close()
             self._on_release()
 

@@ -280,7 +280,7 @@ class Figures(threading.Thread):
         who = self._cleaning.watcher.description(seen.name, seen.file_id)
         user = asking.names.user(seen.status.st_uid, patience)
         group = asking.names.group(seen.status.st_gid, patience)
-        scan.rows[seen.name] = HeapFigure(entry, attached, who.command, who.words, user, group)
+        scan.rows[seen.name] = HeapFigure(entry, attached, who.command, who.arguments, user, group)
 
     # -- the thread ------------------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ def _serve(
         status = lifeline.refuse(reports.failure, 1)
     began = time.monotonic()
     device.retire(RETIRING)
-    if line.signal and not work.failure and work.watcher.is_unsettled():
+    if line.signal and not work.failure and work.watcher.has_work():
         time.sleep(max(0.0, LAST_DEATHS - (time.monotonic() - began)))
     work.finish(LAST_SWEEP)
     if work.failure:

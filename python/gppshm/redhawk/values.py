@@ -23,7 +23,7 @@ class Removal:
         self.name = plain(event.name)
         self.creator = as_long(event.creator)
         self.command = plain(event.command)
-        component, application = role(event.words)
+        component, application = role(event.arguments)
         self.component, self.application = plain(component), plain(application)
         self.user = plain(event.user)
         self.bytes = event.bytes

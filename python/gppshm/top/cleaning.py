@@ -92,7 +92,7 @@ class Cleaning(threading.Thread):
     def _outcomes(self) -> "Iterator[reaper.Outcome]":
         hold = self._hold
         with shmfs.ShmDirectory(self._root) as directory, reaper.Reaper(directory, hold=hold) as cleaner:
-            yield from cleaner.settle_patiently(list(self._confirmed), asking.judge, self._confirmed.get)
+            yield from cleaner.clean_patiently(list(self._confirmed), asking.judge, self._confirmed.get)
 
 
 def _failure(outcome: reaper.Outcome) -> str:

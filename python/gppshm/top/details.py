@@ -96,7 +96,7 @@ def _locks(root: str, name: str) -> "List[locks.Lock]":
     try:
         return [
             locks.Lock.of(each)
-            for each in asking.shared.call("gppshm.locks:plain", [root, name], asking.LOOKS)
+            for each in asking.shared.call("gppshm.locks:plain", [root, name], asking.INSPECTION)
         ]
     except OSError:
         return []

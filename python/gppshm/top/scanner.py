@@ -159,7 +159,7 @@ class Scanner(threading.Thread):
         except OSError:
             moved = True
         if moved:
-            self._watcher.look_again()
+            self._watcher.scan_again()
         if self._directory is not self._watcher.directory:
             self._directory = self._watcher.directory
             self.departures.close()

@@ -70,7 +70,7 @@ class Row:
         self.used = heap.heap_used if heap is not None else 0
         self.attached = attached
         self.command = shown(who.command[:COMMAND_LIMIT])
-        self.component, self.application = map(shown, _role(who.words))
+        self.component, self.application = map(shown, _role(who.arguments))
 
     @property
     def orphaned(self) -> bool:

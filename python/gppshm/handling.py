@@ -19,10 +19,10 @@ from gppshm import (
     procfs,
     reaching,
     reaper,
+    reporting,
     returns,
     schedule,
     shmfs,
-    telling,
     triggers,
 )
 from gppshm.events import FAILED, UNPROVEN, WOULD_REMOVE, Event
@@ -61,8 +61,8 @@ LARGE = 4 << 20
 """Bytes; the observer closes larger unlinked files: the kernel frees 7 MB in a millisecond."""
 
 
-class Settling:
-    """The heaps of one directory; each is settled (verdict, unlink) as far as possible now.
+class Handling:
+    """The heaps of one directory; each is handled (verdict, unlink) as far as possible now.
 
     scope      HOST: every orphan; CHILDREN: only heaps whose creator was seen as a descendant of `parent`
     on_change  called with the name of a heap whose `record` has changed
@@ -107,7 +107,7 @@ class Settling:
         try:
             self._triggers = triggers.Triggers()
             try:
-                self._observer = observer.Observer(proc_root, self._heed_observer)
+                self._observer = observer.Observer(proc_root, self._poll_observer)
             except BaseException:
                 self._triggers.close()
                 raise
@@ -115,8 +115,8 @@ class Settling:
             self._reaper.close()
             self.directory.close()
             raise
-        self._telling = telling.Telling(self._observer, on_event)
-        self._account = account.Account(self._telling)
+        self._reporting = reporting.Reporting(self._observer, on_event)
+        self._account = account.Account(self._reporting)
         self._creators = creators.Creators(self._triggers, self._account, proc_root)
         ancestor = parent, procfs.pulse(parent, proc_root)[0] if parent > 0 else 0
         self._inquiry = inquiry.Inquiry(self._observer, self._known, self._sight, ancestor)
@@ -124,11 +124,11 @@ class Settling:
             self._observer,
             self._account.counts,
             self._triggers.also,
-            self._telling.first_returned,
+            self._reporting.first_returned,
             self._account.returned,
         )
         self._reaching = reaching.Reaching(
-            self._observer, lambda: self.directory, self._returns.take, self._telling.first_returned
+            self._observer, lambda: self.directory, self._returns.take, self._reporting.first_returned
         )
 
     def _make_reaper(self) -> reaper.Reaper:
@@ -161,7 +161,7 @@ class Settling:
         """Those of `living` whose creator was seen as a descendant of `parent`; `parent` may have ended."""
         return [name for name, heap in list(self._known.items()) if heap.lives and heap.descends]
 
-    def is_unsettled(self) -> bool:
+    def has_work(self) -> bool:
         """Whether a creator lives, a question is pending, or a heap is due for another try."""
         return any(
             heap.stage not in (SEEN, OTHERS) or heap.asked or name in self._timers or name in self._again
@@ -222,8 +222,8 @@ class Settling:
         if heap is None or not heap.creator:
             return None
         who = heap.description
-        user = (who.uid >= 0 and self._telling.name(who.uid)) or processes.UNKNOWN
-        return heap.lives, heap.file_id, heap.creator, who.command, who.words, user, heap.descends
+        user = (who.uid >= 0 and self._reporting.name(who.uid)) or processes.UNKNOWN
+        return heap.lives, heap.file_id, heap.creator, who.command, who.arguments, user, heap.descends
 
     def lives(self, seen: shmfs.Sighting) -> int:
         """The pid of the heap's creator if a pidfd watches it and has not reported its end; else 0."""
@@ -307,13 +307,13 @@ class Settling:
                 self._hear_of(name, heap.trigger, heap.since)
         return names
 
-    def _settle_strange(self, name: str) -> bool:
+    def _handle_strange(self, name: str) -> bool:
         """Settle a name that is not known to be a heap; whether there was a result."""
         trigger, since = self._heard.pop(name)
         self._track(name, trigger, since).follow(trigger, since)
         return self._try(name)
 
-    def _settle_waiting(self, queue: schedule.FairQueue, settle: "Callable[[str], bool]") -> bool:
+    def _handle_waiting(self, queue: schedule.FairQueue, handle: "Callable[[str], bool]") -> bool:
         """Settle names of a queue for PIECE seconds, within budgets of owners; whether there was a result."""
         now, used, found = time.monotonic(), -1.0, False
         end = now + PIECE
@@ -323,7 +323,7 @@ class Settling:
                 break
             before = used if used >= 0 else schedule.processor_seconds()
             (name,) = queue.take(owner, 1)
-            result = settle(name)
+            result = handle(name)
             found = found or result
             now, used = time.monotonic(), schedule.processor_seconds()
             if not (result and self._sweeping):  # what a sweep removes is free
@@ -331,12 +331,12 @@ class Settling:
         return found
 
     def _is_due(self, queue: schedule.FairQueue) -> bool:
-        """Whether a name of the queue may be settled now."""
+        """Whether a name of the queue may be handled now."""
         now = float("inf") if self._unlimited else time.monotonic()
         return self._budgets.turn(queue, now) is not None
 
     def _next_waiting(self) -> float:
-        """When (monotonic) the next name may be settled; infinity if none waits."""
+        """When (monotonic) the next name may be handled; infinity if none waits."""
         return min(self._budgets.next(queue) for queue in (self._strange, self._again, self._others))
 
     def _absorb_changes(self, name: str = "") -> None:
@@ -356,19 +356,19 @@ class Settling:
 
     # -- verdict and unlink --------------------------------------------------------------------------------
 
-    def _settle(self, names: "Sequence[str]") -> bool:
-        """Settle each name as far as possible now; whether there was a result."""
+    def _handle(self, names: "Sequence[str]") -> bool:
+        """Handle each name as far as possible now; whether there was a result."""
         found = False
         for name in dict.fromkeys(names):
             found = self._try(name) or found
         return found
 
-    def _settle_some(self, take: "Callable[[], Sequence[str]]") -> bool:
-        """Settle the names from `take` until it has none, or PIECE is over; whether there was a result."""
+    def _handle_some(self, take: "Callable[[], Sequence[str]]") -> bool:
+        """Handle the names from `take` until it has none, or PIECE is over; whether there was a result."""
         end, found = time.monotonic() + PIECE, False
         names = take()
         while names:
-            found = self._settle(names) or found
+            found = self._handle(names) or found
             names = take() if time.monotonic() < end else ()
         return found
 
@@ -383,7 +383,7 @@ class Settling:
         heap = self._track(name, "rescan", self._last_rescan)
         self._see(heap, seen)
         if not heap.creator:
-            verdict = creator.without_a_look(seen)
+            verdict = creator.verdict_without_processes(seen)
             if verdict is not None and verdict.state is creator.ALIVE:
                 self._retry(name, heap)
                 return False
@@ -647,8 +647,8 @@ class Settling:
 
     # -- answers of the observer ---------------------------------------------------------------------------
 
-    def _heed_observer(self) -> None:
-        self._triggers.heed(self._observer.fileno(), self._observer.writing)
+    def _poll_observer(self) -> None:
+        self._triggers.poll_also(self._observer.fileno(), self._observer.writing)
 
     def _take_answers(self) -> None:
         """Handle answers for PIECE seconds; then `_inquiry.answered` is the number of the rest."""
@@ -698,7 +698,7 @@ class Settling:
         heap.identity = answer.identity if heap.attended else None
         self._on_change(name)
         if answer.who.uid >= 0:
-            self._telling.name(answer.who.uid)
+            self._reporting.name(answer.who.uid)
         if answer.void:
             self._inquiry.renew(name)
         if not self._watch(name, heap):
@@ -754,7 +754,7 @@ def _is_contradictory(seen: shmfs.Sighting) -> bool:
 def _passed_over(pid: int, proc_root: str) -> str:
     """The sentence about a process that blocks its inspection, or a user (-1 - uid) without an answer."""
     if pid < 0:
-        return f"nobody tells the name of user {-1 - pid}: the number has to do"
+        return f"the name of user {-1 - pid} is not known: its number is shown"
     comm = (procfs.read(f"{proc_root}/{pid}/stat") or b"").partition(b"(")[2].rpartition(b")")[0]
     name = comm.decode("utf-8", "replace") or "unknown"
     return (

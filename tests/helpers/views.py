@@ -1,6 +1,6 @@
 """Inspects a folder, from another process or namespace, and prints the verdicts as JSON.
 
-looks.py ROOT [NAME ...]
+views.py ROOT [NAME ...]
 """
 
 import json

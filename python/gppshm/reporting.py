@@ -22,7 +22,7 @@ RETURNS = 2.0
 """Seconds that it waits for the figures of memory given back at once."""
 END = 0.05
 """Seconds that it waits for the creator's exit status, which exists once its parent has reaped it."""
-LOOKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
+CHECKS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03)
 """Seconds between checks of that."""
 
 
@@ -30,13 +30,13 @@ class _Pending:
     """An event, what it waits for, and until when (monotonic; 0: not at all)."""
 
     __slots__ = (
+        "checks",
         "died",
         "event",
         "file_id",
         "holders",
-        "looks",
         "name",
-        "next_look",
+        "next_check",
         "pidfd",
         "returns",
         "uid",
@@ -47,11 +47,11 @@ class _Pending:
         self.uid = uid
         self.file_id: Optional[Tuple[int, int]] = None
         self.pidfd = -1
-        self.holders = self.name = self.died = self.returns = self.next_look = 0.0
-        self.looks = 0
+        self.holders = self.name = self.died = self.returns = self.next_check = 0.0
+        self.checks = 0
 
 
-class Telling:
+class Reporting:
     """Calls `on_event` with each event when its facts are known, or the wait is over."""
 
     def __init__(self, asked: observer.Observer, on_event: "Callable[[events.Event], None]") -> None:
@@ -62,14 +62,14 @@ class Telling:
         self._answered = False  # an answer came since the last step
         self._surveying: Set[Tuple[int, int]] = set()
         self._names: Dict[int, Optional[str]] = {}
-        self._kernel_tells = True
+        self._kernel_reports = True
 
     @property
     def waiting(self) -> int:
         """Number of waiting events."""
         return len(self._pending)
 
-    def tell(
+    def report(
         self,
         event: "events.Event",
         uid: int = -1,
@@ -92,8 +92,8 @@ class Telling:
             pending.name = now + NAME
         if returns:
             pending.returns = now + RETURNS
-        if pidfd >= 0 and self._kernel_tells:
-            pending.pidfd, pending.died, pending.next_look = pidfd, now + END, now
+        if pidfd >= 0 and self._kernel_reports:
+            pending.pidfd, pending.died, pending.next_check = pidfd, now + END, now
         elif pidfd >= 0:
             os.close(pidfd)
         if _is_ready(pending, now):
@@ -129,8 +129,8 @@ class Telling:
             return
         self._answered = False
         for pending in self._pending.values():
-            if pending.pidfd >= 0 and now >= pending.next_look:
-                self._look_how_it_ended(pending, now)
+            if pending.pidfd >= 0 and now >= pending.next_check:
+                self._check_how_it_ended(pending, now)
             if pending.returns <= now:
                 pending.returns = 0.0
         ready = [pending for pending in self._pending.values() if _is_ready(pending, now)]
@@ -152,7 +152,7 @@ class Telling:
                 each.file_id for each in pending if each.holders and each.file_id and not each.returns
             }
             if self._surveying:
-                self._observer.ask(observer.TELLING, "holders", list(self._surveying), self._held)
+                self._observer.ask(observer.REPORTS, "holders", list(self._surveying), self._held)
 
     def flush(self) -> None:
         """Report all waiting events with what is known."""
@@ -160,7 +160,7 @@ class Telling:
         self._due = float("inf")
         for each in pending:
             if each.pidfd >= 0:
-                self._look_how_it_ended(each, float("inf"))
+                self._check_how_it_ended(each, float("inf"))
             self._finish(each)
 
     def _finish(self, pending: _Pending) -> None:
@@ -171,15 +171,15 @@ class Telling:
             event.user = self._names.get(pending.uid) or str(pending.uid)
         self._on_event(event)
 
-    def _look_how_it_ended(self, pending: _Pending, now: float) -> None:
+    def _check_how_it_ended(self, pending: _Pending, now: float) -> None:
         status = None
         try:
             status = kernel.exit_status(pending.pidfd)
         except OSError:
-            self._kernel_tells = False
-        if status is None and self._kernel_tells and now < pending.died:
-            pending.next_look = now + LOOKS[min(pending.looks, len(LOOKS) - 1)]
-            pending.looks += 1
+            self._kernel_reports = False
+        if status is None and self._kernel_reports and now < pending.died:
+            pending.next_check = now + CHECKS[min(pending.checks, len(CHECKS) - 1)]
+            pending.checks += 1
             return
         if status is not None:
             pending.event.died = kernel.how_it_ended(status)
@@ -212,5 +212,5 @@ def _is_ready(pending: _Pending, now: float) -> bool:
 
 def _next(pending: _Pending) -> float:
     if pending.pidfd >= 0:
-        return pending.next_look
+        return pending.next_check
     return pending.returns or max(pending.holders, pending.name)
