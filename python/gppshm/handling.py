@@ -24,6 +24,7 @@ from gppshm import (
     schedule,
     shmfs,
     triggers,
+    waiting,
 )
 from gppshm.events import FAILED, UNPROVEN, WOULD_REMOVE, Event
 from gppshm.known import ALIVE, ENDED, OTHERS, SEEN, Known
@@ -34,14 +35,7 @@ if TYPE_CHECKING:
 
     from gppshm.events import Counts
 
-PIECE = 0.001
-"""Seconds of work that is not urgent before the triggers are read again."""
-STRANGE, STRANGE_AT_ONCE = 0.01, 0.15
-"""The share of a processor for the heaps of one owner whose creators are not known, and seconds at once."""
-REFUND = 0.001
-"""Seconds that an owner has more for each heap whose creator is known then."""
-MOST_WAITING = 4096
-"""Names of one owner that wait for their first try; more are found by a later listing."""
+PIECE = waiting.PIECE
 HOST = "host"
 CHILDREN = "children"
 SCOPES = (HOST, CHILDREN)
@@ -89,15 +83,8 @@ class Handling:
         self._on_change = on_change
         self._known: Dict[str, Known] = {}
         self._timers = schedule.Timers()
-        # Names from events that are not known to be heaps, and their (trigger, time).
-        self._strange = schedule.FairQueue()
-        self._heard: Dict[str, Tuple[str, float]] = {}
-        # Names without a result so far that are due for another try.
-        self._again = schedule.FairQueue()
-        # Names of a rescan whose creators are not known.
-        self._others = schedule.FairQueue()
-        self._budgets = schedule.Budgets(STRANGE, STRANGE_AT_ONCE)
-        self._sweeping = self._unlimited = self._flooded = False
+        self._waiting = waiting.Waiting()
+        self._flooded = False
         self._last_rescan = 0.0
         self._waited = time.monotonic()
         self._lost: List[bool] = []
@@ -164,7 +151,10 @@ class Handling:
     def has_work(self) -> bool:
         """Whether a creator lives, a question is pending, or a heap is due for another try."""
         return any(
-            heap.stage not in (SEEN, OTHERS) or heap.asked or name in self._timers or name in self._again
+            heap.stage not in (SEEN, OTHERS)
+            or heap.asked
+            or name in self._timers
+            or name in self._waiting.again
             for name, heap in list(self._known.items())
         )
 
@@ -289,11 +279,7 @@ class Handling:
             if name not in self._known:
                 return True
             owner = -1
-        if name not in self._strange and self._strange.count(owner) >= MOST_WAITING:
-            return False
-        self._strange.add(name, owner)
-        self._heard.setdefault(name, (trigger, since))
-        return True
+        return self._waiting.add_new(name, owner, trigger, since)
 
     def _take_due(self, now: float) -> "List[str]":
         names = []
@@ -302,42 +288,16 @@ class Handling:
             if heap is not None and heap.creator:
                 names.append(name)
             elif heap is not None and heap.attempts:
-                self._again.add(name, heap.uid)
+                self._waiting.again.add(name, heap.uid)
             elif heap is not None:
                 self._hear_of(name, heap.trigger, heap.since)
         return names
 
-    def _handle_strange(self, name: str) -> bool:
-        """Settle a name that is not known to be a heap; whether there was a result."""
-        trigger, since = self._heard.pop(name)
+    def _handle_new(self, name: str) -> bool:
+        """Handle a name from an event; whether there was a result."""
+        trigger, since = self._waiting.event(name)
         self._track(name, trigger, since).follow(trigger, since)
         return self._try(name)
-
-    def _handle_waiting(self, queue: schedule.FairQueue, handle: "Callable[[str], bool]") -> bool:
-        """Settle names of a queue for PIECE seconds, within budgets of owners; whether there was a result."""
-        now, used, found = time.monotonic(), -1.0, False
-        end = now + PIECE
-        while now < end:
-            owner = self._budgets.turn(queue, float("inf") if self._unlimited else now)
-            if owner is None:
-                break
-            before = used if used >= 0 else schedule.processor_seconds()
-            (name,) = queue.take(owner, 1)
-            result = handle(name)
-            found = found or result
-            now, used = time.monotonic(), schedule.processor_seconds()
-            if not (result and self._sweeping):  # what a sweep removes is free
-                self._budgets.spend(owner, now, used - before)
-        return found
-
-    def _is_due(self, queue: schedule.FairQueue) -> bool:
-        """Whether a name of the queue may be handled now."""
-        now = float("inf") if self._unlimited else time.monotonic()
-        return self._budgets.turn(queue, now) is not None
-
-    def _next_waiting(self) -> float:
-        """When (monotonic) the next name may be handled; infinity if none waits."""
-        return min(self._budgets.next(queue) for queue in (self._strange, self._again, self._others))
 
     def _absorb_changes(self, name: str = "") -> None:
         """Read all pending changes of heaps, or at least of this one; their identities become void."""
@@ -694,7 +654,7 @@ class Handling:
         heap.creator, heap.start = answer.verdict.creator, answer.start
         heap.description, heap.descends, heap.noted = answer.who, answer.descends, answer.noted
         heap.stage = ALIVE
-        self._budgets.refund(heap.uid, REFUND)
+        self._waiting.creator_is_known(heap.uid)
         heap.identity = answer.identity if heap.attended else None
         self._on_change(name)
         if answer.who.uid >= 0:
@@ -730,8 +690,7 @@ class Handling:
             self._triggers.unwatch(name)
             self._triggers.neglect(name)
             self._timers.cancel(name)
-            self._again.discard(name)
-            self._others.discard(name)
+            self._waiting.forget(name)
             self._inquiry.forget(name)
 
 

@@ -216,23 +216,24 @@ class Watcher(handling.Handling):
         """
         end = time.monotonic() + patience
         self._start_rescan(time.monotonic())
-        self._sweeping, self._unlimited = True, last
+        self._waiting.sweeping, self._waiting.unlimited = True, last
         try:
             while (last or not self._stopping) and time.monotonic() < end and self._is_sweeping(last):
                 self.step(0.05)
         finally:
-            self._sweeping = self._unlimited = False
+            self._waiting.sweeping = self._waiting.unlimited = False
         self._send_last_reports(flush=last)
 
     def _is_sweeping(self, last: bool) -> bool:
         if self._backlog or self._inquiry.is_inspecting or self._fifos_asked:
             return True
-        if self._is_due(self._strange) or self._is_due(self._others):
+        waiting = self._waiting
+        if waiting.is_due(waiting.new) or waiting.is_due(waiting.others):
             return True
         every = list(self._known.items())
         if any(heap.asked for _, heap in every):
             return True
-        due = (self._timers, self._again) if last else ()
+        due = (self._timers, waiting.again) if last else ()
         return any(name in some and not heap.lives for name, heap in every for some in due)
 
     def _send_last_reports(self, flush: bool = True) -> None:
@@ -270,14 +271,15 @@ class Watcher(handling.Handling):
             self._events_lost(self._lost.pop(), now)
         if happened.mounts and self._is_elsewhere():
             self._next_rescan = now
-        self._handle_waiting(self._strange, self._handle_strange)
-        if not self._is_due(self._strange):
-            self._handle_waiting(self._again, self._try)
+        waiting = self._waiting
+        waiting.handle(waiting.new, self._handle_new)
+        if not waiting.is_due(waiting.new):
+            waiting.handle(waiting.again, self._try)
         if now >= self._next_rescan:
             self._start_rescan(now)
         self._handle_some(lambda: self._take_backlog(now))
-        if not self._is_due(self._strange):
-            self._handle_waiting(self._others, self._handle_other)
+        if not waiting.is_due(waiting.new):
+            waiting.handle(waiting.others, self._handle_other)
         if useless:
             self._slow_down(now, schedule.processor_seconds() - started)
         if self._flooded:
@@ -299,11 +301,9 @@ class Watcher(handling.Handling):
     def _time_left(self, longest: "Optional[float]") -> float:
         if self._backlog or self._lost or self._inquiry.answered:
             return 0.0
-        if self._unlimited and (self._strange or self._again or self._others):
-            return 0.0
         until = min(self._next_rescan, self._timers.next(), self._reporting.next(), self._inquiry.next())
         until = min(until, self._returns.next(), self._reaching.next())
-        until = min(until, self._next_waiting())
+        until = min(until, self._waiting.next())
         if not self._triggers.listening:
             until = min(until, self._resume)  # which may have passed meanwhile
         if self._flooded:
@@ -428,7 +428,7 @@ class Watcher(handling.Handling):
         self._backlog = schedule.Queue(first)
         for name in there.difference(first):
             owner = self._owner(name)
-            self._others.add(name, -1 if owner is None else owner)
+            self._waiting.others.add(name, -1 if owner is None else owner)
         for name in first:
             heap = self._known[name]
             if heap.lives:

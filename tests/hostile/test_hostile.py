@@ -296,7 +296,7 @@ def test_who_does_something_without_end_costs_little_and_delays_neither_deaths_n
 def test_a_user_whose_budget_is_spent_keeps_no_other_waiting(spawn, shm_root):
     with ByHand(shm_root) as by_hand:
         by_hand.steps(0.1)
-        by_hand.watcher._budgets.spend(STRANGER, time.monotonic(), 1000.0)
+        by_hand.watcher._waiting.budgets.spend(STRANGER, time.monotonic(), 1000.0)
         theirs = os.path.join(shm_root, "heap-1000001")
         heapwriter.create(theirs, 1000001, [(4096, ())])
         os.chown(theirs, STRANGER, STRANGER)
