@@ -553,11 +553,12 @@ def test_changes_that_were_dropped_make_every_identity_void(spawn, shm_root, by_
 @needs_root
 def test_what_a_stranger_writes_makes_no_identity_of_another_void(spawn, shm_root, by_hand, triggers):
     """Neither to other files nor to heaps of his own, however much it is."""
-    os.chmod(shm_root, 0o1777)
-    watching = by_hand()
     owner = spawn.owner(shm_root, SMALL)
     peer = spawn.peer(shm_root, owner)
-    strangers = [spawn.owner(shm_root, SMALL, prefix=("setpriv", "--reuid=4321")) for _ in range(2)]
+    strangers = [spawn.owner(shm_root, SMALL) for _ in range(2)]
+    for heap in strangers:
+        os.chown(path_of(shm_root, heap), 4321, 4321)
+    watching = by_hand()
     for heap in (owner, *strangers):
         found = watching.identified(heap)
     found = watching.identity(owner)
