@@ -63,12 +63,7 @@ def build_parser() -> "argparse.ArgumentParser":
     parser.add_argument(
         "--fifo-root", metavar="DIR", help="directory of the FIFOs (default: /tmp); with --fifos"
     )
-    parser.add_argument(
-        "--root",
-        default=shmfs.DEFAULT_ROOT,
-        metavar="DIR",
-        help="directory of the heaps (default: %(default)s)",
-    )
+    text.add_root_option(parser)
     return parser
 
 
@@ -105,14 +100,20 @@ def _main(arguments: "List[str]", ctrl_c: interrupts.Interrupts, output: text.Ou
             Run(account).clean()
             account.complete = True
         except Exception:
-            account.finish()
+            account.finish(_report)
             raise
-        account.finish()
+        account.finish(_report)
     except KeyboardInterrupt:
         ctrl_c.end()
-        account.finish()
+        account.finish(_report)
         raise
     return 1 if output.failed else account.exit_status
+
+
+def _report(account: Account) -> str:
+    from gppshm.cli import shmclean_json
+
+    return shmclean_json.report(account)
 
 
 class Run:

@@ -62,7 +62,7 @@ class Account:
         self.judge = judging.Judge()
         self.output = output
         self.ctrl_c = ctrl_c
-        self._is_told = False
+        self._is_reported = False
         self._descriptions: Dict[int, Tuple[str, str]] = {}
 
     def describe(self, pids: "Iterable[int]") -> "Dict[int, Tuple[str, str]]":
@@ -104,15 +104,16 @@ class Account:
             self.holders.update(survey.holders)
             self.unseen = len(survey.unseen)
 
-    def finish(self) -> None:
-        """Print holders or JSON, and write everything out.  After Ctrl-C: what is still to be told."""
-        if self.options.json and not self._is_told:
-            from gppshm.cli import shmclean_json
+    def finish(self, report: "Callable[[Account], str]") -> None:
+        """Print holders or, with --json, `report`; and write everything out.
 
-            report = shmclean_json.report(self)
+        After Ctrl-C: what is still to be reported.
+        """
+        if self.options.json and not self._is_reported:
+            words = report(self)
             self.ctrl_c.hold()
-            self.output.put(report)
-            self._is_told = True
+            self.output.put(words)
+            self._is_reported = True
         elif self.options.verbose and not self.ctrl_c.ending:
             for outcome in self.outcomes + self.unnamed:
                 self._tell_holders(outcome)

@@ -58,12 +58,7 @@ def build_parser() -> "argparse.ArgumentParser":
             ", ".join(SORT_KEYS)
         ),
     )
-    parser.add_argument(
-        "--root",
-        default=shmfs.DEFAULT_ROOT,
-        metavar="DIR",
-        help="directory of the heaps (default: %(default)s)",
-    )
+    text.add_root_option(parser)
     parser.add_argument(
         "--json", action="store_true", help="print JSON (docs/shminfo-json.md), sizes in bytes"
     )

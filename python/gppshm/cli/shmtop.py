@@ -3,7 +3,7 @@
 import os
 import sys
 
-from gppshm import __version__, shmfs, sitepackages
+from gppshm import __version__, sitepackages
 from gppshm.cli import text
 
 TYPE_CHECKING = False
@@ -30,12 +30,7 @@ def build_parser() -> "argparse.ArgumentParser":
 
     parser = text.argument_parser(COMMAND, "%(prog)s [OPTION ...]", DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add(
-        "--root",
-        default=shmfs.DEFAULT_ROOT,
-        metavar="DIR",
-        help="directory of the heaps (default: %(default)s)",
-    )
+    text.add_root_option(parser)
     add("--sort", choices=SORTS, default=SORTS[0], metavar="KEY", help=f"initial order: {', '.join(SORTS)}")
     add("--filter", default="", metavar="WORDS", help="show only heaps that match WORDS at the start")
     add(

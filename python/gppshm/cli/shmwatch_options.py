@@ -37,12 +37,7 @@ Exit status: 0 ended by a signal, 1 the directory cannot be watched, 2 usage."""
 def build_parser() -> argparse.ArgumentParser:
     parser = text.argument_parser(COMMAND, USAGE, DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add(
-        "--root",
-        default=shmfs.DEFAULT_ROOT,
-        metavar="DIR",
-        help="directory of the heaps (default: %(default)s)",
-    )
+    text.add_root_option(parser)
     add(
         "--scope",
         choices=("host", "children"),

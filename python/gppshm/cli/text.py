@@ -9,14 +9,14 @@ import os
 import sys
 from struct import Struct
 
-from gppshm import procfs
+from gppshm import procfs, shmfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
 
-    from gppshm import shmfs, snapshot
+    from gppshm import snapshot
 
 FORMATS = ("auto", "b", "k")
 
@@ -314,6 +314,15 @@ def parse(parser: "argparse.ArgumentParser", arguments: "List[str]") -> "argpars
             parser.error(f"unknown option: {word}")
     options.names = rest + names
     return options
+
+
+def add_root_option(parser: "argparse.ArgumentParser") -> None:
+    parser.add_argument(
+        "--root",
+        default=shmfs.DEFAULT_ROOT,
+        metavar="DIR",
+        help="directory of the heaps (default: %(default)s)",
+    )
 
 
 def add_domain_options(parser: "argparse.ArgumentParser") -> None:
