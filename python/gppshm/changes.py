@@ -47,7 +47,7 @@ class _Files:
             count += events.count
             if events.overflow or count > MOST_EVENTS:
                 break
-            changed |= events.changed
+            changed |= events.changed | events.gone
             gone |= events.gone
             events = self.inotify.read()
         # An event that a watch is gone may be among those lost: such a watch would be silent for ever.
@@ -91,7 +91,7 @@ class Changes:
         """
         key = self._key(owner)
         try:
-            watch = self._files[key].inotify.add(f"/proc/self/fd/{fd}", _MASK)
+            watch = self._files[key].inotify.add_open(fd, _MASK)
         except OSError:
             self.neglect(name)
             return False

@@ -323,15 +323,6 @@ class Handling:
             found = self._try(name) or found
         return found
 
-    def _handle_some(self, take: "Callable[[], Sequence[str]]") -> bool:
-        """Handle the names from `take` until it has none, or PIECE is over; whether there was a result."""
-        end, found = time.monotonic() + PIECE, False
-        names = take()
-        while names:
-            found = self._handle(names) or found
-            names = take() if time.monotonic() < end else ()
-        return found
-
     def _try(self, name: str) -> bool:
         """Try a lease, then the identity; otherwise ask the observer.  Whether there was a result."""
         self._absorb_changes(name)

@@ -36,6 +36,7 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO = struct.Struct("QQ11Ii")
 
+_ENDS = IN_IGNORED | IN_UNMOUNT
 _EVENT = struct.Struct("iIII")
 BUFFER = 65536
 """Bytes of events that are read at once; an event of a heap has 32."""
@@ -85,7 +86,12 @@ class Inotify:
 
 
 class FileEvents:
-    """Events of single files: how many, changed files, watches that are gone, some were lost."""
+    """Events of single files.
+
+    count     how many
+    changed   watches with events; -1 among them if events were lost (`overflow`)
+    gone      watches that the kernel has ended
+    """
 
     __slots__ = ("changed", "count", "gone", "overflow")
 
@@ -110,6 +116,11 @@ class FileInotify:
         name = os.fsencode(path)
         return _checked(_libc.inotify_add_watch(self.fd, name, ctypes.c_uint32(mask)), path)
 
+    def add_open(self, fd: int, mask: int) -> int:
+        """As `add`, for an open file, which may have no name any more."""
+        # The link in /proc leads to the file itself, with or without a name.
+        return self.add(f"/proc/self/fd/{fd}", mask)
+
     def remove(self, watch: int) -> None:
         """Stop watching a file; no error if the kernel has done so.  IN_IGNORED follows."""
         _libc.inotify_rm_watch(self.fd, watch)
@@ -129,8 +140,9 @@ class FileInotify:
             return FileEvents(len(watches), set(), set(), True)
         kinds = set(masks)
         changed, gone = set(watches), set()
-        if any(mask & (IN_IGNORED | IN_UNMOUNT) for mask in kinds):
-            gone = {watch for watch, mask in zip(watches, masks) if mask & (IN_IGNORED | IN_UNMOUNT)}
+        if any(mask & _ENDS for mask in kinds):
+            changed = {watch for watch, mask in zip(watches, masks) if not mask & _ENDS}
+            gone = {watch for watch, mask in zip(watches, masks) if mask & _ENDS}
         return FileEvents(len(watches), changed, gone, any(mask & IN_Q_OVERFLOW for mask in kinds))
 
     def close(self) -> None:

@@ -3,21 +3,14 @@
 No event reports that a peer released a block.  Inotify and a lease report that it closed the file.
 """
 
-import ctypes
 import os
 import time
-from struct import Struct
 
-from gppshm import kinship, lease, procfs, reclaim
+from gppshm import kernel, kinship, lease, procfs, reclaim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Optional, Sequence, Set
-
-_EVENT = Struct("iIII")
-_IN_CLOSE_WRITE, _IN_IGNORED = 0x00000008, 0x00008000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Departures:
@@ -28,21 +21,16 @@ class Departures:
     """
 
     def __init__(self) -> None:
-        self.fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.fd < 0:
-            raise _last_error("inotify_init1")
+        self._inotify = kernel.FileInotify()
+        self.fd = self._inotify.fd
 
     def watch(self, fd: int) -> int:
         """Watch the file of `fd`, which may have no name any more; returns the number that `read` uses."""
-        # The link in /proc leads to the file itself, with or without a name.
-        found = _libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, ctypes.c_uint32(_IN_CLOSE_WRITE))
-        if found < 0:
-            raise _last_error("inotify_add_watch")
-        return int(found)
+        return self._inotify.add_open(fd, kernel.IN_CLOSE_WRITE)
 
     def forget(self, watch: int) -> None:
         """Stop watching, before or after the file is closed; a file that is gone needs no call."""
-        _libc.inotify_rm_watch(self.fd, watch)
+        self._inotify.remove(watch)
 
     def read(self) -> "Set[int]":
         """The numbers of files that a process closed since the last call; -1 among them if events were lost.
@@ -51,17 +39,13 @@ class Departures:
         """
         found: Set[int] = set()
         while True:
-            try:
-                data = os.read(self.fd, 65536)
-            except BlockingIOError:
+            events = self._inotify.read()
+            if events is None:
                 return found
-            for at in range(0, len(data), _EVENT.size):  # events of a watched file have no name
-                watch, mask, _, _ = _EVENT.unpack_from(data, at)
-                if not mask & _IN_IGNORED:
-                    found.add(watch)
+            found |= events.changed
 
     def close(self) -> None:
-        os.close(self.fd)
+        self._inotify.close()
 
 
 FIRST_DELAY, LAST_DELAY = 0.05, 0.8
@@ -207,8 +191,3 @@ class Reclaiming:
             return False
         processes = procfs.Processes()
         return all(processes.no_such_process(pid) for pid in self.attached)
-
-
-def _last_error(what: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number), what)

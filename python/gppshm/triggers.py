@@ -323,7 +323,9 @@ class Triggers:
             events = self._closes.read()
             if events is not None:
                 happened.overflow = happened.overflow or events.overflow
-                happened.freed = [self._closed[watch] for watch in events.changed if watch in self._closed]
+                happened.freed = [
+                    self._closed[watch] for watch in events.changed | events.gone if watch in self._closed
+                ]
         if self._changes is not None and self._polling_changes and not ready.isdisjoint(self._changes.fds()):
             self._poll_changes(False)
             self._resume = time.monotonic() + GATHER

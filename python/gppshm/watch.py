@@ -25,10 +25,11 @@ from gppshm.events import (
     Event,
 )
 from gppshm.handling import CHILDREN, HOST, SCOPES
+from gppshm.waiting import PIECE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Set, Tuple
+    from typing import Any, Callable, Optional, Set, Tuple
 
 __all__ = [
     "CHILDREN",
@@ -277,7 +278,7 @@ class Watcher(handling.Handling):
             waiting.handle(waiting.again, self._try)
         if now >= self._next_rescan:
             self._start_rescan(now)
-        self._handle_some(lambda: self._take_backlog(now))
+        self._handle_backlog(now)
         if not waiting.is_due(waiting.new):
             waiting.handle(waiting.others, self._handle_other)
         if useless:
@@ -448,11 +449,15 @@ class Watcher(handling.Handling):
         self._fifos_asked = False
         self._account.fifos(answer, self._fifo_root)
 
-    def _take_backlog(self, now: float) -> "List[str]":
-        names = self._backlog.take(1)
-        for name in names:
+    def _handle_backlog(self, now: float) -> None:
+        """Handle heaps of known creators that a rescan found, for PIECE seconds."""
+        end = time.monotonic() + PIECE
+        while self._backlog:
+            (name,) = self._backlog.take(1)
             self._note_rescan(name, now)
-        return names
+            self._try(name)
+            if time.monotonic() >= end:
+                return
 
     def _handle_other(self, name: str) -> bool:
         self._note_rescan(name, time.monotonic())
